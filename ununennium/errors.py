@@ -1,0 +1,60 @@
+"""The exceptions a user can meet. Each message names the field or file, the value, and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class UnunenniumError(Exception):
+    """Base of every error that a user can mend; the command line prints it in one line."""
+
+
+class ConfigError(UnunenniumError, ValueError):
+    """A setting that cannot work.
+
+    Args:
+        field: dotted path of the setting, such as ``data.chip_size``.
+        value: what was given.
+        remedy: what would be right.
+    """
+
+    def __init__(self, field: str, value: Any, remedy: str) -> None:
+        super().__init__(f"{field} = {value!r}: {remedy}")
+        self.field = field
+        self.value = value
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.field, self.value, self.remedy))
+
+
+class DataError(UnunenniumError):
+    """Imagery or labels that cannot be used as they are."""
+
+
+class TrainingError(UnunenniumError):
+    """Training cannot go on, such as a loss that stays non-finite."""
+
+
+class NonFiniteError(TrainingError):
+    """Too many optimizer steps in a row had a non-finite gradient."""
+
+
+class LaunchError(TrainingError):
+    """A training subprocess could not be started, or ended without a result."""
+
+
+class StorageError(UnunenniumError):
+    """Object storage refused, or failed for good."""
+
+
+class CheckpointError(UnunenniumError):
+    """A checkpoint is missing, damaged, or does not fit the model."""
+
+
+class PromotionConflict(UnunenniumError):
+    """Another champion was promoted in the meantime; evaluate against it before trying again."""
+
+
+class GateError(UnunenniumError):
+    """Promotion was asked for without a gate verdict that allows it."""
