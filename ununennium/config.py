@@ -7,6 +7,8 @@ optimizer, scheduler, transform) is an import path with keyword arguments.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,9 +70,7 @@ class RegionConfig(Section):
     def _ordered(cls, value: tuple[int, int | None]) -> tuple[int, int | None]:
         start, stop = value
         if start < 0 or (stop is not None and stop <= start):
-            raise ValueError(
-                "give [first, one past the last] with 0 <= first < last, or null for the far edge"
-            )
+            raise ValueError("give [first, one past the last] with 0 <= first < last, or null for the far edge")
         return value
 
 
@@ -279,9 +279,7 @@ class RunConfig(Section):
             ConfigError: the first setting that cannot work, with its dotted path, its value and what is right.
         """
         if not isinstance(settings, Mapping):
-            raise ConfigError(
-                source, settings, "a run configuration is a mapping of sections; see 'ununennium init'"
-            )
+            raise ConfigError(source, settings, "a run configuration is a mapping of sections; see 'ununennium init'")
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
@@ -302,13 +300,9 @@ class RunConfig(Section):
         except OSError as error:
             raise ConfigError("config", str(path), f"cannot be read: {error.strerror or error}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                "config", str(path), f"is not valid YAML: {' '.join(str(error).split())}"
-            ) from error
+            raise ConfigError("config", str(path), f"is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(settings, dict):
-            raise ConfigError(
-                "config", str(path), "is not a mapping of sections; 'ununennium init' writes one"
-            )
+            raise ConfigError("config", str(path), "is not a mapping of sections; 'ununennium init' writes one")
         settings = apply_overrides(settings, overrides)
         return cls.parse(settings, source=str(path)).with_scenes_relative_to(file.parent)
 
@@ -356,8 +350,6 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
     Raises:
         ConfigError: an override without ``=``, or one that goes through something that is not a section.
     """
-    import copy
-
     result: dict[str, Any] = copy.deepcopy(dict(settings))
     for override in overrides:
         path, equals, text = override.partition("=")
@@ -369,18 +361,14 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
         except yaml.YAMLError as error:
             raise ConfigError("overrides", override, f"the value is not valid YAML: {error}") from error
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text; a person means the number
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         node: Any = result
         for depth, key in enumerate(keys):
             last = depth == len(keys) - 1
             if isinstance(node, list):
                 if not key.isdigit() or int(key) >= len(node):
-                    raise ConfigError(
-                        "overrides", override, f"{'.'.join(keys[:depth])} has items 0..{len(node) - 1}"
-                    )
+                    raise ConfigError("overrides", override, f"{'.'.join(keys[:depth])} has items 0..{len(node) - 1}")
                 slot: Any = int(key)
             elif isinstance(node, dict):
                 slot = key
@@ -394,9 +382,7 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
     return result
 
 
-def _as_config_error(
-    model: type[BaseModel], error: ValidationError, settings: Mapping[str, Any]
-) -> ConfigError:
+def _as_config_error(model: type[BaseModel], error: ValidationError, settings: Mapping[str, Any]) -> ConfigError:
     """The first of pydantic's complaints, in our words."""
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"] if not _is_union_tag(part)) or "configuration"

@@ -59,7 +59,5 @@ def instantiate(path: str, kwargs: Mapping[str, Any], *args: Any, field: str, **
             inspect.signature(target).bind(*args, **kwargs, **offered)
         except TypeError as error:
             known = ", ".join(name for name in parameters if name not in runtime)
-            raise ConfigError(
-                field, dict(kwargs), f"{path} does not take this: {error}; it knows {known}"
-            ) from error
+            raise ConfigError(field, dict(kwargs), f"{path} does not take this: {error}; it knows {known}") from error
     return target(*args, **kwargs, **offered)
