@@ -1,0 +1,21 @@
+"""Callbacks hook into the training lifecycle; ``Callback`` is their base."""
+
+from ununennium.training.callbacks.callback import Callback
+from ununennium.training.callbacks.checkpoint import CheckpointCallback
+from ununennium.training.callbacks.early_stopping import EarlyStopping
+from ununennium.training.callbacks.ema import EMA
+from ununennium.training.callbacks.monitor import Monitor
+from ununennium.training.callbacks.segmentation_metrics import SegmentationMetrics
+from ununennium.training.callbacks.tracking import MetricsFile, Progress, TensorBoard
+
+__all__ = [
+    "EMA",
+    "Callback",
+    "CheckpointCallback",
+    "EarlyStopping",
+    "MetricsFile",
+    "Monitor",
+    "Progress",
+    "SegmentationMetrics",
+    "TensorBoard",
+]

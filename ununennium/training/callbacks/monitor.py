@@ -1,0 +1,80 @@
+"""The one idea of "better" that early stopping, checkpoints and schedulers share."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ununennium.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ununennium.training.trainer import Trainer
+
+_LIKES_TO_GROW = ("iou", "f1", "acc", "dice", "precision", "recall", "kappa", "auc", "r2")
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """A metric to watch, and which way it improves.
+
+    Args:
+        monitor: key in the history, such as ``val_loss`` or ``val_IoU``.
+        mode: ``min`` for a loss, ``max`` for accuracy or IoU.
+        min_delta: a change must be larger than this to count as better.
+
+    Raises:
+        ConfigError: ``mode`` is neither, or ``min_delta`` is negative or not a number.
+    """
+
+    monitor: str
+    mode: Literal["min", "max"] = "min"
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("min", "max"):
+            raise ConfigError("mode", self.mode, "choose 'min' (a loss) or 'max' (accuracy, IoU)")
+        if not self.min_delta >= 0.0:
+            raise ConfigError("min_delta", self.min_delta, "give a number >= 0")
+        if self.mode == "min" and any(word in self.monitor.lower() for word in _LIKES_TO_GROW):
+            warnings.warn(
+                f"monitor {self.monitor!r} with mode='min' counts a smaller value as better; pass mode='max' if "
+                "larger is better",
+                stacklevel=4,
+            )
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        """Whether ``value`` beats ``best``: strictly, by more than ``min_delta``.
+
+        A value that is not finite never is; the first finite one always is.
+        """
+        if not math.isfinite(value):
+            return False
+        if best is None or not math.isfinite(best):
+            return True
+        if self.mode == "min":
+            return value < best - self.min_delta
+        return value > best + self.min_delta
+
+    def value(self, metrics: Mapping[str, float]) -> float:
+        """The monitored value.
+
+        Raises:
+            ConfigError: ``metrics`` has no such key; the message names those that exist.
+        """
+        if self.monitor not in metrics:
+            raise ConfigError("monitor", self.monitor, f"is not logged; these are: {', '.join(sorted(metrics))}")
+        return metrics[self.monitor]
+
+    def require_validation(self, trainer: Trainer) -> None:
+        """Refuse a ``val_*`` monitor where nothing validates.
+
+        Raises:
+            ConfigError: the Trainer has no ``val_loader``.
+        """
+        if self.monitor.startswith("val_") and trainer.val_loader is None:
+            raise ConfigError(
+                "monitor", self.monitor, "needs a val_loader; give the Trainer one, or monitor 'train_loss'"
+            )

@@ -1,0 +1,61 @@
+"""The batches of an epoch, and where the windows of gradient accumulation end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+def epoch_batches(loader: Any, epoch: int, batches_done: int) -> Iterator[Any]:
+    """Iterator over the batches of ``epoch`` that come after the first ``batches_done``.
+
+    ``set_epoch(epoch)`` is called on the loader's samplers first, so that the order depends on the seed and the epoch
+    alone (correctness 64). A sampler with ``set_start(num_samples)`` is told where to begin; with any other, the
+    batches that were consumed already are loaded again and dropped.
+    """
+    samplers = _samplers(loader)
+    for sampler in samplers:
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+    starter = next((sampler for sampler in samplers if hasattr(sampler, "set_start")), None)
+    if starter is not None and getattr(loader, "batch_size", None):
+        starter.set_start(batches_done * loader.batch_size)
+        return iter(loader)
+    batches = iter(loader)
+    for _ in range(batches_done):
+        next(batches, None)
+    return batches
+
+
+def mark_windows(batches: Iterable[Any], size: int) -> Iterator[tuple[Any, bool]]:
+    """Pairs of a batch and whether it is the last of its window of ``size``; the last window may be shorter.
+
+    Looks one batch ahead inside a window only, so it needs no length, and at a window's end nothing beyond the
+    batches consumed has been drawn from the loader.
+    """
+    if size == 1:
+        for batch in batches:
+            yield batch, True
+        return
+    iterator = iter(batches)
+    nothing = object()
+    batch = next(iterator, nothing)
+    place = 1
+    while batch is not nothing:
+        if place == size:
+            yield batch, True
+            batch, place = next(iterator, nothing), 1
+        else:
+            following = next(iterator, nothing)
+            yield batch, following is nothing
+            batch, place = following, place + 1
+
+
+def _samplers(loader: Any) -> list[Any]:
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    found = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
+    distinct: list[Any] = []
+    for sampler in found:
+        if sampler is not None and all(sampler is not other for other in distinct):
+            distinct.append(sampler)
+    return distinct

@@ -1,0 +1,154 @@
+"""From a batch and the user's loss function to a value with its weight.
+
+The gradient of a window must be the gradient of the loss over *all* its valid pixels (correctness 2, 3). That needs
+sums and counts, not means. A loss function may therefore return ``(sum, weight)``; a plain mean is weighted by the
+number of samples; and torch's own classification losses, whose mean hides the count of valid pixels, are taken apart.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ununennium.errors import ConfigError, DataError
+
+LossFn = Any  # a callable; torch's loss modules carry attributes that are read here
+
+
+class WeightedLoss(NamedTuple):
+    """A loss over one micro-batch.
+
+    Attributes:
+        value: the sum over valid elements, or the mean if ``is_mean``; a 0-dim float32 tensor.
+        weight: what the value weighs: valid elements for a sum, samples for a mean.
+        is_mean: whether ``value`` is already divided by what it weighs.
+    """
+
+    value: Tensor
+    weight: Tensor | float
+    is_mean: bool
+
+
+def unpack(batch: Any) -> tuple[Any, Any, Any]:
+    """Split a batch into image, target and valid mask or weight (None if it has none).
+
+    Raises:
+        DataError: it is neither ``(image, target)``, ``(image, target, valid)`` nor a mapping with these keys.
+    """
+    if isinstance(batch, (tuple, list)):
+        if len(batch) == 2:
+            return batch[0], batch[1], None
+        if len(batch) == 3:
+            return batch[0], batch[1], batch[2]
+        raise DataError(f"a batch has {len(batch)} parts; give (image, target) or (image, target, valid)")
+    if isinstance(batch, Mapping):
+        missing = [key for key in ("image", "target") if key not in batch]
+        if missing:
+            raise DataError(
+                f"a batch has the keys {sorted(batch)}; it needs 'image' and 'target' (and may have 'valid')"
+            )
+        return batch["image"], batch["target"], batch.get("valid")
+    raise DataError(
+        f"a batch is a {type(batch).__name__}; give (image, target), (image, target, valid), or a mapping with "
+        "'image', 'target' and perhaps 'valid'"
+    )
+
+
+class Objective:
+    """The user's ``loss_fn``, called so that every answer carries its weight.
+
+    Args:
+        loss_fn: ``loss_fn(output, target)`` or ``loss_fn(output, target, valid)``, returning a mean (0-dim tensor) or
+            ``(sum, weight)``.
+    """
+
+    def __init__(self, loss_fn: LossFn) -> None:
+        if not callable(loss_fn):
+            raise ConfigError("loss_fn", loss_fn, "give a callable loss_fn(output, target)")
+        self.loss_fn = loss_fn
+        self.ignore_index: int | None = getattr(loss_fn, "ignore_index", None)
+        self._takes_valid = _takes_three(loss_fn)
+        # Exact types: a subclass may compute something else.
+        self._split_mean = type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss) and loss_fn.reduction == "mean"
+
+    def mask(self, target: Any, valid: Any) -> Any:
+        """``target`` with ``ignore_index`` where ``valid`` is False, for losses that do not take a mask themselves.
+
+        Raises:
+            ConfigError: the mask cannot be expressed in the target.
+        """
+        if valid is None or self._takes_valid:
+            return target
+        if not isinstance(valid, Tensor) or valid.dtype != torch.bool:
+            raise ConfigError(
+                "loss_fn", type(self.loss_fn).__name__, "batches carry weights; give a loss_fn(output, target, weight)"
+            )
+        if self.ignore_index is None or target.is_floating_point():
+            raise ConfigError(
+                "loss_fn",
+                type(self.loss_fn).__name__,
+                "batches carry a valid mask; give a loss with an ignore_index, or a loss_fn(output, target, valid)",
+            )
+        return target.masked_fill(~valid, self.ignore_index)
+
+    def __call__(self, output: Any, target: Any, valid: Any = None) -> WeightedLoss:
+        """Loss of one micro-batch.
+
+        Args:
+            output: what the model returned, in float32.
+            target: the target, already masked (see ``mask``).
+            valid: mask or weight for a loss that takes one.
+
+        Raises:
+            ConfigError: the loss is not a scalar.
+        """
+        if self._split_mean and not target.is_floating_point():
+            return self._sum_and_count(output, target)
+        if self._takes_valid and valid is not None:
+            answer = self.loss_fn(output, target, valid)
+        else:
+            answer = self.loss_fn(output, target)
+        if isinstance(answer, tuple):
+            total, weight = answer
+            return WeightedLoss(_scalar(total), weight, is_mean=False)
+        return WeightedLoss(_scalar(answer), float(len(target)), is_mean=True)
+
+    def _sum_and_count(self, output: Tensor, target: Tensor) -> WeightedLoss:
+        """Torch's mean over valid elements, together with how many they are (or weigh)."""
+        loss = self.loss_fn
+        labelled = target != loss.ignore_index
+        weight: Tensor | float = labelled.sum() if loss.weight is None else loss.weight[target[labelled]].sum()
+        if target.device.type == "cpu":  # reading it waits for nothing
+            weight = float(weight)
+            if weight > 0:
+                return WeightedLoss(loss(output, target), weight, is_mean=True)
+        # The mean over nothing is NaN, and so would be its gradient; the sum over nothing is 0.
+        arguments = {"weight": loss.weight, "ignore_index": loss.ignore_index, "reduction": "sum"}
+        if isinstance(loss, nn.CrossEntropyLoss):
+            total = F.cross_entropy(output, target, label_smoothing=loss.label_smoothing, **arguments)
+        else:
+            total = F.nll_loss(output, target, **arguments)
+        return WeightedLoss(total, weight, is_mean=False)
+
+
+def _scalar(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError("loss_fn", shape, "return a 0-dim tensor (a mean), or a tuple (sum, weight)")
+    return value
+
+
+def _takes_three(loss_fn: LossFn) -> bool:
+    """Whether ``loss_fn`` has a third positional parameter (a module's ``forward`` is looked at)."""
+    try:
+        parameters = inspect.signature(getattr(loss_fn, "forward", loss_fn)).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [p.name for p in parameters if p.kind in positional and p.name != "self"]
+    return len(names) >= 3 and names[2] in {"valid", "mask", "weight", "weights", "sample_weight"}

@@ -1,0 +1,155 @@
+"""What a checkpoint holds, and how a Trainer takes it over."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ununennium.errors import CheckpointError
+from ununennium.training import distributed
+from ununennium.training.state import TrainerState, random_state, set_random_state
+from ununennium.version import __version__
+
+if TYPE_CHECKING:
+    from ununennium.training.trainer import Trainer
+
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def clean_key(key: str) -> str:
+    """A parameter's name without the prefixes that DistributedDataParallel and ``torch.compile`` add."""
+    stripped = True
+    while stripped:
+        stripped = False
+        for wrapper in _WRAPPERS:
+            if key.startswith(wrapper):
+                key, stripped = key[len(wrapper) :], True
+    return key.replace("._orig_mod.", ".")
+
+
+def snapshot(trainer: Trainer, epoch_random_state: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a resumed run needs. Every rank calls it: each one's random state is gathered."""
+    scaler = trainer.precision.scaler
+    return {
+        "model": {_module_key(trainer, key): value for key, value in trainer.module.state_dict().items()},
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": trainer.schedule.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "state": trainer.state.to_dict(),
+        "history": {name: list(values) for name, values in trainer.history.items()},
+        "callbacks": {key: callback.state_dict() for key, callback in keyed(trainer).items()},
+        "random_states": distributed.gather({"now": random_state(), "epoch_start": epoch_random_state}),
+        "config": asdict(trainer.config),
+        "precision": trainer.precision.name,
+        "world_size": distributed.world_size(),
+        "versions": {
+            "ununennium": __version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def restore(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Put ``trainer`` where ``checkpoint`` was written; returns the random state at the start of its epoch.
+
+    What a checkpoint holds but this Trainer lacks (a callback, a scaler) is warned of and left out; what the Trainer
+    needs but the checkpoint lacks is an error, but for callbacks, which start afresh with a warning.
+
+    Raises:
+        CheckpointError: a part is missing or does not fit, or the checkpoint is from another number of ranks.
+    """
+    needed = ["model", "optimizer", "state", "history", "callbacks", "random_states", "world_size"]
+    missing = [part for part in needed if part not in checkpoint]
+    if missing:
+        raise CheckpointError(f"the checkpoint has no {', '.join(missing)}; it was not written by this trainer")
+    if checkpoint["world_size"] != distributed.world_size():
+        raise CheckpointError(
+            f"the checkpoint was written by {checkpoint['world_size']} ranks and this run has "
+            f"{distributed.world_size()}: the order of samples would change; run with as many ranks as before"
+        )
+    _load_model(trainer, checkpoint["model"])
+    try:
+        trainer.optimizer.load_state_dict(checkpoint["optimizer"])
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"the checkpoint's optimizer state does not fit: {error}") from error
+    _load_scheduler(trainer, checkpoint.get("scheduler"))
+    _load_scaler(trainer, checkpoint.get("scaler"))
+    states = dict(checkpoint["callbacks"])
+    for key, callback in keyed(trainer).items():
+        if key in states:
+            callback.load_state_dict(states.pop(key))
+        elif callback.state_dict():
+            warnings.warn(f"the checkpoint holds no state of {key}: it starts afresh", stacklevel=2)
+    if any(states.values()):
+        left = ", ".join(sorted(key for key, state in states.items() if state))
+        warnings.warn(
+            f"the checkpoint holds the state of callbacks that this Trainer does not have: {left}", stacklevel=2
+        )
+    trainer.state = TrainerState.from_dict(checkpoint["state"])
+    trainer.history = {name: list(values) for name, values in checkpoint["history"].items()}
+    mine = checkpoint["random_states"][distributed.rank()]
+    set_random_state(mine["now"])
+    return dict(mine["epoch_start"])
+
+
+def read_checkpoint(url: str) -> dict[str, Any]:
+    """The checkpoint at ``url``: a folder (its newest checkpoint) or one manifest. Rank 0 reads, all ranks get it.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    from ununennium.checkpoints.store import CheckpointStore
+
+    if not distributed.is_distributed():
+        return CheckpointStore.read(url)
+    return dict(distributed.broadcast(CheckpointStore.read(url) if distributed.rank() == 0 else None))
+
+
+def keyed(trainer: Trainer) -> dict[str, Any]:
+    """The callbacks by ``state_key``; two that share one are told apart by a number."""
+    found: dict[str, Any] = {}
+    for callback in trainer.callbacks:
+        key, number = callback.state_key, 1
+        while key in found:
+            number += 1
+            key = f"{callback.state_key}#{number}"
+        found[key] = callback
+    return found
+
+
+def _module_key(trainer: Trainer, key: str) -> str:
+    return clean_key(key) if any(wrapper in key for wrapper in _WRAPPERS) else key
+
+
+def _load_model(trainer: Trainer, weights: dict[str, Any]) -> None:
+    names = {_module_key(trainer, name): name for name in trainer.module.state_dict()}
+    given = {clean_key(key) if key not in names else key: value for key, value in weights.items()}
+    try:
+        trainer.module.load_state_dict({names.get(key, key): value for key, value in given.items()})
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint does not fit the model: {' '.join(str(error).split())}") from error
+
+
+def _load_scheduler(trainer: Trainer, state: dict[str, Any] | None) -> None:
+    has_scheduler = trainer.schedule.scheduler is not None
+    if has_scheduler and state is None:
+        raise CheckpointError("the checkpoint has no scheduler state, and this Trainer has a scheduler")
+    if has_scheduler and state is not None:
+        trainer.schedule.load_state_dict(state)
+    elif state is not None:
+        warnings.warn("the checkpoint holds a scheduler's state, and this Trainer has no scheduler", stacklevel=3)
+
+
+def _load_scaler(trainer: Trainer, state: dict[str, Any] | None) -> None:
+    scaler = trainer.precision.scaler
+    if scaler is not None and state is not None:
+        scaler.load_state_dict(state)
+    elif scaler is not None:
+        warnings.warn("the checkpoint was not trained in fp16: the gradient scale starts afresh", stacklevel=3)

@@ -1,0 +1,408 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from ununennium.errors import DataError, NonFiniteError
+from ununennium.training import distributed
+from ununennium.training.callbacks.callback import HOOKS, Callback, overrides
+from ununennium.training.config import TrainerConfig, resolve_device
+from ununennium.training.loading import epoch_batches, mark_windows
+from ununennium.training.objective import Objective, unpack
+from ununennium.training.optimization import StepResult, Window
+from ununennium.training.precision import resolve_precision
+from ununennium.training.resume import read_checkpoint, restore, snapshot
+from ununennium.training.scheduling import Schedule
+from ununennium.training.state import StopReason, TrainerState, WeightedSum, mean_of, random_state, set_random_state
+
+__all__ = ["Trainer", "TrainerConfig"]
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains a plain ``nn.Module`` on a plain ``DataLoader``.
+
+    The loop, with every hook at its place::
+
+        on_fit_start
+        for epoch in remaining epochs:
+            on_epoch_start
+            for window in windows of accumulation_steps micro-batches (the last one may be shorter):
+                for micro-batch in window:
+                    forward, backward
+                normalise by the window's valid weight; unscale; check finite; clip; step; zero_grad
+                step the per-step scheduler
+                on_step_end
+            with around_validation:
+                for batch in val_loader:
+                    on_validation_batch
+            on_validation_end
+            history; step the per-epoch scheduler
+            on_epoch_end                (on_checkpoint after each checkpoint)
+        on_fit_end                      (on_exception instead, if anything was raised)
+
+    Args:
+        model: the module; under several ranks either plain or already in DistributedDataParallel.
+        optimizer: made over the model's parameters.
+        loss_fn: ``loss_fn(output, target)`` gives a mean (weighted by samples) or ``(sum, weight)``. A loss with a
+            third parameter ``valid`` is given the batch's mask; otherwise the mask becomes the loss's ``ignore_index``.
+        train_loader: batches ``(image, target)``, ``(image, target, valid)``, or mappings with these keys.
+        val_loader: the same, for validation.
+        scheduler: a learning-rate scheduler; see ``TrainerConfig.scheduler_interval``.
+        callbacks: called at the hooks above.
+        config: settings of the loop.
+
+    Attributes:
+        state: position, counters, and after ``fit`` the stop reason.
+        history: metric name to one value per completed epoch.
+        metrics: the running epoch's metrics; callbacks add theirs in ``on_validation_end``.
+        module: the model without wrappers.
+
+    Raises:
+        ConfigError: settings that cannot work together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_fn: Callable[[Tensor, Tensor], Any],
+        train_loader: DataLoader[Any],
+        val_loader: DataLoader[Any] | None = None,
+        scheduler: LRScheduler | None = None,
+        callbacks: list[Callback] | None = None,
+        config: TrainerConfig | None = None,
+    ) -> None:
+        self.config = config or TrainerConfig()
+        self.device = resolve_device(self.config)
+        self.precision = resolve_precision(self.config.mixed_precision, self.device)
+        self.module = distributed.unwrap(model)
+        self.optimizer = optimizer
+        self.objective = Objective(loss_fn)
+        self.train_loader = train_loader
+        self.val_loader = val_loader
+        self.schedule = Schedule(
+            scheduler,
+            self.config.scheduler_interval,
+            self.config.scheduler_monitor,
+            has_validation=val_loader is not None,
+        )
+        self.callbacks = sorted(callbacks or [], key=lambda callback: callback.priority)
+        self._hooks = {
+            hook: [getattr(callback, hook) for callback in self.callbacks if overrides(callback, hook)]
+            for hook in HOOKS
+        }
+        self.state = TrainerState()
+        self.history: dict[str, list[float]] = {}
+        self.metrics: dict[str, float] = {}
+        self.resumed_from: str | None = None
+
+        self.module.to(self.device)
+        if self.config.channels_last:
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.config.compile:
+            model = torch.compile(model)  # type: ignore[assignment]
+        if distributed.world_size() > 1 and distributed.without_ddp(model) is model:
+            model = nn.parallel.DistributedDataParallel(model)
+        self._model = model
+        self._validation_model = distributed.without_ddp(model)
+        self._no_sync = getattr(model, "no_sync", contextlib.nullcontext)
+        self._window = Window(
+            optimizer, self.precision, self.config.gradient_clip, self.config.accumulation_steps, self.device
+        )
+        self._on_host = self.device.type == "cpu"
+        self._loss = WeightedSum(self.device)
+        self._gradient_norm = WeightedSum(self.device)
+        self._nonfinite_in_a_row = 0
+        self._stop: tuple[StopReason, str] | None = None
+        self._deadline = math.inf
+        self._epoch_random_state: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ the loop
+
+    def fit(self, epochs: int | None = None, *, resume_from: str | None = None) -> dict[str, list[float]]:
+        """Train until ``epochs`` epochs are completed in all, or something stops the run.
+
+        Epochs that were completed before (by an earlier ``fit``, or in the checkpoint resumed from) count: only the
+        remaining ones run. ``state.stop_reason`` tells why it returned.
+
+        Args:
+            epochs: epochs in all; ``config.epochs`` if not given.
+            resume_from: a checkpoint folder (its newest checkpoint is taken) or one checkpoint's manifest, any fsspec
+                URL; None starts from where this Trainer stands.
+
+        Returns:
+            The history: metric name (``train_loss``, ``val_loss``, ``lr`` ...) to one float per completed epoch.
+
+        Raises:
+            NonFiniteError: ``config.max_nonfinite_steps`` steps in a row had a non-finite gradient.
+            CheckpointError: the checkpoint is missing, damaged or does not fit.
+        """
+        epochs = self.config.epochs if epochs is None else epochs
+        if epochs < 0:
+            raise ValueError(f"fit(epochs={epochs}): give a number of epochs >= 0")
+        self._stop = None
+        self._nonfinite_in_a_row = 0
+        self.state.stop_reason, self.state.stop_message = None, ""
+        if self.config.time_limit_s is not None:
+            self._deadline = time.monotonic() + self.config.time_limit_s
+        with _determinism(self.config.deterministic):
+            try:
+                if resume_from is not None:
+                    self.load_state_dict(read_checkpoint(resume_from))
+                    self.resumed_from = resume_from
+                elif self.config.seed is not None and self.state.global_step == 0:
+                    torch.manual_seed(self.config.seed * distributed.world_size() + distributed.rank())
+                if not self.module.training:  # sub-modules that the user froze stay frozen
+                    self.module.train()
+                self.dispatch("on_fit_start")
+                while self.state.epoch < epochs and not self._must_stop(agree_now=True):
+                    self._run_epoch()
+                self._remember_running()
+                reason, message = self._stop or (StopReason.COMPLETED, f"all {self.state.epoch} epochs are done")
+                self.state.stop_reason, self.state.stop_message = reason, message
+                self.dispatch("on_fit_end")
+            except BaseException as error:
+                self.state.stop_reason, self.state.stop_message = StopReason.FAILED, f"{type(error).__name__}: {error}"
+                self.dispatch("on_exception", error)
+                raise
+        return self.history
+
+    def _run_epoch(self) -> None:
+        """One epoch, or what a resume left of it; returns early, at a step boundary, if asked to stop."""
+        batches = self._begin_epoch()
+        self.dispatch("on_epoch_start")
+        for batch, ends_window in mark_windows(batches, self.config.accumulation_steps):
+            if ends_window:
+                self._forward_backward(batch)
+            else:
+                with self._no_sync():
+                    self._forward_backward(batch)
+            self.state.batches_done += 1
+            if ends_window:
+                self._optimizer_step()
+                if self._must_stop():
+                    return
+        if self.state.batches_done == 0:
+            raise DataError(
+                "train_loader gave no batch; is its dataset empty, or smaller than one batch with drop_last?"
+            )
+        self._reduce_training_metrics()
+        if self.val_loader is not None and not self._validate():
+            return
+        self._finish_epoch()
+
+    def _forward_backward(self, batch: Any) -> None:
+        image, target, valid = self._prepare(batch)
+        with self.precision.autocast():
+            output = self._model(image)
+        loss = self.objective(_as_float32(output), target, valid)
+        if self._on_host and isinstance(loss.weight, Tensor):
+            loss = loss._replace(weight=float(loss.weight))
+        self._window.backward(loss, target.numel() if isinstance(target, Tensor) else len(target))
+        value = loss.value.item() if self._on_host else loss.value.detach()
+        self._loss.add(value * loss.weight if loss.is_mean else value, loss.weight)
+
+    def _optimizer_step(self) -> None:
+        result = self._window.step()
+        if not result.ran:
+            self._count_skip(result)
+            return
+        self.state.global_step += 1
+        self._nonfinite_in_a_row = 0
+        self._gradient_norm.add(result.norm, 1.0)
+        self.schedule.after_step()
+        for hook in self._hooks["on_step_end"]:
+            hook(self)
+
+    def _validate(self) -> bool:
+        """Validate the unwrapped model on disjoint shards without a collective per batch; False if asked to stop."""
+        assert self.val_loader is not None
+        distributed.broadcast_buffers(self.module)
+        loss = WeightedSum(self.device)
+        training_random_state = random_state()
+        modes = [(module, module.training) for module in self.module.modules()]
+        with contextlib.ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.enter_context(callback.around_validation(self))
+            self.module.eval()
+            try:
+                with torch.no_grad():
+                    for batch in self.val_loader:
+                        self._validate_batch(batch, loss)
+                        # No rank waits for another in here: this one leaves, and all agree below.
+                        if self._stop is not None or time.monotonic() > self._deadline:
+                            break
+            finally:
+                for module, was_training in modes:
+                    module.training = was_training
+                set_random_state(training_random_state)
+        if self._must_stop(agree_now=True):
+            return False
+        self.metrics["val_loss"] = mean_of(distributed.sum_over_ranks(loss.sums(), self.device))
+        self.dispatch("on_validation_end")
+        return True
+
+    def _validate_batch(self, batch: Any, loss: WeightedSum) -> None:
+        image, target, valid = self._prepare(batch)
+        with self.precision.autocast():
+            output = self._validation_model(image)
+        output = _as_float32(output)
+        value, weight, is_mean = self.objective(output, target, valid)
+        loss.add(value * weight if is_mean else value, weight)
+        for hook in self._hooks["on_validation_batch"]:
+            hook(self, output, target)
+
+    def _prepare(self, batch: Any) -> tuple[Any, Any, Any]:
+        """Image, masked target and valid mask, on the device."""
+        image, target, valid = unpack(batch)
+        image, target = self._to_device(image), self._to_device(target)
+        if valid is not None:
+            valid = self._to_device(valid)
+            target = self.objective.mask(target, valid)
+        return image, target, valid
+
+    # ------------------------------------------------------------------ the parts of an epoch
+
+    def _begin_epoch(self) -> Iterator[Any]:
+        """An iterator over the batches of this epoch that were not consumed yet."""
+        done = self.state.batches_done
+        self._loss.load(self.state.running.get("loss", [0.0, 0.0]))
+        self._gradient_norm.load(self.state.running.get("gradient_norm", [0.0, 0.0]))
+        self.metrics = {}
+        self._window.discard()
+        resumed_random_state = None
+        if done:  # replay what the loader drew at the start of the epoch, then go on where the checkpoint was written
+            resumed_random_state = random_state()
+            set_random_state(self._epoch_random_state)
+        else:
+            self._epoch_random_state = random_state()
+        batches = epoch_batches(self.train_loader, self.state.epoch, done)
+        if resumed_random_state is not None:
+            set_random_state(resumed_random_state)
+        return batches
+
+    def _reduce_training_metrics(self) -> None:
+        loss_total, loss_weight = distributed.sum_over_ranks(self._loss.sums(), self.device)
+        self.metrics["train_loss"] = mean_of([loss_total, loss_weight])
+        self.metrics["grad_norm"] = mean_of(self._gradient_norm.sums())
+        self.metrics["lr"] = float(self.optimizer.param_groups[0]["lr"])
+
+    def _finish_epoch(self) -> None:
+        for name in self.metrics.keys() - self.history.keys():
+            self.history[name] = [math.nan] * self.state.epoch
+        for name, values in self.history.items():
+            values.append(float(self.metrics.get(name, math.nan)))
+        self.schedule.after_epoch(self.metrics)
+        self.state.epoch += 1
+        self.state.batches_done = 0
+        self.state.running = {}
+        self.dispatch("on_epoch_end")
+
+    def _count_skip(self, result: StepResult) -> None:
+        self.state.skipped_steps += 1
+        self._nonfinite_in_a_row = 0 if result.is_empty else self._nonfinite_in_a_row + 1
+        why = "no valid pixel in its window" if result.is_empty else f"the gradient's norm is {result.norm}"
+        place = f"epoch {self.state.epoch + 1}, after step {self.state.global_step}"
+        logger.warning("%s: optimizer step skipped, %s", place, why)
+        if self._nonfinite_in_a_row >= self.config.max_nonfinite_steps:
+            raise NonFiniteError(
+                f"the gradient was not finite in {self._nonfinite_in_a_row} optimizer steps in a row ({place}); lower "
+                "the learning rate, look for NaN in the images, or train with mixed_precision='bf16' or False"
+            )
+
+    # ------------------------------------------------------------------ stopping, hooks, state
+
+    def request_stop(self, reason: StopReason, message: str = "") -> None:
+        """Ask the run to stop at the next optimizer step (called in ``on_epoch_end``: before the next epoch).
+
+        Safe to call from a signal handler: it only sets a flag. The first reason wins.
+        """
+        if self._stop is None:
+            self._stop = (reason, message)
+
+    def _must_stop(self, *, agree_now: bool = False) -> bool:
+        """Whether to leave the epoch here; the same answer on every rank."""
+        if time.monotonic() > self._deadline:
+            self.request_stop(StopReason.TIMED_OUT, f"the time limit of {self.config.time_limit_s} s has passed")
+        if distributed.world_size() > 1:
+            if not agree_now and self.state.global_step % self.config.agree_every_steps:
+                return False
+            reasons = list(StopReason)
+            mine = 0 if self._stop is None else 1 + reasons.index(self._stop[0])
+            agreed = distributed.max_over_ranks(mine, self.device)
+            if agreed:
+                self.request_stop(reasons[agreed - 1], "another rank asked to stop")
+        return self._stop is not None
+
+    def dispatch(self, hook: str, *arguments: Any) -> None:
+        """Call ``hook`` of every callback that overrides it."""
+        for call in self._hooks[hook]:
+            call(self, *arguments)
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this is rank 0, the only one that touches storage."""
+        return distributed.rank() == 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs (correctness 59); keys carry no wrapper's prefix."""
+        self._remember_running()
+        return snapshot(self, self._epoch_random_state)
+
+    def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
+        """Take over ``state_dict()``.
+
+        Raises:
+            CheckpointError: a part is missing or does not fit.
+        """
+        self._epoch_random_state = restore(self, checkpoint)
+
+    def _remember_running(self) -> None:
+        """Keep the sums of an unfinished epoch, so that its mean covers what ran before and after a stop."""
+        if self.state.batches_done:
+            self.state.running = {"loss": self._loss.sums(), "gradient_norm": self._gradient_norm.sums()}
+
+    def _to_device(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if self.config.channels_last and value.ndim == 4:
+            return value.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        return value if self._on_host and value.is_cpu else value.to(self.device, non_blocking=True)
+
+
+def _as_float32(output: Any) -> Any:
+    """Half-precision logits in float32, so that loss and metrics lose nothing (correctness 20)."""
+    if isinstance(output, Tensor) and output.dtype in (torch.float16, torch.bfloat16):
+        return output.float()
+    return output
+
+
+@contextlib.contextmanager
+def _determinism(enabled: bool) -> Iterator[None]:
+    """Deterministic kernels only, for as long as the context lasts."""
+    if not enabled:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
