@@ -359,7 +359,9 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError("overrides", override, f"the value is not valid YAML: {error}") from error
+            raise ConfigError(
+                "overrides", override, f"the value is not valid YAML: {' '.join(str(error).split())}"
+            ) from error
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text; a person means the number
             with contextlib.suppress(ValueError):
                 value = float(value)
@@ -385,7 +387,7 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
 def _as_config_error(model: type[BaseModel], error: ValidationError, settings: Mapping[str, Any]) -> ConfigError:
     """The first of pydantic's complaints, in our words."""
     problem = error.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"] if not _is_union_tag(part)) or "configuration"
+    field = _field(problem["loc"]) or "configuration"
     value = problem.get("input")
     if problem["type"] == "extra_forbidden":
         name = str(problem["loc"][-1])
@@ -395,10 +397,17 @@ def _as_config_error(model: type[BaseModel], error: ValidationError, settings: M
         return ConfigError(field, value, f"there is no such setting; {hint}")
     if problem["type"] == "missing":
         return ConfigError(field, None, "is required")
-    message = problem["msg"].removeprefix("Value error, ")
+    # A union gives one complaint per member; any of them would be right.
+    complaints = [other["msg"] for other in error.errors() if _field(other["loc"]) == _field(problem["loc"])]
+    message = ", or: ".join(dict.fromkeys(complaint.removeprefix("Value error, ") for complaint in complaints))
     if field == "configuration":
         value = "..."
     return ConfigError(field, value, message)
+
+
+def _field(location: Sequence[Any]) -> str:
+    """A location as a dotted path."""
+    return ".".join(str(part) for part in location if not _is_union_tag(part))
 
 
 def _is_union_tag(part: Any) -> bool:

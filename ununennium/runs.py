@@ -1,0 +1,332 @@
+"""Where the files of a run are: a work folder on this machine, and the same names under the run's storage URL.
+
+Stages of a run hand over by these files and nothing else, so that each can run in a process (or on a machine) of its
+own, and so that a run can be read long after the machine that made it is gone.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import secrets
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ununennium.checkpoints.storage import open_storage
+from ununennium.config import RunConfig
+from ununennium.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from ununennium.checkpoints.storage import Storage
+
+WORK_FOLDER = ".ununennium/runs"
+"""Default folder, under the working directory, of the work folders; ``UNUNENNIUM_WORK`` names another."""
+
+SUMMARY = "summary.json"
+_RUN_ID = re.compile(r"^\d{8}T\d{6}Z-[a-z0-9][a-z0-9_-]*-[0-9a-f]{4}$")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run.
+
+    Attributes:
+        run_id: UTC time of the start, the model's name and four hexadecimal digits; sorts by time.
+        work: folder on this machine.
+        storage: absolute URL (or local path) of the storage that also holds the registry.
+    """
+
+    run_id: str
+    work: Path
+    storage: str
+
+    @classmethod
+    def create(cls, config: RunConfig, *, started_by: Mapping[str, Any] | None = None) -> RunDirectory:
+        """Make the folder of a new run and write its ``run.json``; nothing is written to the storage yet.
+
+        Args:
+            config: what to run; a relative ``storage`` is taken from the working directory.
+            started_by: who or what asked for the run, such as the ids of a flow run; recorded as it is.
+
+        Raises:
+            StorageError: the work folder cannot be written.
+        """
+        started = datetime.now(UTC)
+        run_id = f"{started:%Y%m%dT%H%M%SZ}-{config.name}-{secrets.token_hex(2)}"
+        storage = resolve_storage(config.storage)
+        run = cls(run_id, work_root() / run_id, storage)
+        try:
+            run.work.mkdir(parents=True)
+        except OSError as error:
+            raise StorageError(f"{run.work} cannot be made: {error.strerror or error}; set UNUNENNIUM_WORK") from error
+        write_json(
+            run.run_file,
+            {
+                "run_id": run_id,
+                "name": config.name,
+                "started": started.isoformat(timespec="milliseconds"),
+                "storage": storage,
+                "git_commit": git_commit(),
+                "versions": versions(),
+                "host": platform.node(),
+                "started_by": dict(started_by or {}),
+                "config": config.model_copy(update={"storage": storage}).model_dump(mode="json"),
+            },
+        )
+        return run
+
+    @classmethod
+    def open(cls, run_file: str | Path) -> RunDirectory:
+        """The run whose ``run.json`` (or work folder) is ``run_file``.
+
+        Raises:
+            ConfigError: there is no such file, or it is not a run's.
+        """
+        file = Path(run_file)
+        file = file / "run.json" if file.is_dir() else file
+        record = read_json(file)
+        if not isinstance(record, dict) or not {"run_id", "storage", "config"} <= record.keys():
+            raise ConfigError("run", str(file), "is not the run.json of a run")
+        return cls(record["run_id"], file.resolve().parent, record["storage"])
+
+    @classmethod
+    def fetch(cls, storage: str, run_id: str) -> RunDirectory:
+        """The run ``run_id`` of ``storage``, its small files copied here unless this machine has them.
+
+        ``latest`` names the newest run.
+
+        Raises:
+            ConfigError: the storage has no such run.
+        """
+        root = resolve_storage(storage)
+        if run_id == "latest":
+            newest = list_runs(root)
+            if not newest:
+                raise ConfigError("run", run_id, f"{root} holds no runs; 'ununennium train' makes one")
+            run_id = str(newest[0]["run_id"])
+        if not _RUN_ID.match(run_id):
+            raise ConfigError("run", run_id, "is not the name of a run; 'ununennium runs' lists them")
+        run = cls(run_id, work_root() / run_id, root)
+        files = open_storage(run.url)
+        if not run.run_file.exists():
+            wanted = [key for key in files.list() if not key.startswith(("checkpoints/", "prediction/", "logs/"))]
+            if "run.json" not in wanted:
+                raise ConfigError("run", run_id, f"{root} has no such run; 'ununennium runs' lists them")
+            for key in wanted:
+                target = run.work / key
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(files.read_bytes(key))
+        return run
+
+    @property
+    def url(self) -> str:
+        """Where the storage keeps this run's files."""
+        return f"{self.storage}/runs/{self.run_id}"
+
+    @property
+    def checkpoints_url(self) -> str:
+        """Folder of the checkpoints in the storage; they never lie in the work folder."""
+        return f"{self.url}/checkpoints"
+
+    @property
+    def run_file(self) -> Path:
+        """What to run, who asked for it, and with which versions."""
+        return self.work / "run.json"
+
+    @property
+    def plan_file(self) -> Path:
+        """What the run is going to do."""
+        return self.work / "plan.json"
+
+    @property
+    def index_file(self) -> Path:
+        """The chip index."""
+        return self.work / "index.json"
+
+    @property
+    def statistics_file(self) -> Path:
+        """Mean and standard deviation per band."""
+        return self.work / "statistics.json"
+
+    @property
+    def split_file(self) -> Path:
+        """The folds as polygons, to look at in a GIS."""
+        return self.work / "split.geojson"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One line per epoch."""
+        return self.work / "metrics.jsonl"
+
+    @property
+    def heartbeat_file(self) -> Path:
+        """Where training stands; rewritten every few seconds."""
+        return self.work / "heartbeat.json"
+
+    @property
+    def result_file(self) -> Path:
+        """How training ended."""
+        return self.work / "result.json"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """Holdout metrics of the new model, and of the champion on the same holdout."""
+        return self.work / "evaluation.json"
+
+    @property
+    def gate_file(self) -> Path:
+        """The verdict: every threshold, value, baseline and reason."""
+        return self.work / "gate.json"
+
+    @property
+    def summary_file(self) -> Path:
+        """What ``ununennium runs`` lists."""
+        return self.work / SUMMARY
+
+    @property
+    def artifact_folder(self) -> Path:
+        """The candidate model: weights and contract."""
+        return self.work / "artifact"
+
+    @property
+    def prediction_folder(self) -> Path:
+        """The predicted holdout, one GeoTIFF per scene."""
+        return self.work / "prediction"
+
+    @property
+    def pictures_folder(self) -> Path:
+        """Loss curve, and prediction beside label."""
+        return self.work / "pictures"
+
+    @property
+    def logs_folder(self) -> Path:
+        """Output of every training process."""
+        return self.work / "logs"
+
+    def error_file(self, rank: int) -> Path:
+        """What ended the training process ``rank``, if anything did."""
+        return self.work / "errors" / f"rank{rank}.json"
+
+    def record(self) -> dict[str, Any]:
+        """The contents of ``run.json``."""
+        record: dict[str, Any] = read_json(self.run_file)
+        return record
+
+    def config(self) -> RunConfig:
+        """What to run."""
+        return RunConfig.parse(self.record()["config"], source=str(self.run_file))
+
+    def publish(self, paths: Iterable[Path]) -> None:
+        """Copy files of the work folder, and the files in its folders, to the storage; what is missing is passed over.
+
+        Raises:
+            StorageError: the storage refused.
+        """
+        storage = open_storage(self.url)
+        for path in paths:
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file() and not file.name.endswith(".tmp"):
+                    storage.put_file(file, file.relative_to(self.work).as_posix())
+
+
+def list_runs(storage: str, *, name: str | None = None) -> list[dict[str, Any]]:
+    """The summaries of the runs in ``storage``, newest first.
+
+    Args:
+        storage: URL or folder.
+        name: only this model's runs.
+    """
+    root = resolve_storage(storage)
+    if "://" not in root and not Path(root).is_dir():
+        return []
+    runs: Storage = open_storage(f"{root}/runs")
+    summaries: list[dict[str, Any]] = []
+    for key in runs.list():
+        if key.count("/") == 1 and key.endswith(f"/{SUMMARY}"):
+            summary = json.loads(runs.read_bytes(key))
+            if name is None or summary["name"] == name:
+                summaries.append(summary)
+    return sorted(summaries, key=lambda summary: (summary["started"], summary["run_id"]), reverse=True)
+
+
+def resolve_storage(url: str) -> str:
+    """``url`` without a slash at its end; a local path becomes absolute."""
+    if "://" in url:
+        scheme, _, rest = url.partition("://")
+        return f"{scheme}://{rest.rstrip('/')}"
+    return str(Path(url).expanduser().resolve())
+
+
+def work_root() -> Path:
+    """Folder of the work folders on this machine."""
+    return Path(os.environ.get("UNUNENNIUM_WORK") or WORK_FOLDER).expanduser().resolve()
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write ``content`` as JSON, whole or not at all; numbers that are not finite become null."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(finite(content), indent=1) + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("run", str(file), "there is no such file; has this stage of the run been done?") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError("run", str(file), f"cannot be read: {error}") from error
+
+
+def finite(content: Any) -> Any:
+    """``content`` with NaN and infinities as None, which JSON can carry."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {str(key): finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return content
+
+
+def git_commit() -> str | None:
+    """The commit checked out in the working directory, with ``+`` if files were changed; None outside a repository."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}+" if changed else commit
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in ("ununennium-eo", "torch", "numpy", "rasterio", "segmentation-models-pytorch", "prefect"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

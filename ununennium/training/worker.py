@@ -1,0 +1,320 @@
+"""What torchrun starts on every rank: ``python -m ununennium.training.worker RUN_JSON``.
+
+Reads ``run.json``, ``index.json`` and ``statistics.json`` of the work folder; writes ``metrics.jsonl``,
+``heartbeat.json``, checkpoints, and at the end ``result.json`` (rank 0) or ``errors/rank<n>.json``. Exit status:
+0 done, 1 failed, 143 preempted (asked to stop by SIGTERM, with a checkpoint written).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ununennium.checkpoints.store import CheckpointStore
+from ununennium.config import RunConfig
+from ununennium.data.index import ChipIndex
+from ununennium.data.loaders import build_loaders
+from ununennium.data.statistics import BandStatistics
+from ununennium.errors import ConfigError, UnunenniumError
+from ununennium.importing import instantiate
+from ununennium.launch import PREEMPTED_EXIT_CODE, register_process
+from ununennium.runs import RunDirectory, finite, write_json
+from ununennium.training import distributed
+from ununennium.training.callbacks import (
+    EMA,
+    Callback,
+    CheckpointCallback,
+    EarlyStopping,
+    MetricsFile,
+    Progress,
+    SegmentationMetrics,
+)
+from ununennium.training.config import TrainerConfig
+from ununennium.training.state import StopReason
+from ununennium.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+HEARTBEAT_S = 2.0
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train the run whose ``run.json`` is the only argument; returns the exit status."""
+    (run_file,) = sys.argv[1:] if arguments is None else arguments
+    rank = int(os.environ.get("RANK", "0"))
+    run = RunDirectory.open(run_file)
+    _die_with_parent(float(os.environ.get("UNUNENNIUM_GRACE_S", "25")))
+    register_process(run, rank)
+    stop = StopOnSignal()
+    try:
+        with _process_group(run.config()):
+            trainer, checkpoint = build_trainer(run, [stop])
+            return _train(run, trainer, checkpoint)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            traceback.print_exc()
+        report_error(run.error_file(rank), rank, error)
+        return 1
+
+
+def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) -> tuple[Trainer, CheckpointCallback]:
+    """Everything that ``run`` describes, put together.
+
+    Args:
+        run: a run whose index and statistics have been written.
+        more_callbacks: added to those that the configuration asks for.
+
+    Returns:
+        The Trainer, and the callback that keeps its checkpoints.
+
+    Raises:
+        ConfigError: a component cannot be made as configured, or does not fit the data.
+    """
+    config = run.config()
+    index = ChipIndex.load(run.index_file)
+    statistics = BandStatistics.load(run.statistics_file)
+    torch.manual_seed(config.seed)  # the same initial weights on every rank
+    loaders = build_loaders(
+        config.data,
+        index,
+        statistics,
+        seed=config.seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    num_classes = len(config.data.classes)
+    model = build_model(config, in_channels=len(statistics.mean))
+    loss_fn = instantiate(
+        config.loss.target,
+        config.loss.kwargs,
+        field="loss",
+        ignore_index=config.data.ignore_index,
+        num_classes=num_classes,
+    )
+    settings = TrainerConfig(**config.trainer.model_dump(exclude={"ema_decay"}), seed=config.seed)
+    optimizer = instantiate(config.optimizer.target, config.optimizer.kwargs, model.parameters(), field="optimizer")
+    steps_per_epoch = math.ceil(len(loaders.train) / settings.accumulation_steps)
+    scheduler = None
+    if config.scheduler is not None:
+        scheduler = instantiate(
+            config.scheduler.target,
+            config.scheduler.kwargs,
+            optimizer,
+            field="scheduler",
+            total_steps=settings.epochs * steps_per_epoch,
+            T_max=settings.epochs * (steps_per_epoch if settings.scheduler_interval == "step" else 1),
+            epochs=settings.epochs,
+            steps_per_epoch=steps_per_epoch,
+        )
+    checkpoint = CheckpointCallback(
+        run.checkpoints_url,
+        config.checkpoints.monitor,
+        config.checkpoints.mode,
+        config.checkpoints.save_top_k,
+    )
+    callbacks: list[Callback] = [
+        *more_callbacks,
+        SegmentationMetrics(num_classes, config.data.ignore_index, config.data.classes),
+        MetricsFile(str(run.metrics_file)),
+        Progress(_say),
+        Heartbeat(run),
+        checkpoint,
+    ]
+    if config.trainer.ema_decay is not None:
+        callbacks.append(EMA(config.trainer.ema_decay))
+    if config.early_stopping is not None:
+        early = config.early_stopping
+        callbacks.append(EarlyStopping(early.monitor, early.patience, early.min_delta, mode=early.mode))
+    trainer = Trainer(model, optimizer, loss_fn, loaders.train, loaders.validation, scheduler, callbacks, settings)
+    return trainer, checkpoint
+
+
+def build_model(config: RunConfig, *, in_channels: int) -> nn.Module:
+    """The model that ``config`` describes, for so many bands.
+
+    Raises:
+        ConfigError: it cannot be made as configured, or is no ``nn.Module``.
+    """
+    model = instantiate(
+        config.model.target,
+        config.model.kwargs,
+        field="model",
+        in_channels=in_channels,
+        num_classes=len(config.data.classes),
+    )
+    if not isinstance(model, nn.Module):
+        raise ConfigError("model.target", config.model.target, f"makes a {type(model).__name__}, not an nn.Module")
+    return model
+
+
+def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback) -> int:
+    """Train, and write the result; returns the exit status."""
+    store = CheckpointStore(run.checkpoints_url)
+    resume = distributed.broadcast(run.checkpoints_url if trainer.is_main_process and store.manifests() else None)
+    started = time.monotonic()
+    trainer.fit(resume_from=resume)
+    reason = trainer.state.stop_reason
+    if trainer.is_main_process:
+        kept = store.manifests()
+        best = store.best()
+        write_json(
+            run.result_file,
+            {
+                "stop_reason": reason.value if reason else StopReason.COMPLETED.value,
+                "message": trainer.state.stop_message,
+                "epochs": trainer.state.epoch,
+                "best_epoch": best.epoch if best else None,
+                "best_score": best.score if best else None,
+                "best_checkpoint": best.url if best else None,
+                "last_checkpoint": kept[-1].url if kept else None,
+                "checkpoints": [manifest.url for manifest in kept],
+                "monitor": checkpoint.monitor.monitor,
+                "mode": checkpoint.monitor.mode,
+                "history": finite(trainer.history),
+                "device": str(trainer.device),
+                "precision": trainer.precision.name,
+                "world_size": distributed.world_size(),
+                "skipped_steps": trainer.state.skipped_steps,
+                "duration_s": round(time.monotonic() - started, 3),
+            },
+        )
+    return PREEMPTED_EXIT_CODE if reason is StopReason.PREEMPTED else 0
+
+
+class Heartbeat(Callback):
+    """Says every few seconds where training stands, for whoever watches the run.
+
+    Args:
+        run: where ``heartbeat.json`` is written; rank 0 only.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._file = run.heartbeat_file
+        self._next = 0.0
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._beat(trainer)
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if time.monotonic() >= self._next:
+            self._beat(trainer)
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        self._beat(trainer)
+
+    def _beat(self, trainer: Trainer) -> None:
+        self._next = time.monotonic() + HEARTBEAT_S
+        if trainer.is_main_process:
+            write_json(
+                self._file,
+                {
+                    "time": time.time(),
+                    "epoch": trainer.state.epoch,
+                    "epochs": trainer.config.epochs,
+                    "batches_done": trainer.state.batches_done,
+                    "batches": len(trainer.train_loader),
+                    "global_step": trainer.state.global_step,
+                },
+            )
+
+
+class StopOnSignal(Callback):
+    """SIGTERM and SIGINT ask the Trainer to stop at its next step; the handler sets a flag and nothing else.
+
+    A signal that comes before ``fit`` counts too. Loader workers, which inherit the handler if they are forked, end as
+    they would without it (correctness 68).
+    """
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._signal: signal.Signals | None = None
+        self._pid = os.getpid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._request()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            os._exit(128 + number)
+        self._signal = signal.Signals(number)
+        self._request()
+
+    def _request(self) -> None:
+        if self._signal is not None and self._trainer is not None:
+            self._trainer.request_stop(StopReason.PREEMPTED, f"{self._signal.name} was received")
+
+
+def _say(line: str) -> None:
+    """A line for whoever watches the run; the launcher passes it on."""
+    print(line, flush=True)  # noqa: T201
+
+
+def report_error(file: Path, rank: int, error: BaseException) -> None:
+    """Write what ended this process where the launcher looks for it."""
+    with contextlib.suppress(OSError):  # a full disk must not hide the error itself, which goes to stderr as well
+        write_json(
+            file,
+            {
+                "rank": rank,
+                "time": time.time(),
+                "type": type(error).__name__,
+                "message": str(error),
+                "traceback": "".join(traceback.format_exception(error)),
+                "expected": isinstance(error, UnunenniumError),
+            },
+        )
+
+
+@contextlib.contextmanager
+def _process_group(config: RunConfig) -> Iterator[None]:
+    """A process group, if there are several ranks; destroyed in any case (correctness 70, 71)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    use_cuda = config.trainer.device.startswith("cuda") and torch.cuda.is_available()
+    if use_cuda:
+        torch.cuda.set_device(distributed.local_rank())
+    dist.init_process_group("nccl" if use_cuda else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _die_with_parent(grace_s: float) -> None:
+    """End this rank when torchrun is gone: SIGTERM from the kernel first, and after ``grace_s`` for good."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace_s)
+        os._exit(PREEMPTED_EXIT_CODE)
+
+    threading.Thread(target=watch, name="orphan-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
