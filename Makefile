@@ -1,0 +1,50 @@
+# `make demo` and `make test` set up everything they need; `make help` lists the rest.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+# Workers for the test suite; torch inside each is held to one thread (tests/conftest.py).
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-quick lint format bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+
+setup: $(STAMP) ## Build the environment in .venv
+
+# uv builds the environment in seconds; where it is missing, a private copy is fetched first.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v uv >/dev/null 2>&1 || test -x .uv/bin/uv || \
+	  { python3 -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv; } || \
+	  { echo 'make setup needs uv, or a python3 with venv and pip (Debian: apt-get install python3-venv)' >&2; exit 1; }
+	@set -e; uv=$$(command -v uv || echo .uv/bin/uv); export UV_LINK_MODE=$${UV_LINK_MODE:-hardlink}; \
+	  test -x $(BIN)/python || $$uv venv --quiet --python '>=3.11' $(VENV); \
+	  echo 'setting up .venv (torch is large: half a minute on a fast line)'; \
+	  $$uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## Retrain, judge and promote a building model on the sample scene
+	@$(BIN)/ununennium demo
+
+test: lint ## Lint, type-check, and run every test
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
+
+test-quick: setup ## The inner loop: tests that take less than a few seconds
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not slow'
+
+lint: setup ## Ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## Measure the cost of a training step against a hand-written loop
+	$(BIN)/python -m benchmarks.step_cost
+
+clean: ## Remove the environment and everything the demo made
+	rm -rf $(VENV) .uv .ununennium storage .pytest_cache .mypy_cache .ruff_cache .hypothesis
