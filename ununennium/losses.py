@@ -1,0 +1,189 @@
+"""Losses that return a sum and what it weighs, so that unlabelled pixels weigh nothing anywhere.
+
+Each is called with logits (N, K, H, W) and labels (N, H, W) and returns ``(sum over valid pixels, number of valid
+pixels)``, both 0-dim float32. The Trainer divides once per window (correctness 3). They compute in float32 whatever
+the logits' dtype, and are exactly 0 with weight 0 where nothing is valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ununennium.errors import ConfigError, DataError
+
+
+class PixelLoss(nn.Module):
+    """Base: checks shapes, and keeps ``ignore_index`` and class weights.
+
+    Args:
+        ignore_index: label value of unlabelled pixels.
+        class_weights: one weight per class for its pixels; they scale the sum, not the number of pixels.
+
+    Raises:
+        ConfigError: a negative class weight.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        if class_weights is not None and (not class_weights or min(class_weights) < 0):
+            raise ConfigError("class_weights", list(class_weights), "give one weight >= 0 per class")
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def check(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits in float32, and the mask of valid pixels.
+
+        Raises:
+            DataError: the shapes do not fit each other or the class weights.
+        """
+        if output.ndim != target.ndim + 1 or output.shape[0] != target.shape[0] or output.shape[2:] != target.shape[1:]:
+            raise DataError(
+                f"the model's output {tuple(output.shape)} does not fit the labels {tuple(target.shape)}: it must be "
+                "(batch, classes, height, width) over (batch, height, width)"
+            )
+        if self.class_weights is not None and len(self.class_weights) != output.shape[1]:
+            raise DataError(
+                f"the model's output has {output.shape[1]} channels, but there are {len(self.class_weights)} class "
+                "weights"
+            )
+        valid = target != self.ignore_index
+        if target.device.type == "cpu" and bool(valid.any()):
+            highest = int(target[valid].max())
+            if highest >= output.shape[1]:
+                raise DataError(
+                    f"the model's output has {output.shape[1]} channels, and a label is {highest}: give the model one "
+                    f"output channel per class (at least {highest + 1})"
+                )
+        return output.float(), valid
+
+
+class CrossEntropyLoss(PixelLoss):
+    """Cross-entropy.
+
+    Args:
+        ignore_index: label value of unlabelled pixels.
+        class_weights: one weight per class.
+        label_smoothing: share of the target spread evenly over the classes, in [0, 1) (Szegedy et al. 2016).
+    """
+
+    def __init__(
+        self, ignore_index: int = 255, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__(ignore_index, class_weights)
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ConfigError("label_smoothing", label_smoothing, "give a number in [0, 1)")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over valid pixels, and their number."""
+        logits, valid = self.check(output, target)
+        total = F.cross_entropy(
+            logits,
+            target,
+            weight=self.class_weights,
+            ignore_index=self.ignore_index,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        return total, valid.sum().float()
+
+
+class FocalLoss(PixelLoss):
+    """Focal loss, ``-(1 - p)^gamma log p`` of the label's probability p (Lin et al. 2017, equation 4).
+
+    Args:
+        gamma: how much easy pixels fade; 0 is cross-entropy.
+        ignore_index: label value of unlabelled pixels.
+        class_weights: one weight per class (the paper's alpha).
+    """
+
+    def __init__(
+        self, gamma: float = 2.0, ignore_index: int = 255, class_weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(ignore_index, class_weights)
+        if gamma < 0:
+            raise ConfigError("gamma", gamma, "give a number >= 0")
+        self.gamma = gamma
+
+    def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over valid pixels, and their number."""
+        logits, valid = self.check(output, target)
+        label = target.masked_fill(~valid, 0)
+        log_probability = F.log_softmax(logits, 1).gather(1, label.unsqueeze(1)).squeeze(1)
+        per_pixel = -((1 - log_probability.exp()) ** self.gamma) * log_probability
+        if self.class_weights is not None:
+            per_pixel = per_pixel * self.class_weights[label]
+        return (per_pixel * valid).sum(), valid.sum().float()
+
+
+class DiceLoss(PixelLoss):
+    """Soft Dice loss, one minus the mean over classes of ``2 sum(p g) / (sum(p) + sum(g))`` (Milletari et al. 2016).
+
+    It is a statement about the batch, so its sum is the loss times the number of valid pixels. Classes that the
+    batch's labels lack are left out of the mean: their overlap is 0 whatever is predicted.
+
+    Args:
+        ignore_index: label value of unlabelled pixels.
+        class_weights: weights of the mean over classes.
+        smooth: added to both parts of the fraction.
+    """
+
+    def __init__(
+        self, ignore_index: int = 255, class_weights: Sequence[float] | None = None, smooth: float = 1.0
+    ) -> None:
+        super().__init__(ignore_index, class_weights)
+        if smooth < 0:
+            raise ConfigError("smooth", smooth, "give a number >= 0")
+        self.smooth = smooth
+
+    def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss times the number of valid pixels, and their number."""
+        logits, valid = self.check(output, target)
+        label = target.masked_fill(~valid, 0)
+        mask = valid.unsqueeze(1)
+        probability = logits.softmax(1) * mask
+        truth = F.one_hot(label, logits.shape[1]).movedim(-1, 1) * mask
+        axes = (0, *range(2, logits.ndim))
+        labelled = truth.sum(axes).float()
+        overlap = 2 * (probability * truth).sum(axes) + self.smooth
+        dice = overlap / (probability.sum(axes) + labelled + self.smooth).clamp(min=torch.finfo(torch.float32).tiny)
+        weights = (labelled > 0).float()
+        if self.class_weights is not None:
+            weights = weights * self.class_weights
+        count = valid.sum().float()
+        loss = ((1 - dice) * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+        return loss * count, count
+
+
+class CrossEntropyDiceLoss(nn.Module):
+    """Cross-entropy plus Dice: pixels that are sure, and shapes that overlap.
+
+    Args:
+        ignore_index: label value of unlabelled pixels.
+        class_weights: one weight per class, for both.
+        dice_weight: factor of the Dice term.
+    """
+
+    def __init__(
+        self, ignore_index: int = 255, class_weights: Sequence[float] | None = None, dice_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        if dice_weight < 0:
+            raise ConfigError("dice_weight", dice_weight, "give a number >= 0")
+        self.ignore_index = ignore_index
+        self.cross_entropy = CrossEntropyLoss(ignore_index, class_weights)
+        self.dice = DiceLoss(ignore_index, class_weights)
+        self.dice_weight = dice_weight
+
+    def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over valid pixels, and their number."""
+        pixels, count = self.cross_entropy(output, target)
+        shapes, _ = self.dice(output, target)
+        return pixels + self.dice_weight * shapes, count

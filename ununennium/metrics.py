@@ -1,0 +1,138 @@
+"""Segmentation metrics from one confusion matrix, summed over everything before anything is divided.
+
+With true positives TP, false positives FP and false negatives FN of a class: IoU = TP / (TP + FP + FN) (Jaccard 1901),
+F1 = 2 TP / (2 TP + FP + FN), precision = TP / (TP + FP), recall = TP / (TP + FN). A class that is neither in the
+labels nor in the predictions has no IoU and no F1: it is NaN, never 0 or 1, and leaves the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ununennium.errors import ConfigError, DataError
+
+
+class ConfusionMatrix:
+    """Counts of (label, prediction) pairs; rows are labels, columns predictions.
+
+    Args:
+        num_classes: number of classes K.
+        ignore_index: label value that is not counted; None counts every pixel.
+
+    Attributes:
+        matrix: int64 tensor of shape (K, K), on the device of the first update.
+
+    Raises:
+        ConfigError: fewer than one class.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int | None = None) -> None:
+        if num_classes < 1:
+            raise ConfigError("num_classes", num_classes, "give the number of classes, at least 1")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def reset(self) -> None:
+        """Forget everything counted."""
+        self.matrix = torch.zeros_like(self.matrix)
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            output: logits or probabilities (N, K, ...), of which the largest counts; or predicted classes, an integer
+                tensor of the target's shape.
+            target: labels, int64, of shape (N, ...).
+
+        Raises:
+            DataError: the shapes do not fit, or a label or prediction is outside the classes.
+        """
+        prediction = output if output.shape == target.shape and not output.is_floating_point() else output.argmax(1)
+        if prediction.shape != target.shape:
+            raise DataError(f"output {tuple(output.shape)} does not fit the target {tuple(target.shape)}")
+        if output.is_floating_point() and output.shape[1] != self.num_classes:
+            raise DataError(f"the output has {output.shape[1]} channels, and there are {self.num_classes} classes")
+        target, prediction = target.reshape(-1), prediction.reshape(-1)
+        if self.ignore_index is not None:
+            counted = target != self.ignore_index
+            target, prediction = target[counted], prediction[counted]
+        if target.numel() == 0:
+            return
+        for name, values in (("label", target), ("prediction", prediction)):
+            low, high = (int(v) for v in torch.aminmax(values))
+            if low < 0 or high >= self.num_classes:
+                wrong = low if low < 0 else high
+                raise DataError(f"{name} {wrong} is outside the classes 0..{self.num_classes - 1}")
+        counts = torch.bincount(target.long() * self.num_classes + prediction.long(), minlength=self.num_classes**2)
+        self.matrix = self.matrix.to(counts.device) + counts.reshape(self.num_classes, self.num_classes)
+
+    def to_metrics(self, classes: Sequence[str]) -> dict[str, float]:
+        """Flat metrics for a history: means over present classes, and IoU and F1 per class.
+
+        Returns:
+            ``{"IoU": .., "F1": .., "accuracy": .., "IoU_<class>": .., "F1_<class>": ..}``.
+        """
+        per_class_iou, per_class_f1 = iou(self.matrix), f1(self.matrix)
+        metrics = {
+            "IoU": macro_mean(per_class_iou),
+            "F1": macro_mean(per_class_f1),
+            "accuracy": overall_accuracy(self.matrix),
+        }
+        for name, its_iou, its_f1 in zip(classes, per_class_iou.tolist(), per_class_f1.tolist(), strict=True):
+            metrics[f"IoU_{name}"] = its_iou
+            metrics[f"F1_{name}"] = its_f1
+        return metrics
+
+
+def iou(matrix: Tensor) -> Tensor:
+    """Intersection over union per class: (K, K) int64 to (K,) float64, NaN for an absent class."""
+    hit, labelled, predicted = _margins(matrix)
+    return hit / (labelled + predicted - hit)
+
+
+def f1(matrix: Tensor) -> Tensor:
+    """F1 (Dice) per class: (K, K) int64 to (K,) float64, NaN for an absent class."""
+    hit, labelled, predicted = _margins(matrix)
+    return 2 * hit / (labelled + predicted)
+
+
+def precision(matrix: Tensor) -> Tensor:
+    """Share of a class's predictions that are right: (K,) float64, NaN for a class never predicted."""
+    hit, _, predicted = _margins(matrix)
+    return hit / predicted
+
+
+def recall(matrix: Tensor) -> Tensor:
+    """Share of a class's labels that are found: (K,) float64, NaN for a class without labels."""
+    hit, labelled, _ = _margins(matrix)
+    return hit / labelled
+
+
+def overall_accuracy(matrix: Tensor) -> float:
+    """Share of pixels that are right; NaN without pixels."""
+    hit, labelled, _ = _margins(matrix)
+    return float(hit.sum() / labelled.sum())
+
+
+def kappa(matrix: Tensor) -> float:
+    """Cohen's kappa (Cohen 1960): agreement beyond that of the same margins by chance; NaN where chance is certain."""
+    hit, labelled, predicted = _margins(matrix)
+    total = labelled.sum()
+    observed = hit.sum() / total
+    expected = (labelled * predicted).sum() / total**2
+    return float((observed - expected) / (1 - expected))
+
+
+def macro_mean(values: Tensor) -> float:
+    """Mean over the classes that are present (not NaN); NaN if none is."""
+    return float(values.nanmean())
+
+
+def _margins(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Diagonal, row sums (labels) and column sums (predictions), float64."""
+    counts = matrix.double()
+    return counts.diagonal(), counts.sum(1), counts.sum(0)
