@@ -166,7 +166,7 @@ def launch(
     """
     for stale in (run.result_file, run.heartbeat_file):
         stale.unlink(missing_ok=True)
-    for folder in (run.error_file(0).parent, _pid_folder(run)):
+    for folder in (run.error_file("rank0").parent, _pid_folder(run)):
         shutil.rmtree(folder, ignore_errors=True)
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=0"),
@@ -200,7 +200,7 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
     Raises:
         TrainingError: the evaluation failed; its traceback is in the exception's notes.
     """
-    error_file = run.work / "errors" / "evaluation.json"
+    error_file = run.error_file("evaluation")
     error_file.unlink(missing_ok=True)
 
     def on_output(line: str) -> bool:
@@ -220,7 +220,9 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
 
 def _result(run: RunDirectory, outcome: Outcome) -> TrainingResult:
     """What the files that training left, and the way it ended, amount to."""
-    errors = [error for file in sorted(run.error_file(0).parent.glob("rank*.json")) if (error := _read_error(file))]
+    errors = [
+        error for file in sorted(run.error_file("rank0").parent.glob("rank*.json")) if (error := _read_error(file))
+    ]
     result: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         result = json.loads(run.result_file.read_text(encoding="utf-8"))

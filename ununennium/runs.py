@@ -187,6 +187,11 @@ class RunDirectory:
         return self.work / "gate.json"
 
     @property
+    def promotion_file(self) -> Path:
+        """That the candidate was promoted, and as what."""
+        return self.work / "promotion.json"
+
+    @property
     def summary_file(self) -> Path:
         """What ``ununennium runs`` lists."""
         return self.work / SUMMARY
@@ -211,9 +216,9 @@ class RunDirectory:
         """Output of every training process."""
         return self.work / "logs"
 
-    def error_file(self, rank: int) -> Path:
-        """What ended the training process ``rank``, if anything did."""
-        return self.work / "errors" / f"rank{rank}.json"
+    def error_file(self, process: str) -> Path:
+        """What ended a process of this run, ``rank0`` or ``evaluation``, if anything did."""
+        return self.work / "errors" / f"{process}.json"
 
     def record(self) -> dict[str, Any]:
         """The contents of ``run.json``."""
@@ -263,6 +268,11 @@ def resolve_storage(url: str) -> str:
         scheme, _, rest = url.partition("://")
         return f"{scheme}://{rest.rstrip('/')}"
     return str(Path(url).expanduser().resolve())
+
+
+def as_link(url: str) -> str:
+    """``url`` as a browser takes it: a local path becomes ``file://``."""
+    return url if "://" in url else Path(url).as_uri()
 
 
 def work_root() -> Path:

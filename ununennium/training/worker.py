@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     (run_file,) = sys.argv[1:] if arguments is None else arguments
     rank = int(os.environ.get("RANK", "0"))
     run = RunDirectory.open(run_file)
-    _die_with_parent(float(os.environ.get("UNUNENNIUM_GRACE_S", "25")))
+    die_with_parent(float(os.environ.get("UNUNENNIUM_GRACE_S", "25")))
     register_process(run, rank)
     stop = StopOnSignal()
     try:
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BaseException as error:
         if not isinstance(error, Exception):
             traceback.print_exc()
-        report_error(run.error_file(rank), rank, error)
+        report_error(run.error_file(f"rank{rank}"), rank, error)
         return 1
 
 
@@ -300,7 +300,7 @@ def _process_group(config: RunConfig) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _die_with_parent(grace_s: float) -> None:
+def die_with_parent(grace_s: float) -> None:
     """End this rank when torchrun is gone: SIGTERM from the kernel first, and after ``grace_s`` for good."""
     parent = os.getppid()
     if sys.platform == "linux":
