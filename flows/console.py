@@ -1,0 +1,103 @@
+"""What a person sees of a run: a live line on a terminal, plain lines elsewhere, and a closing table."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from ununennium.report import closing_rows
+
+_FLOWS = str(Path(__file__).parent)
+_ENGINE = ("prefect.flow_runs", "prefect.task_runs")
+"""What the engine says of a failed run, the exception that it raises says again."""
+
+
+class Console:
+    """Prints to standard output; on a terminal with colours and a line that lives.
+
+    Args:
+        rich: where to print; standard output if not given.
+    """
+
+    def __init__(self, rich: RichConsole | None = None) -> None:
+        self._rich = rich or RichConsole(soft_wrap=True, highlight=False)
+        self._status: Status | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody is watching."""
+        return self._rich.is_terminal
+
+    def say(self, line: str) -> None:
+        """One line."""
+        self._rich.print(escape(line))
+
+    def error(self, message: str) -> None:
+        """One line that tells what went wrong, on standard error."""
+        RichConsole(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}")
+
+    def traceback(self) -> None:
+        """Where it went wrong, with the notes that hold the training process's own traceback."""
+        traceback.print_exc()
+
+    def attach(self) -> None:
+        """From here on, what the flow logs appears here instead of in Prefect's own format.
+
+        Messages of Prefect's engine are shown from WARNING on; its API handler still gets everything.
+        """
+        logging.getLogger().handlers[:] = [_RunHandler(self)]
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[None]:
+        """While it lasts, a terminal shows a line that lives below what is printed."""
+        if not self.is_live:
+            yield
+            return
+        with self._rich.status("starting") as self._status:
+            yield
+        self._status = None
+
+    def progress(self, line: str) -> None:
+        """A line of the run, which on a terminal also becomes the live line's text."""
+        self.say(line)
+        if self._status is not None:
+            self._status.update(escape(line.split("  ")[0] + " done"))
+
+    def closing(self, summary: Mapping[str, Any], state: str, seconds: float) -> None:
+        """The closing table."""
+        table = Table(
+            title=f"{summary['name']}: {state} after {seconds:.0f} s", title_justify="left", show_header=False
+        )
+        table.add_column(no_wrap=True, style="bold" if self.is_live else "")
+        table.add_column(overflow="fold")
+        for heading, text in closing_rows(summary):
+            table.add_row(escape(heading), escape(text))
+        width = None if self.is_live else 160
+        self._rich.print(table, width=width, soft_wrap=False)
+
+
+class _RunHandler(logging.Handler):
+    """Shows the records that the flow's own code writes, and warnings of anybody."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if record.pathname.startswith(_FLOWS):
+                self._console.progress(record.getMessage())
+            elif record.levelno >= logging.WARNING and not record.name.startswith(_ENGINE):
+                text = record.getMessage().splitlines()[0]
+                self._console.say(f"{record.levelname.lower()}: {text}")
+        except Exception:
+            self.handleError(record)

@@ -1,0 +1,105 @@
+"""Run ``retrain`` here, with a Prefect server of its own: what ``python -m flows.retrain`` does.
+
+The server is embedded (SQLite, gone with the process), and everything of Prefect's lies in ``.ununennium/prefect``:
+neither a profile nor a database of the user's is read or touched, unless ``--server`` asks for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flows.console import Console
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "ununennium",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done (promoted or not), 1 failed, 2 wrong settings, 130 interrupted."""
+    options = _options(arguments)
+    from flows.console import Console
+    from ununennium.config import RunConfig
+    from ununennium.errors import ConfigError, UnunenniumError
+
+    console = Console()
+    try:
+        config = RunConfig.load(options.config, options.set)
+        return _run(config, options, console)
+    except ConfigError as error:
+        status = 2
+        console.error(str(error))
+    except UnunenniumError as error:
+        status = 1
+        console.error(str(error))
+    except KeyboardInterrupt:
+        status = 130
+        console.error("interrupted; 'ununennium train --resume latest' goes on from the newest checkpoint")
+    except Exception as error:
+        if options.debug:
+            raise
+        status = 1
+        console.error(f"{type(error).__name__}: {error} (--debug shows where)")
+    if options.debug:
+        console.traceback()
+    return status
+
+
+def _run(config: Any, options: argparse.Namespace, console: Console) -> int:
+    started = time.monotonic()
+    if not options.server:
+        embed(os.environ)
+        console.say("Starting an embedded Prefect server ...")
+    from flows.retrain import retrain
+
+    console.attach()
+    with console.live():
+        state = retrain(config, dry_run=options.dry_run, return_state=True)
+    summary = state.result()
+    if not options.dry_run:
+        console.closing(summary, state.name or "", time.monotonic() - started)
+    return 0
+
+
+def embed(environment: os._Environ[str] | dict[str, str]) -> None:
+    """Make Prefect, which must not have been imported yet, use a server and a home of this project's own."""
+    assert "prefect" not in sys.modules, "Prefect has read its settings already"
+    for name in [name for name in environment if name.startswith("PREFECT_")]:
+        if name not in QUIET and not name.startswith("PREFECT_LOGGING_"):
+            del environment[name]
+    home = Path(".ununennium/prefect").resolve()
+    home.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
+    environment["PREFECT_HOME"] = str(home)
+    for name, value in QUIET.items():
+        environment.setdefault(name, value)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.retrain",
+        description="Retrain a model, and promote it if it is measurably better than the champion.",
+        epilog="Example: python -m flows.retrain --config examples/atlanta/run.yaml --set trainer.epochs=3",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the run, as 'ununennium init' writes it")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one setting")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, and train nothing")
+    parser.add_argument(
+        "--server", action="store_true", help="use the Prefect server and settings of the environment instead"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args(arguments)

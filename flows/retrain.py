@@ -1,0 +1,169 @@
+"""Retrain a model, and let it replace the champion only if it is measurably better.
+
+``python -m flows.retrain --config examples/atlanta/run.yaml`` runs it here with a Prefect server of its own;
+``deployments/prefect.yaml`` schedules it. This process never imports torch: training and evaluation run in processes of
+their own, and hand over by the files of ``RunDirectory``.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before Prefect, imported below, reads its settings
+    from flows.local import main
+
+    raise SystemExit(main())
+
+from typing import Any
+
+from prefect import State, Task, flow, get_run_logger, runtime, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.events import emit_event
+from prefect.states import Completed
+
+from ununennium import pipeline, report
+from ununennium.config import RunConfig
+from ununennium.launch import Preempted, TrainingResult
+from ununennium.runs import RunDirectory, as_link, read_json
+
+FINISHED = "ununennium.training.finished"
+PROMOTED = "ununennium.checkpoint.promoted"
+"""Chains hang on this event: a final state with a name of its own no longer emits ``prefect.flow-run.Completed``."""
+
+
+@flow(name="retrain")
+def retrain(config: RunConfig, dry_run: bool = False) -> State[Any]:
+    """Plan, index, train, evaluate, gate, promote, tell.
+
+    Args:
+        config: what to train on what, and what the new model has to show.
+        dry_run: print the plan, and train nothing.
+
+    Returns:
+        ``Completed``, ``Completed(name="EarlyStopped")`` or ``Completed(name="NotPromoted")``, with the run's summary
+        as its data; a run that is not promoted is ``NotPromoted`` however training stopped.
+    """
+    with pipeline.new_run(config, started_by=_started_by(), keep=not dry_run) as run:
+        plan = index(run)
+        if dry_run:
+            return Completed(message=f"dry run of {config.name}: nothing was trained", data=plan.details)
+        result = train(run)
+        summary = judge(run)
+        publish(run, summary)
+        return final_state(summary, result)
+
+
+@task(cache_policy=NO_CACHE)
+def index(run: RunDirectory) -> pipeline.Plan:
+    """Check and index the imagery, and say what the run is going to do."""
+    log = get_run_logger()
+    plan = pipeline.prepare(run)
+    for line in plan.lines():
+        log.info("%s", line)
+    return plan
+
+
+def _was_preempted(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Only what a restart can mend is tried again; it goes on from the newest checkpoint."""
+    try:
+        state.result()
+    except Preempted:
+        return True
+    except BaseException:
+        return False
+    return False
+
+
+@task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=5, retry_condition_fn=_was_preempted)
+def train(run: RunDirectory) -> TrainingResult:
+    """Train under torchrun. Called directly, never submitted: a cancellation must reach the thread that waits."""
+    log = get_run_logger()
+    result = pipeline.train(run, on_line=lambda line: log.info("%s", line))
+    finished(run, result)
+    return result.require_usable()
+
+
+@task(cache_policy=NO_CACHE)
+def judge(run: RunDirectory) -> dict[str, Any]:
+    """Evaluate on the holdout beside the champion, decide, and promote if the gate says so."""
+    log = get_run_logger()
+    summary = pipeline.judge(run, actor="flow", on_line=lambda line: log.info("%s", line))
+    log.info("%s: %s", summary["verdict"].replace("_", " "), summary["reason"])
+    return summary
+
+
+@task(cache_policy=NO_CACHE)
+def publish(run: RunDirectory, summary: dict[str, Any]) -> None:
+    """Tell the world: the event that downstream flows wait for, and artifacts for people."""
+    name = run.config().name
+    evaluation, gate = read_json(run.evaluation_file), read_json(run.gate_file)
+    if summary["verdict"] == "promoted":
+        champion = summary["champion"]
+        emit_event(
+            PROMOTED,
+            resource={"prefect.resource.id": f"ununennium.model.{name}", "prefect.resource.name": name},
+            related=_related(),
+            payload={**champion, "run_id": run.run_id, "metrics": summary["holdout"], "storage": run.storage},
+        )
+    key = name.replace("_", "-")
+    create_table_artifact(
+        table=report.metric_rows(evaluation), key=f"{key}-metrics", description=f"Holdout metrics of {run.run_id}"
+    )
+    pictures = sorted(run.pictures_folder.glob("*.png"))
+    create_markdown_artifact(
+        markdown=report.markdown(summary, evaluation, gate, pictures),
+        key=f"{key}-report",
+        description=summary["reason"],
+    )
+    create_link_artifact(
+        link=as_link(run.url),
+        link_text=run.run_id,
+        key=f"{key}-run",
+        description="Checkpoints, metrics and predictions",
+    )
+
+
+def finished(run: RunDirectory, result: TrainingResult) -> None:
+    """Emit that training is over, however it ended."""
+    emit_event(
+        FINISHED,
+        resource={"prefect.resource.id": f"ununennium.run.{run.run_id}", "prefect.resource.name": run.run_id},
+        related=_related(),
+        payload={
+            "run_id": run.run_id,
+            "model": run.config().name,
+            "stop_reason": result.stop_reason,
+            "message": result.message,
+            "epochs": result.epochs,
+            "best_epoch": result.best_epoch,
+            "best_score": result.best_score,
+        },
+    )
+
+
+def final_state(summary: dict[str, Any], result: TrainingResult) -> State[Any]:
+    """The flow's final state; its type is always COMPLETED, its name says what there is to know at a glance."""
+    if summary["verdict"] != "promoted":
+        return Completed(name="NotPromoted", message=summary["reason"], data=summary)
+    if result.stop_reason == "early_stopped":
+        return Completed(name="EarlyStopped", message=result.message, data=summary)
+    return Completed(message=summary["reason"], data=summary)
+
+
+def _started_by() -> dict[str, Any]:
+    """Which flow run asked for this run, for its record."""
+    flow_run = runtime.flow_run
+    return {
+        "flow_run_id": flow_run.id,
+        "flow_run_name": flow_run.name,
+        "flow_name": flow_run.flow_name,
+        "deployment_id": runtime.deployment.id,
+        "deployment_name": runtime.deployment.name,
+    }
+
+
+def _related() -> list[dict[str, str]]:
+    flow_run_id = runtime.flow_run.id
+    if flow_run_id is None:
+        return []
+    return [{"prefect.resource.id": f"prefect.flow-run.{flow_run_id}", "prefect.resource.role": "flow-run"}]

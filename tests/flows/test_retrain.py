@@ -1,0 +1,244 @@
+"""The flow against a real server: its final states, events, artifacts, dry run and failures.
+
+The runs are real, too: the sample scene, a tiny network. They share one storage, so that later ones meet a champion;
+each takes some ten seconds, most of it for starting processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ununennium.config import RunConfig
+from ununennium.errors import ConfigError, TrainingError
+from ununennium.runs import list_runs
+
+pytestmark = pytest.mark.slow
+Tiny = Callable[..., RunConfig]
+ROOT = Path(__file__).parents[2]
+
+
+def events(name: str, *, resource: str) -> list[Any]:
+    """Events of that name and resource, as the server has them, newest first."""
+    from prefect.client.orchestration import get_client
+    from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+
+    async def read() -> list[Any]:
+        wanted = EventFilter(event=EventNameFilter(name=[name]), resource=EventResourceFilter(id=[resource]))
+        async with get_client() as client:
+            answer = await client._client.post("/events/filter", json={"filter": wanted.model_dump(mode="json")})
+            return list(answer.json()["events"])
+
+    for _ in range(40):  # they arrive by another road than the states
+        found = asyncio.run(read())
+        if found:
+            return found
+        time.sleep(0.25)
+    return []
+
+
+def artifact(key: str) -> Any:
+    """The newest artifact of that key."""
+    from prefect.artifacts import Artifact
+
+    found = Artifact.get(key)
+    assert found is not None
+    return found
+
+
+def retrain(config: RunConfig, **options: Any) -> Any:
+    from flows.retrain import retrain as flow
+
+    return flow(config, return_state=True, **options)
+
+
+@pytest.mark.usefixtures("server")
+def test_states_champions_events_and_artifacts(tiny: Tiny, place: Path) -> None:
+    # The first model is promoted, as the gate asks for nothing.
+    state = retrain(tiny())
+    assert (state.type.value, state.name) == ("COMPLETED", "Completed"), state.message
+    first = state.result()
+    assert (first["verdict"], first["stop_reason"]) == ("promoted", "completed")
+    assert first["champion"]["generation"] == 1
+    assert set(first["holdout"]["IoU"]) == {"mean", "background", "building"}
+    _check_files(first)
+
+    (finished,) = events("ununennium.training.finished", resource=f"ununennium.run.{first['run_id']}")
+    assert finished["payload"]["stop_reason"] == "completed"
+    (promoted,) = events("ununennium.checkpoint.promoted", resource="ununennium.model.atlanta-buildings")
+    assert promoted["payload"]["run_id"] == first["run_id"]
+    assert promoted["payload"]["url"] == first["champion"]["url"]
+    flow_run = str(state.state_details.flow_run_id)
+    assert promoted["related"][0]["prefect.resource.id"] == f"prefect.flow-run.{flow_run}"
+    record = json.loads((Path(first["places"]["files"]) / "run.json").read_text())
+    assert record["started_by"]["flow_run_id"] == flow_run
+
+    rows = json.loads(artifact("atlanta-buildings-metrics").data)
+    assert [row["class"] for row in rows] == ["mean", "background", "building"]
+    page = str(artifact("atlanta-buildings-report").data)
+    assert first["reason"] in page
+    assert "data:image/png;base64," in page
+    assert len(page) < 1_500_000
+    assert first["run_id"] in str(artifact("atlanta-buildings-run").data)
+
+    # The second stops early; told apart by the state's name, and promoted all the same.
+    state = retrain(
+        tiny(
+            "seed=1",
+            "trainer.epochs=20",
+            "early_stopping={monitor: train_loss, patience: 1, min_delta: 1000}",
+            "gate.min_improvement=-1",
+            "gate.max_class_drop=null",
+        )
+    )
+    assert (state.type.value, state.name) == ("COMPLETED", "EarlyStopped"), state.message
+    second = state.result()
+    assert (second["stop_reason"], second["epochs"], second["champion"]["generation"]) == ("early_stopped", 2, 2)
+    evaluation = json.loads((Path(second["places"]["files"]) / "evaluation.json").read_text())
+    assert evaluation["champion"]["metrics"]["IoU"] == pytest.approx(first["holdout"]["IoU"])  # on the same holdout
+
+    # The third stops early, too, and is not better: that is what its state says.
+    state = retrain(
+        tiny(
+            "seed=2",
+            "trainer.epochs=20",
+            "early_stopping={monitor: train_loss, patience: 1, min_delta: 1000}",
+            "gate.min_improvement=0.9",
+        )
+    )
+    assert (state.type.value, state.name) == ("COMPLETED", "NotPromoted"), state.message
+    third = state.result()
+    assert (third["verdict"], third["stop_reason"]) == ("not_promoted", "early_stopped")
+    assert third["champion"] == second["champion"]
+    assert third["reason"] == state.message
+    assert len(events("ununennium.checkpoint.promoted", resource="ununennium.model.atlanta-buildings")) == 2
+    _check_files(third)
+
+    listed = list_runs(str(place / "storage"))
+    assert [run["run_id"] for run in listed] == [third["run_id"], second["run_id"], first["run_id"]]
+    assert [run["verdict"] for run in listed] == ["not_promoted", "promoted", "promoted"]
+
+
+def _check_files(summary: dict[str, Any]) -> None:
+    import rasterio
+
+    files = Path(summary["places"]["files"])
+    names = {path.name for path in files.iterdir()}
+    assert {"run.json", "plan.json", "index.json", "statistics.json", "split.geojson", "metrics.jsonl"} <= names
+    assert {"result.json", "evaluation.json", "gate.json", "summary.json"} <= names
+    gate = json.loads((files / "gate.json").read_text())
+    assert gate["verdict"] == summary["verdict"]
+    assert all(Path(url).exists() for url in summary["checkpoints"])
+    assert {path.name for path in (files / "pictures").iterdir()} >= {"loss_curve.png"}
+    (prediction, *_) = sorted((files / "prediction").glob("*.tif"))
+    with rasterio.open(prediction) as source:
+        assert source.count >= 1
+        assert source.crs.to_epsg() == 32616
+    assert json.loads((files / "summary.json").read_text()) == summary
+
+
+@pytest.mark.usefixtures("server")
+def test_a_dry_run_trains_nothing_and_leaves_nothing(
+    tiny: Tiny, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = retrain(tiny("storage=untouched"), dry_run=True)
+    assert state.name == "Completed"
+    assert state.message == "dry run of atlanta-buildings: nothing was trained"
+    plan = state.result()
+    assert plan["data"]["folds"]["holdout"]["labelled"] == 900 * (900 - 592)
+    assert not (place / "untouched").exists()
+    assert not list((place / "work").glob(f"{plan['run_id']}*"))
+    printed = capsys.readouterr().err
+    assert "labelled px" in printed
+    assert "no champion yet" in printed
+
+
+@pytest.mark.usefixtures("server")
+def test_a_run_that_fails_says_why_and_is_listed(tiny: Tiny, place: Path) -> None:
+    state = retrain(tiny("model.target=ununennium.models:NoSuchNet", "storage=failed"))
+    assert state.type.value == "FAILED"
+    with pytest.raises(TrainingError, match="has no attribute 'NoSuchNet'"):
+        state.result()
+    (summary,) = list_runs(str(place / "failed"))
+    assert (summary["stop_reason"], summary["verdict"]) == ("failed", None)
+    assert "NoSuchNet" in summary["reason"]
+    (finished,) = events("ununennium.training.finished", resource=f"ununennium.run.{summary['run_id']}")
+    assert finished["payload"]["stop_reason"] == "failed"
+
+
+@pytest.mark.usefixtures("server")
+def test_settings_are_validated_before_anything_runs(tiny: Tiny) -> None:
+    from prefect.exceptions import ParameterTypeError
+
+    from flows.retrain import retrain as flow
+
+    wrong = tiny().model_dump(mode="json")
+    wrong["trainer"]["epochs"] = 0
+    with pytest.raises((ParameterTypeError, ValueError)):
+        flow(wrong)
+    with pytest.raises(ConfigError, match="save_top_k"):
+        retrain(tiny("checkpoints.save_top_k=0", "storage=failed")).result()
+
+
+def test_the_flow_process_imports_no_torch() -> None:
+    """correctness 75; and a fork of this process would break loader workers (docs/dependencies.md)."""
+    code = "import sys, flows.retrain; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=False).returncode == 0
+
+
+def test_the_library_imports_no_prefect() -> None:
+    code = (
+        "import sys; sys.modules['prefect'] = None; import ununennium.pipeline, ununennium.cli, ununennium.training, "
+        "ununennium.training.worker, ununennium.evaluation.worker"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=False).returncode == 0
+
+
+def test_sigterm_to_the_flow_leaves_a_checkpoint_and_no_process(tiny: Tiny, place: Path, tmp_path: Path) -> None:
+    """correctness 75, with an embedded server: what `docker stop` and a supervisor do."""
+    tiny()
+    config = tmp_path / "run.yaml"
+    config.write_text(tiny("trainer.epochs=100000", f"storage={tmp_path / 'storage'}").to_yaml(), encoding="utf-8")
+    environment = {**os.environ, "UNUNENNIUM_WORK": str(tmp_path / "work"), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.retrain", "--config", str(config)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if line.startswith("epoch") and "train_loss" in line:
+                break
+        else:
+            pytest.fail("".join(seen))
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode != 0
+    (work,) = (tmp_path / "work").iterdir()
+    (pid, start) = (int(word) for word in (work / "pids" / "rank0").read_text().split())
+    from ununennium.supervise import start_time
+
+    deadline = time.monotonic() + 15
+    while start_time(pid) == start and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert start_time(pid) != start
+    assert list((tmp_path / "storage" / "runs" / work.name / "checkpoints").glob("*.pt"))

@@ -1,0 +1,234 @@
+"""Training under torchrun, for real: what it returns, and what is left when it is stopped, fails or is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ununennium import pipeline
+from ununennium.checkpoints.store import CheckpointStore
+from ununennium.errors import TrainingError
+from ununennium.launch import Preempted, TrainingResult, launch
+from ununennium.runs import RunDirectory
+from ununennium.supervise import start_time
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="watches processes through /proc"),
+]
+Prepared = Callable[..., RunDirectory]
+FOR_EVER = "trainer.epochs=100000"
+
+
+def rank_pids(run: RunDirectory) -> list[int]:
+    return [int(file.read_text().split()[0]) for file in (run.work / "pids").glob("rank*")]
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def when_training(run: RunDirectory, act: Callable[[], None]) -> threading.Thread:
+    """Do ``act`` in a thread as soon as ``run`` has taken an optimizer step."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                if json.loads(run.heartbeat_file.read_text())["global_step"] > 0:
+                    act()
+                    return
+            except (OSError, ValueError):
+                pass
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def nothing_left() -> Callable[[RunDirectory], None]:
+    """Checks that no training process of a run is alive."""
+
+    def check(run: RunDirectory) -> None:
+        pids = rank_pids(run)
+        assert pids
+        deadline = time.monotonic() + 10
+        while any(start_time(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(start_time(pid) for pid in pids)
+
+    return check
+
+
+def test_a_run_trains_to_its_end(prepared: Prepared, nothing_left: Callable[[RunDirectory], None]) -> None:
+    """correctness 75: configuration in by file, result out by file."""
+    run = prepared("checkpoints.save_top_k=1", "trainer.ema_decay=0.9")
+    lines: list[str] = []
+    result = launch(run, on_line=lines.append)
+    assert (result.stop_reason, result.epochs, result.world_size, result.device) == ("completed", 2, 1, "cpu")
+    assert result.error is None
+    assert result.require_usable() is result
+    assert result.best_epoch in (1, 2)
+    assert result.best_checkpoint in result.checkpoints
+    assert result.last_checkpoint == result.checkpoints[-1]
+    assert len(result.history["train_loss"]) == 2
+    assert sum(line.startswith("epoch") for line in lines) == 2  # one line per epoch, without torchrun's prefix
+    assert not any("\r" in line or "torch" in line.lower() for line in lines)
+    rows = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[-1]["val_IoU_building"] == result.history["val_IoU_building"][-1]
+    assert json.loads(run.heartbeat_file.read_text())["epoch"] == 2
+    nothing_left(run)
+
+    again = launch(run, on_line=lines.append)  # a finished run takes no further step (correctness 67)
+    assert (again.stop_reason, again.epochs, again.history) == ("completed", 2, result.history)
+
+
+def test_two_ranks_train_together(prepared: Prepared) -> None:
+    run = prepared("launcher.nproc_per_node=2", "trainer.epochs=1", "data.batch_size=2")
+    result = launch(run, nproc=2, on_line=lambda line: None)
+    assert (result.stop_reason, result.world_size) == ("completed", 2), result.message
+    assert len(rank_pids(run)) == 2
+
+
+def test_early_stopping_is_a_result(prepared: Prepared) -> None:
+    """correctness 44"""
+    run = prepared("trainer.epochs=50", "early_stopping={monitor: train_loss, patience: 1, min_delta: 1000}")
+    result = launch(run, on_line=lambda line: None)
+    assert (result.stop_reason, result.epochs) == ("early_stopped", 2)
+    assert "train_loss has not improved" in result.message
+    assert result.usable
+
+
+def test_the_deadline_leaves_a_checkpoint(prepared: Prepared, nothing_left: Callable[[RunDirectory], None]) -> None:
+    """correctness 75"""
+    run = prepared(FOR_EVER)
+    result = launch(run, timeout_s=12, grace_s=10, on_line=lambda line: None)
+    assert result.stop_reason == "timed_out"
+    assert result.last_checkpoint is not None
+    assert result.error is None
+    nothing_left(run)
+
+
+def test_sigterm_to_a_rank_is_a_preemption_that_can_be_resumed(
+    prepared: Prepared, nothing_left: Callable[[RunDirectory], None]
+) -> None:
+    """correctness 68, 69: the exit status tells preempted from failed, and a checkpoint is written."""
+    run = prepared("trainer.epochs=40", "data.chips_per_epoch=200")
+    when_training(run, lambda: os.kill(rank_pids(run)[0], signal.SIGTERM))
+    result = launch(run, grace_s=10, on_line=lambda line: None)
+    assert result.stop_reason == "preempted"
+    assert "SIGTERM" in result.message
+    newest = CheckpointStore(run.checkpoints_url).latest()
+    assert newest is not None
+    assert newest.step > 0
+    nothing_left(run)
+    with pytest.raises(Preempted, match="--resume"):
+        result.require_usable()
+
+    lines: list[str] = []
+    when_training(run, lambda: os.kill(rank_pids(run)[0], signal.SIGTERM))
+    resumed = launch(run, grace_s=10, on_line=lines.append)
+    after = CheckpointStore(run.checkpoints_url).latest()
+    assert after is not None
+    assert after.position > newest.position  # it went on; it did not begin anew
+    assert resumed.epochs >= newest.epoch
+
+
+def test_a_cancelled_caller_leaves_a_checkpoint_and_nothing_else(
+    prepared: Prepared, nothing_left: Callable[[RunDirectory], None]
+) -> None:
+    """correctness 75: Prefect cancels by raising in the thread that waits."""
+
+    class Cancelled(BaseException):
+        pass
+
+    def cancel(*_: object) -> None:
+        raise Cancelled
+
+    run = prepared(FOR_EVER)
+    before = signal.signal(signal.SIGUSR1, cancel)
+    try:
+        when_training(run, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        with pytest.raises(Cancelled):
+            launch(run, grace_s=10, on_line=lambda line: None)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    nothing_left(run)
+    assert CheckpointStore(run.checkpoints_url).latest() is not None
+    assert json.loads(run.result_file.read_text())["stop_reason"] == "preempted"
+
+
+def test_a_rank_outlives_torchrun_only_to_write_a_checkpoint(
+    prepared: Prepared, nothing_left: Callable[[RunDirectory], None]
+) -> None:
+    """correctness 75: SIGKILL of torchrun itself."""
+    run = prepared(FOR_EVER)
+    when_training(run, lambda: os.kill(parent_of(rank_pids(run)[0]), signal.SIGKILL))
+    result = launch(run, grace_s=10, on_line=lambda line: None)
+    assert result.stop_reason == "preempted"
+    nothing_left(run)
+    assert CheckpointStore(run.checkpoints_url).latest() is not None
+
+
+def test_a_killed_rank_is_a_failure_that_says_so(
+    prepared: Prepared, nothing_left: Callable[[RunDirectory], None]
+) -> None:
+    """correctness 48, 70"""
+    run = prepared(FOR_EVER)
+    when_training(run, lambda: os.kill(rank_pids(run)[0], signal.SIGKILL))
+    result = launch(run, on_line=lambda line: None)
+    assert result.stop_reason == "failed"
+    assert "SIGKILL" in result.message
+    assert "memory" in result.message
+    nothing_left(run)
+
+
+def test_a_failing_rank_brings_its_own_traceback(prepared: Prepared) -> None:
+    """correctness 48: the original traceback, not torchrun's summary."""
+    run = prepared("model={target: 'torch.nn:Linear', kwargs: {in_features: 1, out_features: 2}}")
+    result = launch(run, on_line=lambda line: None)
+    assert result.stop_reason == "failed"
+    assert result.error is not None
+    assert result.error.rank == 0
+    with pytest.raises(TrainingError) as caught:
+        result.require_usable()
+    (note,) = caught.value.__notes__
+    assert "rank 0" in note
+    assert "Traceback" in note
+    assert "worker.py" in note
+
+
+def test_a_setting_that_shows_itself_only_in_the_rank_is_one_line(prepared: Prepared) -> None:
+    run = prepared("model.target=ununennium.models:NoSuchNet")
+    result = launch(run, on_line=lambda line: None)
+    with pytest.raises(TrainingError, match=r"^model = .*has no attribute 'NoSuchNet'$"):
+        result.require_usable()
+
+
+def test_the_summary_tells_how_each_ended(prepared: Prepared) -> None:
+    run = prepared("trainer.epochs=1")
+    result = pipeline.train(run, on_line=lambda line: None)
+    summary = json.loads(run.summary_file.read_text())
+    assert (summary["stop_reason"], summary["best_epoch"]) == ("completed", 1)
+    assert summary["verdict"] is None
+    assert summary["checkpoints"] == result.checkpoints
+    assert all(Path(url).exists() for url in summary["checkpoints"])
+    assert (Path(run.url) / "summary.json").exists()
+
+
+def test_a_result_without_a_model_is_not_usable() -> None:
+    with pytest.raises(TrainingError, match="no checkpoint with a finite score"):
+        TrainingResult("completed").require_usable()
+    with pytest.raises(TrainingError, match="timed out"):
+        TrainingResult("timed_out", "too slow").require_usable()

@@ -1,0 +1,44 @@
+"""``predict``: a map of a scene, made with the champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ununennium.cli.console import DEFAULT_STORAGE, StorageOption, say
+from ununennium.errors import ConfigError
+
+EXAMPLES = (
+    "Examples: ununennium predict scene.tif --model roads -o roads.tif | "
+    "ununennium predict scene.tif --model roads -o roads.tif --device cuda --quicklook roads.png"
+)
+
+
+def predict(
+    scene: Annotated[str, typer.Argument(help="A GeoTIFF or anything else that GDAL reads: a path or a URL.")],
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the model whose champion predicts.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The class map to write, a GeoTIFF.")],
+    quicklook: Annotated[
+        Path | None, typer.Option("--quicklook", help="A picture of it; beside the map if not given.")
+    ] = None,
+    version: Annotated[str | None, typer.Option("--version", help="This version instead of the champion.")] = None,
+    device: Annotated[str, typer.Option("--device", help="Computation device.")] = "cpu",
+    storage: StorageOption = DEFAULT_STORAGE,
+) -> None:
+    """Make a class map of a scene with the champion, and a picture to look at."""
+    from ununennium.checkpoints.artifact import load_artifact
+    from ununennium.checkpoints.registry import Registry
+    from ununennium.runs import resolve_storage
+
+    registry = Registry(resolve_storage(storage), model)
+    champion = registry.current()
+    if version is None:
+        if champion is None:
+            raise ConfigError(
+                "--model", model, f"has no champion in {storage}; 'ununennium registry list' shows who has"
+            )
+        version = champion.version
+    network, contract = load_artifact(registry.version_url(version))
+    say(f"{model}: version {version} of run {contract['run_id']}, classes {', '.join(contract['classes'])}")

@@ -1,0 +1,141 @@
+"""``registry``: which models there are, who is champion, who was, and back to who was."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from ununennium.cli.console import DEFAULT_STORAGE, FAILED, Json, StorageOption, print_json, print_pairs, print_table
+from ununennium.errors import ConfigError, UnunenniumError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Champions: who they are, who they were, and back again. Nothing here is ever overwritten.",
+    epilog=(
+        "Examples: ununennium registry list | ununennium registry show roads --json | "
+        "ununennium registry rollback roads --reason 'stripes on coastal tiles'"
+    ),
+)
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model, as in its configuration.")]
+
+
+@app.command("list")
+def list_models(storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """List the models and their champions."""
+    from ununennium.checkpoints.registry import Registry
+    from ununennium.checkpoints.storage import open_storage
+    from ununennium.runs import resolve_storage
+
+    root = resolve_storage(storage)
+    names = sorted({key.split("/")[0] for key in open_storage(f"{root}/models").list()})
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        champion = Registry(root, name).current()
+        rows.append(
+            {
+                "model": name,
+                "generation": champion.generation if champion else None,
+                "version": champion.version if champion else None,
+                "run": champion.run_id if champion else None,
+                "since": champion.created if champion else None,
+            }
+        )
+    print_json(rows) if as_json else print_table(rows, empty=f"no models in {storage}")
+
+
+@app.command()
+def show(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """Show a model's champion, its contract, and every generation, newest first."""
+    registry = _registry(storage, model)
+    history = registry.history()
+    contract = registry.contract(history[0].version)
+    if as_json:
+        print_json(
+            {
+                "model": model,
+                "champion": asdict(history[0]),
+                "contract": contract,
+                "history": list(map(asdict, history)),
+            }
+        )
+        return
+    print_pairs(
+        [
+            ("model", model),
+            ("champion", f"generation {history[0].generation}, version {history[0].version}"),
+            ("where", registry.version_url(history[0].version)),
+            ("built from", f"{contract['model']['target']}, run {contract['run_id']}, commit {contract['git_commit']}"),
+            ("classes", ", ".join(contract["classes"])),
+            ("bands", f"{contract['bands']} at {contract['resolution']}, {str(contract['crs'])[:60]}"),
+        ]
+    )
+    typer.echo()
+    print_table([_generation(record) for record in history], empty="")
+
+
+@app.command()
+def rollback(
+    model: Model,
+    to: Annotated[int | None, typer.Option("--to", metavar="GENERATION", help="The one before, if not given.")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the record.")] = "",
+    storage: StorageOption = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Make an earlier generation's version the champion again, as a new generation."""
+    from ununennium.cli.console import user
+
+    registry = _registry(storage, model)
+    record = registry.rollback(actor=user(), to_generation=to, reason=reason)
+    if as_json:
+        print_json(asdict(record))
+        return
+    typer.echo(
+        f"{model}: generation {record.generation} is version {record.version} again (of generation "
+        f"{record.restored_from})"
+    )
+
+
+@app.command()
+def verify(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """Read every version that was ever champion, and compare its weights with the hash in its contract.
+
+    Exit code 1 if one is missing or damaged.
+    """
+    from ununennium.checkpoints.artifact import load_artifact
+
+    registry = _registry(storage, model)
+    rows: list[dict[str, Any]] = []
+    for version in dict.fromkeys(record.version for record in registry.history()):
+        try:
+            load_artifact(registry.version_url(version))
+            rows.append({"version": version, "whole": True, "problem": None})
+        except UnunenniumError as error:
+            rows.append({"version": version, "whole": False, "problem": str(error)})
+    print_json(rows) if as_json else print_table(rows, empty="")
+    if not all(row["whole"] for row in rows):
+        raise typer.Exit(FAILED)
+
+
+def _registry(storage: str, model: str) -> Any:
+    """The registry of a model that has a champion."""
+    from ununennium.checkpoints.registry import Registry
+    from ununennium.runs import resolve_storage
+
+    registry = Registry(resolve_storage(storage), model)
+    if registry.current() is None:
+        raise ConfigError("MODEL", model, f"has no champion in {storage}; 'ununennium registry list' shows who has")
+    return registry
+
+
+def _generation(record: Any) -> dict[str, Any]:
+    return {
+        "generation": record.generation,
+        "version": record.version,
+        "action": record.action if record.restored_from is None else f"rollback to {record.restored_from}",
+        "by": record.actor,
+        "run": record.run_id or None,
+        "when": record.created[:16].replace("T", " "),
+        "reason": record.reason or None,
+    }

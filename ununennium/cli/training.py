@@ -1,0 +1,164 @@
+"""``train``, ``evaluate``, ``promote``, ``runs``: a run from its configuration to the champion, without Prefect."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ununennium.cli.console import (
+    DEFAULT_STORAGE,
+    NOT_PROMOTED,
+    Json,
+    StorageOption,
+    print_json,
+    print_pairs,
+    print_table,
+    say,
+    user,
+)
+from ununennium.errors import ConfigError
+
+TRAIN_EXAMPLES = (
+    "Examples: ununennium train run.yaml | ununennium train run.yaml --set trainer.epochs=5 --set seed=1 | "
+    "ununennium train --resume latest"
+)
+EVALUATE_EXAMPLES = "Examples: ununennium evaluate latest | ununennium evaluate 20260102T030405Z-roads-1a2b --json"
+PROMOTE_EXAMPLES = "Exit code 3 if the gate does not allow it. Example: ununennium promote latest"
+RUNS_EXAMPLES = "Examples: ununennium runs | ununennium runs --json | jq '.[0].holdout.IoU'"
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or 'latest'.")]
+
+
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="The run, as 'init' writes it.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a setting: trainer.epochs=5."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and train nothing.")] = False,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run from its newest checkpoint.")
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Index the imagery and train, in processes of their own; promotes nothing.
+
+    The storage of a new run is the configuration's; --storage says where --resume looks.
+    """
+    if (config is None) == (resume is None):
+        raise ConfigError("train", None, "give a configuration file, or --resume with a run; not both")
+    from ununennium import pipeline
+    from ununennium.config import RunConfig
+    from ununennium.report import closing_rows
+    from ununennium.runs import RunDirectory
+
+    if config is not None:
+        described = RunConfig.load(config, changes or [])
+        with pipeline.new_run(described, started_by={"user": user()}, keep=not dry_run) as run:
+            plan = pipeline.prepare(run)
+            if dry_run:
+                print_json(plan.details) if as_json else print_pairs(plan.rows)
+                return
+            for line in plan.lines():
+                say(line)
+            result = pipeline.train(run, on_line=say)
+    else:
+        if changes or dry_run:
+            raise ConfigError("train --resume", resume, "goes on as it began: without --set and --dry-run")
+        run = RunDirectory.fetch(storage, str(resume))
+        result = pipeline.train(run, on_line=say)
+    result.require_usable()
+    summary = pipeline.summarise(run)
+    if as_json:
+        print_json(summary)
+        return
+    print_pairs(closing_rows(summary))
+    say(f"Next: ununennium evaluate {run.run_id} --storage {run.storage}")
+
+
+def evaluate(run: RunArgument, storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """Measure a run's best checkpoint, and the champion, on the holdout; decides, but promotes nothing."""
+    from ununennium import pipeline, report
+    from ununennium.runs import RunDirectory, read_json
+
+    directory = RunDirectory.fetch(storage, run)
+    gate = pipeline.evaluate(directory, on_line=say)
+    pipeline.summarise(directory)
+    directory.publish([directory.summary_file])
+    evaluation = read_json(directory.evaluation_file)
+    if as_json:
+        print_json({"evaluation": evaluation, "gate": gate})
+        return
+    print_table(report.metric_rows(evaluation), empty="no metrics")
+    typer.echo()
+    print_table(report.gate_rows(gate), empty="no checks: the gate asks for nothing")
+    typer.echo(
+        f"\n{'passes the gate' if gate['verdict'] == 'promoted' else 'does not pass the gate'}: {gate['reason']}"
+    )
+    if gate["verdict"] == "promoted":
+        say(f"Next: ununennium promote {directory.run_id} --storage {directory.storage}")
+
+
+def promote(run: RunArgument, storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """Make an evaluated run the champion, if its gate.json allows it."""
+    from ununennium import pipeline, report
+    from ununennium.runs import RunDirectory, read_json
+
+    directory = RunDirectory.fetch(storage, run)
+    gate = read_json(directory.gate_file)
+    if gate["verdict"] == "promoted":
+        pipeline.promote(directory, actor=user())
+    summary = pipeline.summarise(directory)
+    print_json(summary) if as_json else print_pairs(report.closing_rows(summary))
+    if summary["verdict"] != "promoted":
+        raise typer.Exit(NOT_PROMOTED)
+
+
+def runs(
+    storage: StorageOption = DEFAULT_STORAGE,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Only this model's runs.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many, the newest.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first, with how each ended and what came of it."""
+    from ununennium.runs import list_runs
+
+    found = list_runs(storage, name=model)[:limit]
+    if as_json:
+        print_json(found)
+        return
+    print_table([_row(summary) for summary in found], empty=f"no runs in {storage}; 'ununennium train' makes one")
+
+
+def _row(summary: dict[str, Any]) -> dict[str, Any]:
+    from ununennium.report import number
+
+    iou = (summary["holdout"] or {}).get("IoU", {})
+    return {
+        "run": summary["run_id"],
+        "started": summary["started"][:16].replace("T", " "),
+        "stop reason": summary["stop_reason"],
+        "best epoch": summary["best_epoch"],
+        "holdout IoU": "  ".join(f"{name} {number(value)}" for name, value in iou.items()) or None,
+        "verdict": summary["verdict"],
+        "reason": summary["reason"],
+    }
+
+
+def demo(context: typer.Context) -> None:
+    """Retrain on the sample scene with an embedded Prefect server: the flow that deployments schedule.
+
+    Takes the options of python -m flows.retrain, such as --dry-run and --set trainer.epochs=3.
+    """
+    example = Path("examples/atlanta/run.yaml")
+    if not example.exists():
+        example = Path(__file__).parents[2] / example
+    if not example.exists():
+        raise ConfigError("demo", str(example), "is part of the project's checkout; run this from its root")
+    command = [sys.executable, "-m", "flows.retrain", "--config", str(example), *context.args]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)

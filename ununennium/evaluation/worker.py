@@ -1,0 +1,180 @@
+"""The evaluation process: ``python -m ununennium.evaluation.worker RUN_JSON``.
+
+Measures the best checkpoint of a run on the holdout, and the champion on the same pixels; leaves the candidate's
+artefact, ``evaluation.json``, the predicted holdout as GeoTIFF, and pictures in the run's work folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import nn
+
+from ununennium.checkpoints.artifact import load_artifact, write_artifact
+from ununennium.checkpoints.registry import Registry
+from ununennium.checkpoints.store import CheckpointStore
+from ununennium.config import DataConfig, RunConfig
+from ununennium.data.index import ChipIndex
+from ununennium.data.statistics import BandStatistics
+from ununennium.errors import CheckpointError, ConfigError
+from ununennium.evaluation import pictures
+from ununennium.evaluation.evaluate import Evaluation, evaluate
+from ununennium.runs import RunDirectory, read_json, write_json
+from ununennium.training.callbacks.ema import averaged_weights
+from ununennium.training.config import TrainerConfig, resolve_device
+from ununennium.training.worker import build_model, die_with_parent, report_error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluate the run whose ``run.json`` is the only argument; returns the exit status."""
+    (run_file,) = sys.argv[1:] if arguments is None else arguments
+    run = RunDirectory.open(run_file)
+    die_with_parent(grace_s=5.0)
+    try:
+        evaluate_run(run)
+    except Exception as error:
+        report_error(run.error_file("evaluation"), 0, error)
+        return 1
+    return 0
+
+
+def evaluate_run(run: RunDirectory) -> dict[str, Any]:
+    """Evaluate the best checkpoint of ``run`` beside the champion.
+
+    Returns:
+        The contents of ``evaluation.json``: ``challenger`` and ``champion`` (or None) as ``Evaluation.to_json`` gives
+        them, and the champion's ``generation`` (0 if there is none), with which a promotion is compared.
+
+    Raises:
+        CheckpointError: there is no checkpoint with a finite score, or it does not fit.
+        ConfigError: the champion knows other classes, so that the two cannot be compared.
+    """
+    config = run.config()
+    index, statistics = ChipIndex.load(run.index_file), BandStatistics.load(run.statistics_file)
+    device = resolve_device(TrainerConfig(device=config.trainer.device))
+    model, epoch = load_best(run, config, statistics)
+    challenger = evaluate(
+        model.to(device), index, statistics, config.data, device=device, prediction_path=run.prediction_folder
+    )
+    _say(f"holdout of epoch {epoch}: {_in_words(challenger)}")
+    generation, champion = evaluate_champion(run, config, index, device)
+    write_artifact(run.artifact_folder, model.cpu().state_dict(), contract(run, config, index, statistics, challenger))
+    measured = {
+        "challenger": challenger.to_json(),
+        "champion": None if champion is None else champion.to_json(),
+        "generation": generation,
+        "epoch": epoch,
+    }
+    draw(run, config, index)
+    write_json(run.evaluation_file, measured)
+    return measured
+
+
+def load_best(run: RunDirectory, config: RunConfig, statistics: BandStatistics) -> tuple[nn.Module, int]:
+    """The model of the best checkpoint, averaged weights if it has them, and its epoch counted from 1.
+
+    Raises:
+        CheckpointError: there is no checkpoint with a finite score, or it does not fit the model.
+    """
+    store = CheckpointStore(run.checkpoints_url)
+    best = store.best()
+    if best is None:
+        raise CheckpointError(f"{run.checkpoints_url} holds no checkpoint with a finite {config.checkpoints.monitor}")
+    checkpoint = store.load(best)
+    weights = averaged_weights(checkpoint) or checkpoint["model"]
+    model = build_model(config, in_channels=len(statistics.mean))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{best.url} does not fit the model: {' '.join(str(error).split())}") from error
+    return model.eval(), best.epoch
+
+
+def evaluate_champion(
+    run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device
+) -> tuple[int, Evaluation | None]:
+    """The champion's generation (0 if there is none) and its metrics on this run's holdout.
+
+    It sees the bands and the statistics of its own contract.
+
+    Raises:
+        ConfigError: it knows other classes.
+    """
+    registry = Registry(run.storage, config.name)
+    current = registry.current()
+    if current is None:
+        return 0, None
+    model, its_contract = load_artifact(registry.version_url(current.version))
+    check_comparable(config, its_contract)
+    its_index = copy.copy(index)
+    its_index.bands = list(its_contract["bands"])
+    its_statistics = BandStatistics(**its_contract["statistics"], num_pixels=0)
+    champion = evaluate(model.to(device), its_index, its_statistics, config.data, device=device)
+    _say(f"champion (generation {current.generation}) on the same holdout: {_in_words(champion)}")
+    return current.generation, champion
+
+
+def check_comparable(config: RunConfig, champion: dict[str, Any]) -> None:
+    """Raise a ConfigError if a champion's contract and ``config`` do not speak of the same classes."""
+    if list(champion["classes"]) != list(config.data.classes):
+        raise ConfigError(
+            "data.classes",
+            list(config.data.classes),
+            f"the champion of {config.name!r} knows {champion['classes']}; give the new model a name of its own",
+        )
+
+
+def contract(
+    run: RunDirectory, config: RunConfig, index: ChipIndex, statistics: BandStatistics, measured: Evaluation
+) -> dict[str, Any]:
+    """What goes with the weights, so that they can be used, and traced back."""
+    record = run.record()
+    scene = index.scenes[0]
+    data: DataConfig = config.data
+    return {
+        "model": {
+            "target": config.model.target,
+            "kwargs": config.model.kwargs,
+            "in_channels": len(statistics.mean),
+            "num_classes": len(data.classes),
+        },
+        "classes": data.classes,
+        "ignore_index": data.ignore_index,
+        "bands": index.bands,
+        "statistics": {"mean": list(statistics.mean), "std": list(statistics.std)},
+        "nodata": data.nodata if data.nodata is not None else scene.nodata,
+        "resolution": [abs(scene.transform[0]), abs(scene.transform[4])],
+        "crs": scene.crs,
+        "chip_size": data.chip_size,
+        "split_sha256": measured.split_sha256,
+        "data_sha256": measured.data_sha256,
+        "git_commit": record["git_commit"],
+        "versions": record["versions"],
+        "metrics": measured.metrics,
+        "run_id": run.run_id,
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+
+
+def draw(run: RunDirectory, config: RunConfig, index: ChipIndex) -> None:
+    """The loss curve, and the prediction beside the label."""
+    run.pictures_folder.mkdir(parents=True, exist_ok=True)
+    history = read_json(run.result_file)["history"]
+    pictures.loss_curve(history, run.pictures_folder / "loss_curve.png")
+
+
+def _in_words(evaluation: Evaluation) -> str:
+    iou = evaluation.metrics["IoU"]
+    return "IoU " + "  ".join(f"{name} {value:.4f}" for name, value in iou.items())
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""The stages of a run, in order: prepare, train, judge. The command line and the flow are both made of these.
+
+No Prefect here, and no torch: training and evaluation run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ununennium.checkpoints.registry import Promotion, Registry
+from ununennium.config import Component, RunConfig
+from ununennium.data.index import build_index
+from ununennium.data.statistics import compute_statistics
+from ununennium.errors import ConfigError, PromotionConflict, UnunenniumError
+from ununennium.evaluation.evaluate import Evaluation
+from ununennium.evaluation.gate import decide
+from ununennium.launch import OnLine, TrainingResult, evaluate_in_subprocess, launch
+from ununennium.runs import RunDirectory, read_json, write_json
+
+ATTEMPTS = 3
+"""Times that a candidate is judged anew because another champion was promoted in the meantime."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to do.
+
+    Attributes:
+        rows: heading and text, for people.
+        details: the same for programs.
+    """
+
+    rows: list[tuple[str, str]]
+    details: dict[str, Any]
+
+    def lines(self) -> list[str]:
+        """One line per row."""
+        width = max(len(heading) for heading, _ in self.rows)
+        return [f"{heading:<{width}}  {text}" for heading, text in self.rows]
+
+
+@contextlib.contextmanager
+def new_run(
+    config: RunConfig, *, started_by: Mapping[str, Any] | None = None, keep: bool = True
+) -> Iterator[RunDirectory]:
+    """A new run, whose summary says how it ended even if that was by an exception.
+
+    Args:
+        config: what to run.
+        started_by: recorded in ``run.json``.
+        keep: False leaves nothing behind, neither here nor in the storage (a dry run).
+    """
+    run = RunDirectory.create(config, started_by=started_by)
+    try:
+        if keep:
+            summarise(run)
+            run.publish([run.run_file, run.summary_file])
+        yield run
+    except BaseException as error:
+        if keep:
+            with contextlib.suppress(Exception):  # the error that ended the run is the one to see
+                summarise(run, reason=_in_words(error))
+                run.publish([run.summary_file, run.metrics_file, run.result_file])
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(run.work, ignore_errors=True)
+
+
+def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> Plan:
+    """Check and index the imagery, compute the statistics of the training fold, and make the plan.
+
+    Args:
+        run: a new run.
+        on_line: told what is being looked at.
+
+    Raises:
+        ConfigError: settings that cannot work, or a champion that cannot be compared with.
+        DataError: imagery or labels that cannot be used.
+    """
+    config = run.config()
+    if config.checkpoints.save_top_k == 0:
+        raise ConfigError("checkpoints.save_top_k", 0, "keeps no checkpoint to evaluate; give 1 or more, or -1")
+    champion = Registry(run.storage, config.name).current()
+    index = build_index(config.data, on_line)
+    index.save(run.index_file)
+    compute_statistics(index).save(run.statistics_file)
+    write_json(run.split_file, index.split.to_geojson())
+    plan = make_plan(run, config, index.summary(), champion)
+    write_json(run.plan_file, {"rows": plan.rows, **plan.details})
+    return plan
+
+
+def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], champion: Promotion | None) -> Plan:
+    """What ``run`` is going to do, for people and for programs.
+
+    Args:
+        run: where.
+        config: what.
+        data: the chip index's summary.
+        champion: the model to beat, if there is one.
+    """
+    trainer, early = config.trainer, config.early_stopping
+    training = f"up to {trainer.epochs} epochs, {config.data.batch_size} chips of {config.data.chip_size} px per batch"
+    if early is not None:
+        training += f"; stops after {early.patience} epochs without a better {early.monitor}"
+    if trainer.time_limit_s is not None:
+        training += f"; at most {trainer.time_limit_s:g} s"
+    keep = "all" if config.checkpoints.save_top_k == -1 else f"the best {config.checkpoints.save_top_k}"
+    floors = [f"{name} >= {value:g}" for name, value in config.gate.floors.items()]
+    beat = f"{config.gate.metric} must exceed the champion's by more than {config.gate.min_improvement:g}"
+    rows = [
+        ("run", run.run_id),
+        (
+            "data",
+            "; ".join(f"{s['name']} {s['height']} x {s['width']} px, {s['bands']} band(s)" for s in data["scenes"]),
+        ),
+        *_data_rows(data),
+        ("training", training),
+        ("model", component(config.model)),
+        ("loss", component(config.loss)),
+        ("optimizer", component(config.optimizer) + (f", {component(config.scheduler)}" if config.scheduler else "")),
+        ("device", f"{trainer.device}, {config.launcher.nproc_per_node} process(es)"),
+        ("checkpoints", f"{keep} by {config.checkpoints.monitor} ({config.checkpoints.mode}), and the newest"),
+        ("gate", "; ".join([*floors, beat if champion else f"no champion yet: {'only these' if floors else 'any'}"])),
+        ("champion", f"generation {champion.generation}, version {champion.version}" if champion else "none yet"),
+        ("storage", run.storage),
+    ]
+    details = {
+        "run_id": run.run_id,
+        "name": config.name,
+        "storage": run.storage,
+        "data": dict(data),
+        "champion": None if champion is None else {"generation": champion.generation, "version": champion.version},
+        "config": config.model_dump(mode="json"),
+    }
+    return Plan(rows, details)
+
+
+def train(run: RunDirectory, *, on_line: OnLine = print) -> TrainingResult:
+    """Train under torchrun; a run that has checkpoints goes on from the newest. ``require_usable`` tells failures."""
+    settings = run.config().launcher
+    run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
+    result = launch(
+        run, nproc=settings.nproc_per_node, timeout_s=settings.timeout_s, grace_s=settings.grace_s, on_line=on_line
+    )
+    summarise(run)
+    run.publish([run.result_file, run.metrics_file, run.summary_file])
+    return result
+
+
+def evaluate(run: RunDirectory, *, on_line: OnLine = print) -> dict[str, Any]:
+    """Measure the best checkpoint and the champion on the holdout, and decide; promotes nothing.
+
+    Returns:
+        The decision, which is also ``gate.json``.
+    """
+    evaluate_in_subprocess(run, on_line=on_line)
+    measured = read_json(run.evaluation_file)
+    challenger = Evaluation.from_json(measured["challenger"])
+    champion = None if measured["champion"] is None else Evaluation.from_json(measured["champion"])
+    decision = decide(challenger, champion, run.config().gate).to_json()
+    write_json(run.gate_file, {**decision, "run_id": run.run_id, "generation": measured["generation"]})
+    run.publish([run.evaluation_file, run.gate_file, run.artifact_folder, run.prediction_folder, run.pictures_folder])
+    return dict(decision)
+
+
+def promote(run: RunDirectory, *, actor: str) -> Promotion:
+    """Make the judged candidate of ``run`` the champion.
+
+    Raises:
+        GateError: the gate's verdict does not allow it.
+        PromotionConflict: the champion it was compared with is no longer the champion.
+    """
+    config, gate = run.config(), read_json(run.gate_file)
+    registry = Registry(run.storage, config.name)
+    version = registry.add_version(run.artifact_folder)
+    promotion = registry.promote(
+        version, expected_generation=gate["generation"], gate=gate, actor=actor, run_id=run.run_id, token=run.run_id
+    )
+    write_json(run.promotion_file, {"generation": promotion.generation, "version": promotion.version, "actor": actor})
+    summarise(run)
+    run.publish([run.promotion_file, run.summary_file])
+    return promotion
+
+
+def judge(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> dict[str, Any]:
+    """Evaluate, decide, and promote if the gate allows it; judged anew if the champion changes meanwhile.
+
+    Returns:
+        The run's summary.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        decision = evaluate(run, on_line=on_line)
+        if decision["verdict"] != "promoted":
+            break
+        try:
+            promote(run, actor=actor)
+            break
+        except PromotionConflict as conflict:
+            if attempt == ATTEMPTS:
+                raise
+            on_line(f"{conflict}; evaluating against the new champion")
+    summary = summarise(run)
+    run.publish([run.summary_file])
+    return summary
+
+
+def summarise(run: RunDirectory, *, reason: str | None = None) -> dict[str, Any]:
+    """Write and return ``summary.json``, what ``ununennium runs`` lists, from the files that the run has so far.
+
+    Args:
+        run: the run.
+        reason: what ended it, where no file says so.
+    """
+    record = run.record()
+    result, measured, gate, promotion = (
+        read_json(file) if file.exists() else None
+        for file in (run.result_file, run.evaluation_file, run.gate_file, run.promotion_file)
+    )
+    metrics = measured["challenger"]["metrics"] if measured else None
+    champion = Registry(run.storage, record["name"]).current()
+    stop_reason = result["stop_reason"] if result else None
+    if reason is not None and stop_reason is None:
+        stop_reason = "failed"
+    verdict, gate_reason = _verdict(gate, promotion)
+    summary = {
+        "run_id": run.run_id,
+        "name": record["name"],
+        "started": record["started"],
+        "finished": datetime.now(UTC).isoformat(timespec="milliseconds") if stop_reason else None,
+        "stop_reason": stop_reason,
+        "epochs": result["epochs"] if result else None,
+        "best_epoch": result["best_epoch"] if result else None,
+        "holdout": {"IoU": metrics["IoU"], "F1": metrics["F1"]} if metrics else None,
+        "verdict": verdict,
+        "reason": reason or gate_reason or (result["message"] if result else None),
+        "checkpoints": result["checkpoints"] if result else [],
+        "champion": champion_summary(run.storage, record["name"], champion) if champion else None,
+        "places": _places(run),
+    }
+    write_json(run.summary_file, summary)
+    return summary
+
+
+def champion_summary(storage: str, name: str, promotion: Promotion) -> dict[str, Any]:
+    """Which model is the champion, and where it lies."""
+    return {
+        "generation": promotion.generation,
+        "version": promotion.version,
+        "run_id": promotion.run_id,
+        "url": Registry(storage, name).version_url(promotion.version),
+    }
+
+
+def component(part: Component) -> str:
+    """A component as it would be written in Python."""
+    arguments = ", ".join(f"{key}={value!r}" for key, value in part.kwargs.items())
+    return f"{part.target.replace(':', '.').rpartition('.')[2]}({arguments})"
+
+
+def _data_rows(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Labelled pixels per fold and class."""
+    rows = []
+    for fold, counts in data["folds"].items():
+        total = counts["labelled"]
+        shares = "  ".join(f"{name} {count / max(total, 1):.1%}" for name, count in counts["classes"].items())
+        rows.append((f"  {fold}", f"{total:,} labelled px: {shares}"))
+    return rows
+
+
+def _verdict(gate: dict[str, Any] | None, promotion: dict[str, Any] | None) -> tuple[str | None, str | None]:
+    """Verdict and reason; a candidate that may be promoted and has not been is not promoted."""
+    if gate is None:
+        return None, None
+    if gate["verdict"] != "promoted" or promotion is not None:
+        return gate["verdict"], gate["reason"]
+    return (
+        "not_promoted",
+        f"passes the gate ({gate['reason']}), but has not been promoted: 'ununennium promote' does it",
+    )
+
+
+def _places(run: RunDirectory) -> dict[str, str]:
+    """Where to look for what."""
+    made = {
+        "checkpoints": (run.result_file, "checkpoints"),
+        "gate": (run.gate_file, "gate.json"),
+        "prediction": (run.prediction_folder, "prediction"),
+        "pictures": (run.pictures_folder, "pictures"),
+    }
+    return {"files": run.url} | {name: f"{run.url}/{key}" for name, (file, key) in made.items() if file.exists()}
+
+
+def _in_words(error: BaseException) -> str:
+    """An exception for a summary; the library's own name what to do."""
+    return str(error) if isinstance(error, UnunenniumError) else f"{type(error).__name__}: {error}".rstrip(": ")
