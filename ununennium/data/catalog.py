@@ -1,0 +1,210 @@
+"""Scenes: what the files say of themselves, checked before anything is trained."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import pyogrio
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+from ununennium.config import DataConfig, SceneConfig
+from ununennium.errors import ConfigError, DataError
+
+_VECTOR_ENDINGS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet")
+_SUBPIXEL = 0.01  # two grids agree if their corners are closer than this share of a pixel
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image with its labels.
+
+    Attributes:
+        name: unique among the scenes.
+        image: path or URL of the image.
+        label: path or URL of the labels; None if it has none.
+        label_kind: ``raster`` on the image's grid, or ``vector``.
+        label_field: vector attribute with the class; None if every shape is ``label_value``.
+        label_value: class value of shapes without a field.
+        outside: what pixels outside every shape are.
+        width: columns.
+        height: rows.
+        num_bands: bands in the file.
+        dtype: of the pixels.
+        crs: WKT of the coordinate reference system; None without one.
+        transform: affine coefficients (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f.
+        nodata: pixel value without data, by the file's tag.
+        band_names: by the file's descriptions; ``B<n>`` where it has none.
+        has_mask: whether the file carries a mask or alpha band.
+    """
+
+    name: str
+    image: str
+    label: str | None
+    label_kind: Literal["raster", "vector"] | None
+    label_field: str | None
+    label_value: int
+    outside: Literal["background", "unlabelled"]
+    width: int
+    height: int
+    num_bands: int
+    dtype: str
+    crs: str | None
+    transform: tuple[float, float, float, float, float, float]
+    nodata: float | None
+    band_names: tuple[str, ...]
+    has_mask: bool
+
+    @property
+    def affine(self) -> rasterio.Affine:
+        """The transform as an ``Affine``."""
+        return rasterio.Affine(*self.transform)
+
+    @property
+    def resolution(self) -> tuple[float, float]:
+        """Size of a pixel in units of the CRS, (x, y), both positive."""
+        a, b, _, d, e, _ = self.transform
+        return (a**2 + d**2) ** 0.5, (b**2 + e**2) ** 0.5
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Scene:
+        """The inverse of ``to_dict``."""
+        return cls(**{**values, "transform": tuple(values["transform"]), "band_names": tuple(values["band_names"])})
+
+
+def open_catalog(config: DataConfig) -> list[Scene]:
+    """Look at every scene's files, and check that they fit each other and the configuration.
+
+    Raises:
+        DataError: a file that cannot be read, labels on another grid, band counts that differ, a scene smaller than
+            a chip.
+        ConfigError: two scenes of one name, or bands that the files do not have.
+    """
+    scenes = [_open_scene(settings, place) for place, settings in enumerate(config.scenes)]
+    names = [scene.name for scene in scenes]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise ConfigError(f"data.scenes.{place}.name", name, "another scene has this name; give each its own")
+    for place, scene in enumerate(scenes):
+        _check_bands(scene, scenes[0], config, place)
+        if min(scene.width, scene.height) < config.chip_size:
+            raise DataError(
+                f"scene {scene.name!r} has {scene.height} x {scene.width} pixels, less than data.chip_size = "
+                f"{config.chip_size}; set data.chip_size to at most {min(scene.width, scene.height)}"
+            )
+    return scenes
+
+
+@contextmanager
+def open_raster(path: str, what: str) -> Iterator[Any]:
+    """Open a raster; a scene without georeference is nothing to warn of.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            dataset = rasterio.open(path)
+        except (RasterioIOError, OSError) as error:
+            raise DataError(f"{what}: {path} cannot be read ({error}); check the path and the file") from error
+        with dataset:
+            yield dataset
+
+
+def _open_scene(settings: SceneConfig, place: int) -> Scene:
+    name = settings.name or PurePosixPath(settings.image.replace("\\", "/")).stem
+    with open_raster(settings.image, f"image of scene {name!r}") as image:
+        if image.width < 1 or image.count < 1:
+            raise DataError(f"image of scene {name!r}: {settings.image} has no pixels")
+        flags = [flag for band in image.mask_flag_enums for flag in band]
+        kind: Literal["raster", "vector"] | None = None
+        if settings.label is not None:
+            kind = "vector" if settings.label.lower().endswith(_VECTOR_ENDINGS) else "raster"
+        scene = Scene(
+            name=name,
+            image=settings.image,
+            label=settings.label,
+            label_kind=kind,
+            label_field=settings.label_field,
+            label_value=settings.label_value,
+            outside=settings.outside,
+            width=image.width,
+            height=image.height,
+            num_bands=image.count,
+            dtype=image.dtypes[0],
+            crs=image.crs.to_wkt() if image.crs else None,
+            transform=tuple(image.transform)[:6],
+            nodata=None if image.nodata is None else float(image.nodata),
+            band_names=tuple(text or f"B{band}" for band, text in enumerate(image.descriptions, 1)),
+            has_mask=rasterio.enums.MaskFlags.per_dataset in flags,
+        )
+    if kind == "raster":
+        _check_label_grid(scene)
+    elif kind == "vector":
+        _check_vector(scene, place)
+    return scene
+
+
+def _check_label_grid(scene: Scene) -> None:
+    assert scene.label is not None
+    with open_raster(scene.label, f"labels of scene {scene.name!r}") as label:
+        shape = (label.height, label.width)
+        corners_agree = all(
+            abs(ours - theirs) <= _SUBPIXEL * max(scene.resolution)
+            for point in ((0, 0), (scene.width, scene.height))
+            for ours, theirs in zip(scene.affine * point, label.transform * point, strict=True)
+        )
+        crs = label.crs.to_wkt() if label.crs else None
+        same_crs = scene.crs is None or crs is None or rasterio.CRS.from_wkt(scene.crs) == label.crs
+        if shape != (scene.height, scene.width) or not corners_agree or not same_crs:
+            raise DataError(
+                f"scene {scene.name!r}: image and label are on different grids: {scene.height} x {scene.width} pixels "
+                f"from {scene.transform[2]:.10g}, {scene.transform[5]:.10g} against {shape[0]} x {shape[1]} from "
+                f"{label.transform[2]:.10g}, {label.transform[5]:.10g}"
+                + ("" if same_crs else ", in another CRS")
+                + f"; warp {scene.label} to the image's grid (gdalwarp -te ... -tr ... -r near)"
+            )
+        if label.count != 1:
+            raise DataError(
+                f"labels of scene {scene.name!r}: {scene.label} has {label.count} bands; give one with classes"
+            )
+
+
+def _check_vector(scene: Scene, place: int) -> None:
+    try:
+        info = pyogrio.read_info(scene.label)
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError) as error:
+        raise DataError(
+            f"labels of scene {scene.name!r}: {scene.label} cannot be read ({error}); check the path and the file"
+        ) from error
+    if scene.crs is not None and not info["crs"]:
+        raise DataError(f"labels of scene {scene.name!r}: {scene.label} names no CRS; write it with the one it is in")
+    if scene.label_field is not None and scene.label_field not in list(info["fields"]):
+        known = ", ".join(info["fields"]) or "none"
+        raise ConfigError(
+            f"data.scenes.{place}.label_field",
+            scene.label_field,
+            f"{scene.label} has no such attribute; it has: {known}",
+        )
+
+
+def _check_bands(scene: Scene, first: Scene, config: DataConfig, place: int) -> None:
+    if config.bands is None and scene.num_bands != first.num_bands:
+        raise DataError(
+            f"scene {scene.name!r} has {scene.num_bands} bands and scene {first.name!r} has {first.num_bands}; name "
+            "the ones to read in data.bands"
+        )
+    if config.bands is not None and max(config.bands) > scene.num_bands:
+        raise ConfigError(
+            "data.bands", config.bands, f"scene {scene.name!r} has bands 1..{scene.num_bands}; give numbers among these"
+        )

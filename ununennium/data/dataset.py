@@ -1,0 +1,201 @@
+"""Chips: random ones to train on, and a grid of them to validate."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ununennium.config import AugmentConfig
+from ununennium.data.index import CELL, ChipIndex
+from ununennium.data.labels import LabelArray, LabelReader
+from ununennium.data.reader import SceneReader
+from ununennium.data.splits import TRAIN
+from ununennium.data.statistics import BandStatistics, normalise
+from ununennium.data.transforms import augment
+from ununennium.errors import DataError
+
+
+class _Chips:
+    """What both kinds of chips share: readers of all scenes, and statistics."""
+
+    def __init__(self, index: ChipIndex, statistics: BandStatistics, chip_size: int) -> None:
+        if len(statistics.mean) != len(index.bands):
+            raise DataError(f"statistics of {len(statistics.mean)} bands do not fit {len(index.bands)} bands")
+        self.index = index
+        self.statistics = statistics
+        self.chip_size = chip_size
+        self.readers: list[SceneReader] = [index.reader(scene) for scene in index.scenes]
+        self.labels: list[LabelReader] = [index.labels(scene) for scene in index.scenes]
+
+
+class TrainingChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
+    """Random chips of the training fold; chip ``(epoch, i)`` is a function of (seed, epoch, i) alone.
+
+    A share ``class_balance`` of the chips is centred on a pixel of a class that is drawn evenly among all but the most
+    common one; the others lie anywhere. A chip shows no pixel of another fold: those are invalid, hence 0, and
+    whatever does not train is ``ignore_index`` in the target.
+
+    Args:
+        index: where the labels are.
+        statistics: for the normalisation.
+        chip_size: side of a chip.
+        seed: of the chips' places and augmentation.
+        class_balance: share of class-centred chips.
+        augmentation: which changes are made.
+
+    Raises:
+        DataError: no pixel trains.
+    """
+
+    def __init__(
+        self,
+        index: ChipIndex,
+        statistics: BandStatistics,
+        *,
+        chip_size: int,
+        seed: int,
+        class_balance: float = 0.5,
+        augmentation: AugmentConfig | None = None,
+    ) -> None:
+        super().__init__(index, statistics, chip_size)
+        self.seed = seed
+        self.class_balance = class_balance
+        self.augmentation = augmentation or AugmentConfig()
+        if not index.cells:
+            raise DataError("no labelled pixel trains; see data.split")
+        counts = np.array([cell.counts for cell in index.cells], np.int64)
+        self._cumulative = counts.cumsum(0)  # (cells, classes): a pixel of a class is drawn by its rank
+        self._cumulative_all = counts.sum(1).cumsum()
+        totals = self._cumulative[-1]
+        present = np.flatnonzero(totals)
+        self._rare = present[present != totals.argmax()] if len(present) > 1 else present
+        self._bounds = _bounds_per_scene(index)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Image float32 (bands, size, size), and target int64 (size, size), of chip ``key = (epoch, i)``."""
+        rng = np.random.default_rng([self.seed, *key])
+        place, row, col = self._draw(rng)
+        scene, size = self.index.scenes[place], self.chip_size
+        image, valid = self.readers[place].read(row, col, size, size)
+        folds = self.index.split.folds(scene, row, col, size, size)
+        valid &= folds <= TRAIN  # the buffer may be seen, validation and holdout may not
+        target = self.labels[place].read(row, col, size, size)
+        target[(folds != TRAIN) | ~valid] = self.index.ignore_index
+        image = normalise(image, valid, self.statistics)
+        image, target = augment(image, valid, target, self.augmentation, rng)
+        return torch.from_numpy(image), torch.from_numpy(target)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Scene, first row and first column of a chip."""
+        if rng.random() < self.class_balance:
+            wanted = int(rng.choice(self._rare))
+            cumulative = self._cumulative[:, wanted]
+        else:
+            wanted, cumulative = -1, self._cumulative_all
+        rank = int(rng.integers(cumulative[-1]))
+        number = int(np.searchsorted(cumulative, rank, side="right"))
+        cell = self.index.cells[number]
+        row, col = self._pixel(number, wanted, rank - int(cumulative[number - 1] if number else 0))
+        size, (top, bottom, left, right) = self.chip_size, self._bounds[cell.scene]
+        scene = self.index.scenes[cell.scene]
+        if wanted < 0:  # anywhere that holds the pixel, so that places at the edge are no rarer than others
+            row, col = row + int(rng.integers(size)) - size // 2, col + int(rng.integers(size)) - size // 2
+        return cell.scene, _first(row, size, top, bottom, scene.height), _first(col, size, left, right, scene.width)
+
+    def _pixel(self, number: int, wanted: int, rank: int) -> tuple[int, int]:
+        """The ``rank``-th training pixel of a class (any class if negative) in a cell, in reading order."""
+        cell = self.index.cells[number]
+        scene = self.index.scenes[cell.scene]
+        window = cell.row, cell.col, min(CELL, scene.height - cell.row), min(CELL, scene.width - cell.col)
+        labels = self.labels[cell.scene].read(*window)
+        chosen = self.index.split.folds(scene, *window) == TRAIN
+        chosen &= (labels == wanted) if wanted >= 0 else (labels != self.index.ignore_index)
+        places = np.flatnonzero(chosen)
+        place = int(places[min(rank, len(places) - 1)])
+        return cell.row + place // window[3], cell.col + place % window[3]
+
+
+class GridChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
+    """Chips on a grid over one fold; over all chips, each labelled pixel of the fold is in one target exactly once.
+
+    Chips see the whole image around the fold. At a scene's far edges a chip moves inward, and its target leaves out
+    what the chip before has.
+
+    Args:
+        index: where the labels are.
+        statistics: for the normalisation.
+        chip_size: side of a chip.
+        fold: VALIDATION or HOLDOUT (or TRAIN).
+    """
+
+    def __init__(self, index: ChipIndex, statistics: BandStatistics, *, chip_size: int, fold: int) -> None:
+        super().__init__(index, statistics, chip_size)
+        self.fold = fold
+        self._chips: list[tuple[int, int, int]] = []
+        for place, scene in enumerate(index.scenes):
+            for row in range(0, scene.height, chip_size):
+                for col in range(0, scene.width, chip_size):
+                    if (self._target(place, row, col) != index.ignore_index).any():
+                        self._chips.append((place, row, col))
+
+    def __len__(self) -> int:
+        return len(self._chips)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        """Image float32 (bands, size, size), and target int64 (size, size)."""
+        place, row, col = self._chips[number]
+        scene, size = self.index.scenes[place], self.chip_size
+        first_row, first_col = min(row, scene.height - size), min(col, scene.width - size)
+        image, valid = self.readers[place].read(first_row, first_col, size, size)
+        own = self._target(place, row, col)
+        target = np.full((size, size), self.index.ignore_index, np.int64)
+        target[row - first_row :, col - first_col :] = own[: size - (row - first_row), : size - (col - first_col)]
+        target[~valid] = self.index.ignore_index
+        return torch.from_numpy(normalise(image, valid, self.statistics)), torch.from_numpy(target)
+
+    def _target(self, place: int, row: int, col: int) -> LabelArray:
+        window = row, col, self.chip_size, self.chip_size
+        target = self.labels[place].read(*window)
+        target[self.index.split.folds(self.index.scenes[place], *window) != self.fold] = self.index.ignore_index
+        return target
+
+
+def _bounds_per_scene(index: ChipIndex) -> list[tuple[int, int, int, int]]:
+    """Rows and columns of each scene that its training cells span: chips stay within them where they fit."""
+    bounds = []
+    for place, scene in enumerate(index.scenes):
+        cells = [cell for cell in index.cells if cell.scene == place]
+        if not cells:
+            bounds.append((0, scene.height, 0, scene.width))
+            continue
+        top, left = min(cell.row for cell in cells), min(cell.col for cell in cells)
+        bottom = min(max(cell.row for cell in cells) + CELL, scene.height)
+        right = min(max(cell.col for cell in cells) + CELL, scene.width)
+        bounds.append(_trim(index, place, top, bottom, left, right))
+    return bounds
+
+
+def _trim(index: ChipIndex, place: int, top: int, bottom: int, left: int, right: int) -> tuple[int, int, int, int]:
+    """The rectangle without outer rows and columns that hold no training pixel: cells reach over the fold's edge."""
+    scene = index.scenes[place]
+
+    def trains(row: int, col: int, height: int, width: int) -> npt.NDArray[np.bool_]:
+        mask: npt.NDArray[np.bool_] = index.split.folds(scene, row, col, height, width) == TRAIN
+        return mask
+
+    rows = range(top, bottom)
+    cols = range(left, right)
+    first = next(row for row in rows if trains(row, left, 1, right - left).any())
+    last = next(row for row in reversed(rows) if trains(row, left, 1, right - left).any())
+    west = next(col for col in cols if trains(top, col, bottom - top, 1).any())
+    east = next(col for col in reversed(cols) if trains(top, col, bottom - top, 1).any())
+    return first, last + 1, west, east + 1
+
+
+def _first(centre: int, size: int, low: int, high: int, length: int) -> int:
+    """First row or column of a chip around ``centre``: within [low, high) if it fits, within the scene anyway."""
+    first = min(max(centre - size // 2, low), high - size) if high - low >= size else (low + high - size) // 2
+    return min(max(first, 0), length - size)

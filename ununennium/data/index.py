@@ -1,0 +1,281 @@
+"""The chip index: what there is to train on, cell by cell, found in one look at every label."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ununennium.config import DataConfig
+from ununennium.data.catalog import Scene, open_catalog
+from ununennium.data.labels import LabelReader
+from ununennium.data.reader import SceneReader
+from ununennium.data.splits import FOLDS, HOLDOUT, TRAIN, VALIDATION, Block, Split, assign_blocks, place_on_grid
+from ununennium.data.splits import rectangles_of as user_rectangles
+from ununennium.errors import DataError
+
+CELL = 64
+_STRIP_CELLS = 8
+_ZERO_BORDER_SHARE = 0.005
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A square of a scene that holds training labels.
+
+    Attributes:
+        scene: place in the index's list of scenes.
+        row: first row in the scene.
+        col: first column.
+        counts: labelled training pixels per class.
+    """
+
+    scene: int
+    row: int
+    col: int
+    counts: tuple[int, ...]
+
+
+class ChipIndex:
+    """Scenes, their split, and where the labels are.
+
+    Attributes:
+        scenes: what is indexed.
+        classes: class names.
+        bands: bands to read, from 1.
+        nodata: pixel value without data, instead of the files' tags.
+        ignore_index: label value of unlabelled pixels.
+        split: the fold of every pixel.
+        cells: squares with training labels.
+        labelled: fold name to labelled pixels per class.
+        data_sha256: hash of the contents of all files.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        classes: Sequence[str],
+        bands: Sequence[int],
+        nodata: float | None,
+        ignore_index: int,
+        split: Split,
+        cells: Sequence[Cell],
+        labelled: dict[str, list[int]],
+        data_sha256: str,
+    ) -> None:
+        self.scenes = list(scenes)
+        self.classes = list(classes)
+        self.bands = list(bands)
+        self.nodata = nodata
+        self.ignore_index = ignore_index
+        self.split = split
+        self.cells = list(cells)
+        self.labelled = labelled
+        self.data_sha256 = data_sha256
+
+    def reader(self, scene: Scene) -> SceneReader:
+        """A reader of the scene's pixels, with the index's bands and nodata."""
+        return SceneReader(scene, self.bands, self.nodata)
+
+    def labels(self, scene: Scene) -> LabelReader:
+        """A reader of the scene's labels."""
+        return LabelReader(scene, self.classes, self.ignore_index)
+
+    def summary(self) -> dict[str, Any]:
+        """What a person wants to know before training: scenes, and labelled pixels per fold and class."""
+        return {
+            "scenes": [
+                {"name": s.name, "height": s.height, "width": s.width, "bands": len(self.bands), "dtype": s.dtype}
+                for s in self.scenes
+            ],
+            "folds": {
+                fold: {"labelled": sum(counts), "classes": dict(zip(self.classes, counts, strict=True))}
+                for fold, counts in self.labelled.items()
+            },
+            "data_sha256": self.data_sha256,
+            "split_sha256": self.split.sha256,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        values = {
+            "scenes": [scene.to_dict() for scene in self.scenes],
+            "classes": self.classes,
+            "bands": self.bands,
+            "nodata": self.nodata,
+            "ignore_index": self.ignore_index,
+            "split": self.split.to_dict(),
+            "cells": [[cell.scene, cell.row, cell.col, list(cell.counts)] for cell in self.cells],
+            "labelled": self.labelled,
+            "data_sha256": self.data_sha256,
+        }
+        Path(path).write_text(json.dumps(values), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> ChipIndex:
+        """The inverse of ``save``."""
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        scenes = [Scene.from_dict(scene) for scene in values.pop("scenes")]
+        split = Split.from_dict(values.pop("split"), scenes)
+        cells = [Cell(scene, row, col, tuple(counts)) for scene, row, col, counts in values.pop("cells")]
+        return cls(scenes=scenes, split=split, cells=cells, **values)
+
+
+def build_index(config: DataConfig, progress: Callable[[str], None] | None = None) -> ChipIndex:
+    """Look at every scene and label once: check them, split them, and count.
+
+    Args:
+        config: the data section of a run.
+        progress: told what is being done, scene by scene.
+
+    Raises:
+        DataError: files that cannot be used, label values outside the classes, a fold without labels, or a zero
+            border that no nodata tag explains.
+        ConfigError: settings that do not fit the files.
+    """
+    scenes = open_catalog(config)
+    labels = [LabelReader(scene, config.classes, config.ignore_index) for scene in scenes]
+    bands = config.bands or list(range(1, scenes[0].num_bands + 1))
+    rectangles = user_rectangles(scenes, config.split)
+    regions = Split(scenes, config.split.block_size, 0, rectangles, {})
+    blocks: dict[Block, npt.NDArray[np.int64]] = {}
+    for scene, reader in zip(scenes, labels, strict=True):
+        if progress is not None:
+            progress(f"looking at {scene.name} ({scene.height} x {scene.width} pixels)")
+        _check_zero_border(scene, SceneReader(scene, bands, config.nodata))
+        _count_blocks(scene, reader, regions, config, blocks)
+    dealt = assign_blocks(blocks, _shares(config), config.split.seed)
+    split = Split(scenes, config.split.block_size, config.split.buffer, rectangles, dealt)
+    cells, labelled = _count_cells(scenes, labels, split, bands, config)
+    _check_folds(labelled, config)
+    return ChipIndex(
+        scenes, config.classes, bands, config.nodata, config.ignore_index, split, cells, labelled, _hash_files(scenes)
+    )
+
+
+def _shares(config: DataConfig) -> dict[int, float]:
+    """Share of the blocks that lie in no region of the user's; a fold with regions takes no share."""
+    split = config.split
+    validation = 0.0 if split.validation_regions else split.validation
+    holdout = 0.0 if split.holdout_regions else split.holdout
+    return {TRAIN: max(0.0, 1.0 - validation - holdout), VALIDATION: validation, HOLDOUT: holdout}
+
+
+def _count_blocks(
+    scene: Scene, reader: LabelReader, regions: Split, config: DataConfig, blocks: dict[Block, npt.NDArray[np.int64]]
+) -> None:
+    """Add the scene's labelled pixels outside the user's regions to the histograms of its blocks."""
+    group, first_row, first_col = place_on_grid(scene)
+    size, num_classes = config.split.block_size, len(config.classes)
+    wrong: dict[int, int] = {}
+    for block_row in range(first_row // size, -(-(first_row + scene.height) // size)):
+        top = max(block_row * size - first_row, 0)
+        height = min((block_row + 1) * size - first_row, scene.height) - top
+        values = reader.read(top, 0, height, scene.width)
+        outside = (values != config.ignore_index) & ((values < 0) | (values >= num_classes))
+        for value, count in zip(*np.unique(values[outside], return_counts=True), strict=True):
+            wrong[int(value)] = wrong.get(int(value), 0) + int(count)
+        counted = (regions.folds(scene, top, 0, height, scene.width) == TRAIN) & (values != config.ignore_index)
+        counted &= ~outside
+        columns = np.broadcast_to((np.arange(scene.width) + first_col) // size, values.shape)[counted]
+        low = first_col // size
+        wide = (first_col + scene.width - 1) // size - low + 1
+        table = np.bincount((columns - low) * num_classes + values[counted], minlength=wide * num_classes)
+        for place, counts in enumerate(table.reshape(wide, num_classes)):
+            block = (group, block_row, low + place)
+            blocks[block] = blocks.get(block, np.zeros(num_classes, np.int64)) + counts
+    if wrong:
+        found = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(wrong.items()))
+        raise DataError(
+            f"labels of scene {scene.name!r} have values outside the classes 0..{num_classes - 1}: {found}; add "
+            f"classes to data.classes, or write unlabelled pixels as data.ignore_index = {config.ignore_index}"
+        )
+
+
+def _count_cells(
+    scenes: Sequence[Scene], labels: Sequence[LabelReader], split: Split, bands: list[int], config: DataConfig
+) -> tuple[list[Cell], dict[str, list[int]]]:
+    """Labelled valid pixels per class: of the training fold by cell, and of every fold in all."""
+    num_classes = len(config.classes)
+    cells: list[Cell] = []
+    labelled = {fold: np.zeros(num_classes, np.int64) for fold in FOLDS}
+    for place, (scene, label) in enumerate(zip(scenes, labels, strict=True)):
+        reader = SceneReader(scene, bands, config.nodata)
+        for top in range(0, scene.height, CELL):
+            height = min(CELL, scene.height - top)
+            for left in range(0, scene.width, CELL * _STRIP_CELLS):
+                width = min(CELL * _STRIP_CELLS, scene.width - left)
+                values = label.read(top, left, height, width)
+                if (values == config.ignore_index).all():
+                    continue
+                usable = reader.read(top, left, height, width)[1] & (values != config.ignore_index)
+                folds = split.folds(scene, top, left, height, width)
+                for name, fold in FOLDS.items():
+                    labelled[name] += np.bincount(values[usable & (folds == fold)], minlength=num_classes)
+                for col in range(0, width, CELL):
+                    part = slice(None), slice(col, col + CELL)
+                    inside = usable[part] & (folds[part] == TRAIN)
+                    counts = np.bincount(values[part][inside], minlength=num_classes)
+                    if counts.any():
+                        cells.append(Cell(place, top, left + col, tuple(counts.tolist())))
+    return cells, {fold: counts.tolist() for fold, counts in labelled.items()}
+
+
+def _check_folds(labelled: dict[str, list[int]], config: DataConfig) -> None:
+    split = config.split
+    expected = {
+        "train": True,
+        "validation": bool(split.validation_regions) or split.validation > 0,
+        "holdout": bool(split.holdout_regions) or split.holdout > 0,
+    }
+    for fold, counts in labelled.items():
+        if expected[fold] and not sum(counts):
+            raise DataError(
+                f"the {fold} fold has no labelled pixel; label more, lower data.split.block_size or data.split.buffer, "
+                f"or change data.split.{fold if fold != 'train' else 'validation'}"
+            )
+        absent = [name for name, count in zip(config.classes, counts, strict=True) if not count]
+        if expected[fold] and absent:
+            warnings.warn(f"the {fold} fold has no pixel of: {', '.join(absent)}", stacklevel=3)
+
+
+def _check_zero_border(scene: Scene, reader: SceneReader) -> None:
+    """Refuse a scene whose edges are filled with zeros that nothing declares as nodata."""
+    if reader.nodata is not None or scene.has_mask or scene.num_bands < 1:
+        return
+    zeros, edge_zeros, rows = 0, 0, max(1, 2**20 // scene.width)
+    for row in range(0, scene.height, rows):
+        height = min(rows, scene.height - row)
+        is_zero = (reader.read(row, 0, height, scene.width)[0] == 0).all(0)
+        zeros += int(is_zero.sum())
+        edge_zeros += int(is_zero[:, 0].sum() + is_zero[:, -1].sum())
+        edge_zeros += int(is_zero[0].sum()) if row == 0 else 0
+        edge_zeros += int(is_zero[-1].sum()) if row + height == scene.height else 0
+    share = zeros / (scene.width * scene.height)
+    if share > _ZERO_BORDER_SHARE and edge_zeros > 0.01 * 2 * (scene.width + scene.height):
+        raise DataError(
+            f"scene {scene.name!r}: {share:.1%} of the pixels are 0 in every band and reach its edges, and no nodata "
+            "tag says what they are; set data.nodata: 0 if they are a border without data, or data.nodata to a value "
+            "that does not occur (such as -1) if they are real"
+        )
+
+
+def _hash_files(scenes: Sequence[Scene]) -> str:
+    """Hash of the contents of all local files, and of what remote ones say of themselves."""
+    digest = hashlib.sha256()
+    for scene in scenes:
+        for location in filter(None, (scene.image, scene.label)):
+            file = Path(location)
+            if file.is_file():
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+            else:
+                digest.update(json.dumps([location, scene.to_dict()], sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""The loaders of a run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ununennium.config import DataConfig
+from ununennium.data.dataset import GridChips, TrainingChips
+from ununennium.data.index import ChipIndex
+from ununennium.data.sampler import RandomChipSampler
+from ununennium.data.splits import VALIDATION
+from ununennium.data.statistics import BandStatistics
+
+Batches = DataLoader[tuple[Tensor, Tensor]]
+
+
+class Loaders(NamedTuple):
+    """Batches are (image float32 (B, bands, S, S), target int64 (B, S, S)).
+
+    Attributes:
+        train: random chips.
+        validation: the validation fold, each pixel once over all ranks; None without such a fold.
+    """
+
+    train: Batches
+    validation: Batches | None
+
+
+def build_loaders(
+    config: DataConfig,
+    index: ChipIndex,
+    statistics: BandStatistics,
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loaders:
+    """Loaders over an index, as configured.
+
+    Args:
+        config: the data section of a run.
+        index: of the same data.
+        statistics: of its training fold.
+        seed: of order, places and augmentation.
+        rank: this process's.
+        world_size: number of processes.
+
+    Raises:
+        DataError: nothing to train on.
+        ConfigError: fewer chips than ranks.
+    """
+    chips = TrainingChips(
+        index,
+        statistics,
+        chip_size=config.chip_size,
+        seed=seed,
+        class_balance=config.class_balance,
+        augmentation=config.augment,
+    )
+    num_chips = config.chips_per_epoch or _chips_that_cover(index, config, world_size)
+    sampler = RandomChipSampler(num_chips, seed=seed, rank=rank, world_size=world_size)
+    options: dict[str, Any] = {"num_workers": config.num_workers, "pin_memory": torch.cuda.is_available()}
+    if config.num_workers:  # a fork would copy GDAL's locks in whatever state they are
+        options |= {"persistent_workers": True, "multiprocessing_context": "forkserver"}
+    train: Batches = DataLoader(chips, batch_size=config.batch_size, sampler=sampler, **options)
+    validation: Batches | None = None
+    if sum(index.labelled["validation"]):
+        grid = GridChips(index, statistics, chip_size=config.chip_size, fold=VALIDATION)
+        shard = torch.utils.data.Subset(grid, range(rank, len(grid), world_size))  # disjoint, nothing padded
+        validation = DataLoader(shard, batch_size=config.batch_size, **options)
+    return Loaders(train, validation)
+
+
+def _chips_that_cover(index: ChipIndex, config: DataConfig, world_size: int) -> int:
+    """Whole batches, about as many as cover the training pixels once."""
+    pixels = sum(index.labelled["train"])
+    per_step = config.batch_size * world_size
+    return max(1, math.ceil(pixels / config.chip_size**2 / per_step)) * per_step
