@@ -21,7 +21,7 @@ def epoch_batches(loader: Any, epoch: int, batches_done: int) -> Iterator[Any]:
     if starter is not None and getattr(loader, "batch_size", None):
         starter.set_start(batches_done * loader.batch_size)
         return iter(loader)
-    batches = iter(loader)
+    batches: Iterator[Any] = iter(loader)
     for _ in range(batches_done):
         next(batches, None)
     return batches

@@ -146,7 +146,7 @@ def _scalar(value: Any) -> Tensor:
 def _takes_three(loss_fn: LossFn) -> bool:
     """Whether ``loss_fn`` has a third positional parameter (a module's ``forward`` is looked at)."""
     try:
-        parameters = inspect.signature(getattr(loss_fn, "forward", loss_fn)).parameters.values()
+        parameters = inspect.signature(loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn).parameters.values()
     except (TypeError, ValueError):
         return False
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

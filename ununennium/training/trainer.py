@@ -112,7 +112,7 @@ class Trainer:
 
         self.module.to(self.device)
         if self.config.channels_last:
-            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.module.to(memory_format=torch.channels_last)
         if self.config.compile:
             model = torch.compile(model)  # type: ignore[assignment]
         if distributed.world_size() > 1 and distributed.without_ddp(model) is model:

@@ -44,8 +44,9 @@ class MetricsFile(Callback):
     def on_epoch_end(self, trainer: Trainer) -> None:
         if not trainer.is_main_process:
             return
-        row = {"epoch": trainer.state.epoch, "global_step": trainer.state.global_step}
-        row |= {"skipped_steps": trainer.state.skipped_steps, **trainer.metrics}
+        state = trainer.state
+        row: dict[str, float] = {"epoch": state.epoch, "global_step": state.global_step}
+        row |= {"skipped_steps": state.skipped_steps, **trainer.metrics}
         if self.path.suffix == ".jsonl":
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({key: _json_value(value) for key, value in row.items()}) + "\n")
@@ -99,7 +100,7 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError("TensorBoard", self.logdir, "needs `pip install tensorboard`") from error
-        self._writer = SummaryWriter(self.logdir, purge_step=trainer.state.epoch + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(self.logdir, purge_step=trainer.state.epoch + 1)
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         if self._writer is not None:
