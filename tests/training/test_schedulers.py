@@ -16,8 +16,14 @@ class Rates(Callback):
     def __init__(self):
         self.rates = []
 
-    def on_step_end(self, trainer):
-        self.rates.append(trainer.optimizer.param_groups[0]["lr"])
+    def on_fit_start(self, trainer):
+        step = trainer.optimizer.step
+
+        def recorded():
+            self.rates.append(trainer.optimizer.param_groups[0]["lr"])
+            return step()
+
+        trainer.optimizer.step = recorded
 
 
 @pytest.mark.parametrize(("window", "steps"), [(1, 12), (2, 6), (5, 4)])

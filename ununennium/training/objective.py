@@ -27,11 +27,13 @@ class WeightedLoss(NamedTuple):
         value: the sum over valid elements, or the mean if ``is_mean``; a 0-dim float32 tensor.
         weight: what the value weighs: valid elements for a sum, samples for a mean.
         is_mean: whether ``value`` is already divided by what it weighs.
+        full_weight: the weight if everything were valid; known without looking at the device.
     """
 
     value: Tensor
     weight: Tensor | float
     is_mean: bool
+    full_weight: float
 
 
 def unpack(batch: Any) -> tuple[Any, Any, Any]:
@@ -115,8 +117,9 @@ class Objective:
             answer = self.loss_fn(output, target)
         if isinstance(answer, tuple):
             total, weight = answer
-            return WeightedLoss(_scalar(total), weight, is_mean=False)
-        return WeightedLoss(_scalar(answer), float(len(target)), is_mean=True)
+            return WeightedLoss(_scalar(total), weight, is_mean=False, full_weight=_num_elements(target))
+        samples = float(len(target))
+        return WeightedLoss(_scalar(answer), samples, is_mean=True, full_weight=samples)
 
     def _sum_and_count(self, output: Tensor, target: Tensor) -> WeightedLoss:
         """Torch's mean over valid elements, together with how many they are (or weigh)."""
@@ -126,14 +129,18 @@ class Objective:
         if target.device.type == "cpu":  # reading it waits for nothing
             weight = float(weight)
             if weight > 0:
-                return WeightedLoss(loss(output, target), weight, is_mean=True)
+                return WeightedLoss(loss(output, target), weight, is_mean=True, full_weight=target.numel())
         # The mean over nothing is NaN, and so would be its gradient; the sum over nothing is 0.
         arguments = {"weight": loss.weight, "ignore_index": loss.ignore_index, "reduction": "sum"}
         if isinstance(loss, nn.CrossEntropyLoss):
             total = F.cross_entropy(output, target, label_smoothing=loss.label_smoothing, **arguments)
         else:
             total = F.nll_loss(output, target, **arguments)
-        return WeightedLoss(total, weight, is_mean=False)
+        return WeightedLoss(total, weight, is_mean=False, full_weight=target.numel())
+
+
+def _num_elements(target: Any) -> float:
+    return float(target.numel()) if isinstance(target, Tensor) else float(len(target))
 
 
 def _scalar(value: Any) -> Tensor:
@@ -146,7 +153,9 @@ def _scalar(value: Any) -> Tensor:
 def _takes_three(loss_fn: LossFn) -> bool:
     """Whether ``loss_fn`` has a third positional parameter (a module's ``forward`` is looked at)."""
     try:
-        parameters = inspect.signature(loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn).parameters.values()
+        parameters = inspect.signature(
+            loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn
+        ).parameters.values()
     except (TypeError, ValueError):
         return False
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

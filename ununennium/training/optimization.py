@@ -61,21 +61,17 @@ class Window:
         self._nominal_weight = 1.0
         self._weight: float | Tensor = 0.0
 
-    def backward(self, loss: WeightedLoss, num_elements: int) -> None:
-        """Back-propagate one micro-batch.
-
-        Args:
-            loss: its value and weight.
-            num_elements: elements of its target, valid or not; for fp16, where it sets the range of the sums.
-        """
-        value, weight, is_mean = loss
+    def backward(self, loss: WeightedLoss) -> None:
+        """Back-propagate one micro-batch."""
+        value, weight, is_mean, full_weight = loss
         if self._is_single:
             if not is_mean:
                 value = value / _or_one(weight)
-        elif is_mean:
-            value = value * weight
-        elif self._scaler is not None:
-            value = value / self._nominal(num_elements)
+        else:
+            if is_mean:
+                value = value * weight
+            if self._scaler is not None:
+                value = value / self._nominal(full_weight)
         if self._scaler is not None:
             value = self._scaler.scale(value)
         value.backward()  # type: ignore[no-untyped-call]
@@ -123,13 +119,13 @@ class Window:
         torch._foreach_mul_(gradients, factor if isinstance(factor, float) else factor.float())
         return weight
 
-    def _nominal(self, num_elements: int) -> float:
-        """A constant near a micro-batch's weight, without which a scaled sum over pixels would leave fp16's range.
+    def _nominal(self, full_weight: float) -> float:
+        """A constant near a micro-batch's weight, without which a scaled sum over it would leave fp16's range.
 
         It is a power of two, so that dividing by it loses no bit, and a resumed run may choose another.
         """
-        if self._nominal_weight == 1.0:
-            exponent = max(0, num_elements.bit_length() - 1)
+        if self._nominal_weight == 1.0 and full_weight > 1.0:
+            exponent = int(math.log2(full_weight))
             self._nominal_weight = 2.0 ** distributed.max_over_ranks(exponent, self._device)
         return self._nominal_weight
 

@@ -212,7 +212,7 @@ class Trainer:
         loss = self.objective(_as_float32(output), target, valid)
         if self._on_host and isinstance(loss.weight, Tensor):
             loss = loss._replace(weight=float(loss.weight))
-        self._window.backward(loss, target.numel() if isinstance(target, Tensor) else len(target))
+        self._window.backward(loss)
         value = loss.value.item() if self._on_host else loss.value.detach()
         self._loss.add(value * loss.weight if loss.is_mean else value, loss.weight)
 
@@ -261,7 +261,7 @@ class Trainer:
         with self.precision.autocast():
             output = self._validation_model(image)
         output = _as_float32(output)
-        value, weight, is_mean = self.objective(output, target, valid)
+        value, weight, is_mean, _ = self.objective(output, target, valid)
         loss.add(value * weight if is_mean else value, weight)
         for hook in self._hooks["on_validation_batch"]:
             hook(self, output, target)
