@@ -253,7 +253,8 @@ def _check_zero_border(scene: Scene, reader: SceneReader) -> None:
     zeros, edge_zeros, rows = 0, 0, max(1, 2**20 // scene.width)
     for row in range(0, scene.height, rows):
         height = min(rows, scene.height - row)
-        is_zero = (reader.read(row, 0, height, scene.width)[0] == 0).all(0)
+        image, valid = reader.read(row, 0, height, scene.width)
+        is_zero = (image == 0).all(0) & valid
         zeros += int(is_zero.sum())
         edge_zeros += int(is_zero[:, 0].sum() + is_zero[:, -1].sum())
         edge_zeros += int(is_zero[0].sum()) if row == 0 else 0
