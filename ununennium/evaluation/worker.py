@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import copy
 import sys
+import warnings
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import rasterio
 import torch
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window
 from torch import nn
 
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import DataConfig, RunConfig
+from ununennium.data.catalog import Scene
 from ununennium.data.index import ChipIndex
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import CheckpointError, ConfigError
@@ -28,12 +35,16 @@ from ununennium.training.callbacks.ema import averaged_weights
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.worker import build_model, die_with_parent, report_error
 
+_MOST_PANELS = 4
+_PANEL_PIXELS = 1500
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate the run whose ``run.json`` is the only argument; returns the exit status."""
     (run_file,) = sys.argv[1:] if arguments is None else arguments
     run = RunDirectory.open(run_file)
     die_with_parent(grace_s=5.0)
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)  # scenes without a CRS are maps of their own pixels
     try:
         evaluate_run(run)
     except Exception as error:
@@ -161,10 +172,31 @@ def contract(
 
 
 def draw(run: RunDirectory, config: RunConfig, index: ChipIndex) -> None:
-    """The loss curve, and the prediction beside the label."""
+    """The loss curve, and of each scene of the holdout the prediction beside the label."""
     run.pictures_folder.mkdir(parents=True, exist_ok=True)
-    history = read_json(run.result_file)["history"]
-    pictures.loss_curve(history, run.pictures_folder / "loss_curve.png")
+    pictures.loss_curve(read_json(run.result_file)["history"], run.pictures_folder / "loss_curve.png")
+    drawn = 0
+    for scene in index.scenes:
+        predicted = run.prediction_folder / f"{scene.name}.tif"
+        if predicted.exists() and drawn < _MOST_PANELS:
+            name = "prediction.png" if len(index.scenes) == 1 else f"prediction_{scene.name}.png"
+            _draw_scene(index, scene, predicted, config, run.pictures_folder / name)
+            drawn += 1
+
+
+def _draw_scene(index: ChipIndex, scene: Scene, predicted: Path, config: RunConfig, path: Path) -> None:
+    """One panel of the predicted window, at most ``_PANEL_PIXELS`` on its longer side's first pixels."""
+    with rasterio.open(predicted) as dataset:
+        corner = ~scene.affine * (dataset.transform.c, dataset.transform.f)
+        height, width = min(dataset.height, _PANEL_PIXELS), min(dataset.width, _PANEL_PIXELS)
+        prediction = dataset.read(1, window=Window(0, 0, width, height))
+    window = round(corner[1]), round(corner[0]), height, width
+    image, _ = index.reader(scene).read(*window)
+    shown = np.moveaxis(image[[2, 1, 0]], 0, -1) if len(image) >= 3 else image[0]
+    label = index.labels(scene).read(*window)
+    pictures.prediction_panel(
+        shown, label, prediction, config.data.classes, path, ignore_index=config.data.ignore_index
+    )
 
 
 def _in_words(evaluation: Evaluation) -> str:

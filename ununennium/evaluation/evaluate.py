@@ -1,0 +1,197 @@
+"""A model's metrics on a fold: one confusion matrix over every labelled pixel, each counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ununennium.config import DataConfig
+from ununennium.data.catalog import Scene
+from ununennium.data.index import ChipIndex
+from ununennium.data.splits import HOLDOUT
+from ununennium.data.statistics import BandStatistics, normalise
+from ununennium.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_STRIP_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model scored.
+
+    Attributes:
+        classes: class names.
+        confusion: labelled pixels, rows by label, columns by prediction.
+        metrics: ``{"IoU": {"mean": .., "<class>": ..}, "F1": {...}, "accuracy": .., "kappa": ..}``; NaN for a class
+            that is neither labelled nor predicted, which leaves the mean.
+        num_pixels: labelled pixels that were counted.
+        split_sha256: hash of the split.
+        data_sha256: hash of the data.
+    """
+
+    classes: list[str]
+    confusion: list[list[int]]
+    metrics: dict[str, Any]
+    num_pixels: int
+    split_sha256: str
+    data_sha256: str
+
+    def metric(self, name: str) -> float | None:
+        """The value of ``IoU`` (its mean), ``IoU.<class>``, ``accuracy`` ...; None if there is no such metric."""
+        family, _, label = name.partition(".")
+        value = self.metrics.get(family)
+        if isinstance(value, Mapping):
+            value = value.get(label or "mean")
+        elif label:
+            return None
+        return None if value is None else float(value)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; a NaN is null."""
+        return {
+            "classes": self.classes,
+            "confusion": self.confusion,
+            "metrics": _nan_to_none(self.metrics),
+            "num_pixels": self.num_pixels,
+            "split_sha256": self.split_sha256,
+            "data_sha256": self.data_sha256,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Evaluation:
+        """The inverse of ``to_json``."""
+        return cls(**{**values, "metrics": _none_to_nan(values["metrics"])})
+
+
+def evaluate(
+    model: nn.Module,
+    index: ChipIndex,
+    statistics: BandStatistics,
+    config: DataConfig,
+    *,
+    fold: int = HOLDOUT,
+    device: torch.device | str = "cpu",
+    prediction_path: str | Path | None = None,
+    tta: bool = False,
+) -> Evaluation:
+    """Predict a fold of every scene, and count its labelled pixels.
+
+    Args:
+        model: from (N, C, H, W) to logits (N, K, H, W).
+        index: scenes, split and labels.
+        statistics: for the normalisation.
+        config: the data section of the run.
+        fold: which pixels are counted.
+        device: where the model is.
+        prediction_path: folder for the predicted classes, one GeoTIFF per scene; None writes none.
+        tta: average over the eight flips and turns.
+
+    Raises:
+        DataError: the fold has no labelled pixel, or the model does not fit the classes.
+    """
+    import torch
+
+    from ununennium import metrics
+    from ununennium.inference.predict import predict_bands
+    from ununennium.inference.writers import ClassMapWriter
+
+    confusion = metrics.ConfusionMatrix(len(index.classes), index.ignore_index)
+    tile = max(256, config.chip_size)
+    for scene in index.scenes:
+        box = _bounding_box(index, scene, fold)
+        if box is None:
+            continue
+        top, left, height, width = box
+        reader, labels = index.reader(scene), index.labels(scene)
+
+        def read(row: int, col: int, rows: int, cols: int) -> tuple[Any, Any]:
+            image, valid = reader.read(row + top, col + left, rows, cols)  # noqa: B023  (used within this turn only)
+            return normalise(image, valid, statistics), valid
+
+        writer = None
+        if prediction_path is not None:
+            file = Path(prediction_path) / f"{scene.name}.tif"
+            writer = ClassMapWriter(file, scene, row=top, col=left, height=height, width=width, classes=index.classes)
+        with writer or _Nothing():
+            for band in predict_bands(
+                model, read, height, width, num_classes=len(index.classes), tile=tile, device=device, tta=tta
+            ):
+                classes = band.probabilities.argmax(0).astype(np.uint8)
+                window = top + band.row, left, classes.shape[0], width
+                target = labels.read(*window)
+                target[(index.split.folds(scene, *window) != fold) | ~band.valid] = index.ignore_index
+                confusion.update(torch.from_numpy(classes).long(), torch.from_numpy(target))
+                if writer is not None:
+                    writer.write(band.row, classes, band.valid)
+    if not int(confusion.matrix.sum()):
+        raise DataError("the fold has no labelled pixel to evaluate on; see data.split")
+    return Evaluation(
+        classes=list(index.classes),
+        confusion=confusion.matrix.tolist(),
+        metrics=_metrics(confusion.matrix, index.classes),
+        num_pixels=int(confusion.matrix.sum()),
+        split_sha256=index.split.sha256,
+        data_sha256=index.data_sha256,
+    )
+
+
+class _Nothing:
+    """A context for where nothing is written."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _metrics(matrix: torch.Tensor, classes: list[str]) -> dict[str, Any]:
+    from ununennium import metrics
+
+    def per_class(values: torch.Tensor) -> dict[str, float]:
+        return {"mean": metrics.macro_mean(values), **dict(zip(classes, values.tolist(), strict=True))}
+
+    return {
+        "IoU": per_class(metrics.iou(matrix)),
+        "F1": per_class(metrics.f1(matrix)),
+        "precision": per_class(metrics.precision(matrix)),
+        "recall": per_class(metrics.recall(matrix)),
+        "accuracy": metrics.overall_accuracy(matrix),
+        "kappa": metrics.kappa(matrix),
+    }
+
+
+def _bounding_box(index: ChipIndex, scene: Scene, fold: int) -> tuple[int, int, int, int] | None:
+    """Row, column, height and width of the smallest rectangle that holds the fold's pixels of a scene."""
+    rows: list[int] = []
+    columns: npt.NDArray[np.bool_] = np.zeros(scene.width, np.bool_)
+    for row in range(0, scene.height, _STRIP_ROWS):
+        height = min(_STRIP_ROWS, scene.height - row)
+        inside = index.split.folds(scene, row, 0, height, scene.width) == fold
+        rows += (row + np.flatnonzero(inside.any(1))).tolist()
+        columns |= inside.any(0)
+    if not rows:
+        return None
+    left, right = np.flatnonzero(columns)[[0, -1]].tolist()
+    return rows[0], left, rows[-1] - rows[0] + 1, right - left + 1
+
+
+def _nan_to_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _nan_to_none(item) for key, item in value.items()}
+    return None if isinstance(value, float) and value != value else value
+
+
+def _none_to_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _none_to_nan(item) for key, item in value.items()}
+    return float("nan") if value is None else value

@@ -1,0 +1,189 @@
+"""Class probabilities of a region of any size, from overlapping tiles, in bands of rows.
+
+Tiles lie on a regular grid that starts half an overlap outside the region, so that the region's edge pixels have
+context where the scene goes on. Along each axis a tile's weight rises and falls as a raised cosine (Hann) over the
+overlap; the weights of all tiles are divided by their sum, which is known beforehand because the grid is a product of
+its axes. Rows that no later tile touches are handed out at once: memory is that of one row of tiles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ununennium.errors import ConfigError, DataError
+
+ReadWindow = Callable[[int, int, int, int], tuple[NDArray[np.float32], NDArray[np.bool_]]]
+"""``(row, col, height, width) -> (image (C, height, width), valid (height, width))``, normalised, invalid pixels 0.
+
+Rows and columns count from the region's corner, and windows reach outside it; what does not exist there is invalid.
+A tile whose mask is all False is not predicted.
+"""
+
+
+class Band(NamedTuple):
+    """Predicted rows, over the region's whole width.
+
+    Attributes:
+        row: first row, counted from the region's top.
+        probabilities: float32 (K, rows, width), summing to 1 over classes where ``valid``, and 0 elsewhere.
+        valid: bool (rows, width), the mask that was read.
+    """
+
+    row: int
+    probabilities: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+
+class _Axis(NamedTuple):
+    """Tiles along one axis: their first pixels, and each one's share (tiles, tile) of its pixels' prediction."""
+
+    starts: list[int]
+    shares: Tensor
+
+
+def predict_bands(
+    model: nn.Module,
+    read: ReadWindow,
+    height: int,
+    width: int,
+    *,
+    num_classes: int,
+    tile: int = 256,
+    overlap: int = 64,
+    batch_size: int = 4,
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+    tta: bool = False,
+) -> Iterator[Band]:
+    """Predict a region from top to bottom.
+
+    Args:
+        model: from (N, C, tile, tile) to logits (N, ``num_classes``, tile, tile). It is put in evaluation mode while
+            the bands are made, and each submodule is put back as it was.
+        read: gives the normalised image and its mask.
+        height: rows of the region.
+        width: columns of the region.
+        num_classes: classes K.
+        tile: side of a tile in pixels.
+        overlap: pixels that neighbouring tiles share, at most half a tile; 0 for none.
+        batch_size: tiles per forward pass.
+        device: where the model is, and the bands are put together.
+        autocast: dtype of the forward pass, such as ``torch.bfloat16``; float32 if not given.
+        tta: average over the eight flips and turns of each tile.
+
+    Yields:
+        The rows in order, each exactly once.
+
+    Raises:
+        ConfigError: sizes that cannot work.
+        DataError: the model's output does not have ``num_classes`` channels and the tile's size.
+    """
+    _check_sizes(height=height, width=width, num_classes=num_classes, tile=tile, overlap=overlap, batch_size=batch_size)
+    device = torch.device(device)
+    down, across = _axis(height, tile, overlap), _axis(width, tile, overlap)
+    row_shares, column_shares = down.shares.to(device), across.shares.to(device)
+    sums = torch.zeros(num_classes, tile, width, device=device)
+    valid = np.zeros((tile, width), dtype=bool)
+    with _evaluation_mode(model):
+        for number, top in enumerate(down.starts):
+            waiting: list[tuple[int, Tensor]] = []
+            for place, left in enumerate(across.starts):
+                image, mask = read(top, left, tile, tile)
+                inside = slice(max(left, 0), min(left + tile, width))
+                valid[:, inside] = mask[:, inside.start - left : inside.stop - left]
+                if mask.any():
+                    waiting.append((place, torch.from_numpy(np.ascontiguousarray(image))))
+                if waiting and (len(waiting) == batch_size or left == across.starts[-1]):
+                    images = torch.stack([image for _, image in waiting]).to(device)
+                    for (where, _), probability in zip(
+                        waiting, _probabilities(model, images, num_classes, autocast, tta), strict=True
+                    ):
+                        start = across.starts[where]
+                        inside = slice(max(start, 0), min(start + tile, width))
+                        part = slice(inside.start - start, inside.stop - start)
+                        share = row_shares[number][:, None] * column_shares[where][None, part]
+                        sums[:, :, inside] += probability[:, :, part] * share
+                    waiting = []
+            done = (tile - overlap) if top != down.starts[-1] else height - top
+            first = max(top, 0)
+            rows = slice(first - top, min(done, height - top))
+            mask = valid[rows].copy()
+            if rows.stop > rows.start:
+                yield Band(first, sums[:, rows].cpu().numpy() * mask, mask)
+            sums = _moved_up(sums, tile - overlap)
+            valid[: overlap or None] = valid[tile - overlap :] if overlap else False
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < (0 if name == "overlap" else 1):
+            raise ConfigError(name, value, "give a whole number >= " + ("0" if name == "overlap" else "1"))
+    if sizes["overlap"] > sizes["tile"] // 2:
+        raise ConfigError("overlap", sizes["overlap"], f"give at most half a tile, {sizes['tile'] // 2}")
+
+
+def _axis(length: int, tile: int, overlap: int) -> _Axis:
+    """Place tiles over ``length`` pixels, and share every pixel among the tiles that see it."""
+    stride, before = tile - overlap, overlap // 2
+    # The last tile reaches half an overlap beyond the end, so that no pixel is left to a tile's outermost edge.
+    count = max(1, -(-(length + before - (overlap - before)) // stride))
+    starts = [number * stride - before for number in range(count)]
+    ramp = torch.sin(torch.linspace(0, torch.pi / 2, 2 * overlap + 1, dtype=torch.float64)[1::2]) ** 2
+    weight = torch.ones(tile, dtype=torch.float64)
+    weight[:overlap] = ramp
+    weight[tile - overlap :] = ramp.flip(0)
+    total = torch.zeros(starts[-1] + before + tile, dtype=torch.float64)
+    for start in starts:
+        total[start + before : start + before + tile] += weight
+    shares = [weight / total[start + before : start + before + tile] for start in starts]
+    return _Axis(starts, torch.stack(shares).float())
+
+
+def _moved_up(sums: Tensor, rows: int) -> Tensor:
+    """The sums without their first ``rows``, with as many empty ones below."""
+    moved = torch.zeros_like(sums)
+    moved[:, : sums.shape[1] - rows] = sums[:, rows:]
+    return moved
+
+
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+
+
+@torch.no_grad()
+def _probabilities(
+    model: nn.Module, images: Tensor, num_classes: int, autocast: torch.dtype | None, tta: bool
+) -> Tensor:
+    """Softmax of the logits, float32 (N, K, tile, tile); the mean over flips and turns with ``tta``."""
+    total: Tensor | None = None
+    for turns, flip in [(0, False)] if not tta else [(turns, flip) for turns in range(4) for flip in (False, True)]:
+        seen = torch.rot90(images, turns, (2, 3))
+        seen = seen.flip(3) if flip else seen
+        with torch.autocast(images.device.type, dtype=autocast) if autocast else contextlib.nullcontext():
+            logits = model(seen)
+        expected = (len(images), num_classes, *images.shape[2:])
+        if tuple(logits.shape) != expected:
+            raise DataError(
+                f"the model's output is {tuple(logits.shape)} and should be {expected}: one channel per class, and the "
+                "image's size"
+            )
+        probability = logits.float().softmax(1)
+        probability = probability.flip(3) if flip else probability
+        probability = torch.rot90(probability, -turns, (2, 3))
+        total = probability if total is None else total + probability
+    assert total is not None
+    return total / 8 if tta else total
