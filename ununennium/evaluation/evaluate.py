@@ -14,7 +14,7 @@ from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene
 from ununennium.data.index import ChipIndex
 from ununennium.data.splits import HOLDOUT
-from ununennium.data.statistics import BandStatistics, normalise
+from ununennium.data.statistics import BandStatistics
 from ununennium.errors import DataError
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def evaluate(
 
     from ununennium import metrics
     from ununennium.inference.predict import predict_bands
+    from ununennium.inference.windows import window_reader
     from ununennium.inference.writers import ClassMapWriter
 
     confusion = metrics.ConfusionMatrix(len(index.classes), index.ignore_index)
@@ -112,11 +113,7 @@ def evaluate(
             continue
         top, left, height, width = box
         reader, labels = index.reader(scene), index.labels(scene)
-
-        def read(row: int, col: int, rows: int, cols: int) -> tuple[Any, Any]:
-            image, valid = reader.read(row + top, col + left, rows, cols)  # noqa: B023  (used within this turn only)
-            return normalise(image, valid, statistics), valid
-
+        read = window_reader(reader, statistics, top, left)
         writer = None
         if prediction_path is not None:
             file = Path(prediction_path) / f"{scene.name}.tif"

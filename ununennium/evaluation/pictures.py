@@ -45,7 +45,7 @@ def prediction_panel(
     *,
     ignore_index: int = 255,
 ) -> None:
-    """Image, label, prediction and where the two differ, side by side, as a PNG.
+    """Image, label, prediction and errors (in the colour of what was predicted), side by side, as a PNG.
 
     Args:
         image: (H, W) grey or (H, W, 3), any dtype; stretched between its 2nd and 98th percentile.
@@ -69,7 +69,7 @@ def prediction_panel(
         ("Image", _stretch(image)),
         ("Label", _coloured(label, len(classes), unlabelled)),
         ("Prediction", _coloured(prediction, len(classes), missing)),
-        ("Errors, in the predicted class's colour", difference),
+        ("Errors", difference),
     )
     for axis, (title, picture) in zip(axes, shown, strict=True):
         axis.imshow(picture, cmap="gray" if picture.ndim == 2 else None, interpolation="nearest")
@@ -79,8 +79,8 @@ def prediction_panel(
         matplotlib.patches.Patch(facecolor=_hex(colour(number)), edgecolor=_INK, linewidth=0.5, label=name)
         for number, name in enumerate(classes[:20])
     ]
-    patches.append(matplotlib.patches.Patch(facecolor=_hex((0, 114, 178)), label=f"{classes[0]}, wrongly"))
-    figure.legend(handles=patches, loc="lower center", ncols=min(len(patches), 6), frameon=False, fontsize=8)
+    patches.append(matplotlib.patches.Patch(facecolor=_hex((0, 114, 178)), label=f"{classes[0]} predicted wrongly"))
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False, fontsize=8)
     _save(figure, path)
 
 
