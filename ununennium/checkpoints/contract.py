@@ -1,0 +1,126 @@
+"""The contract of a promoted model: everything needed to use its weights on new imagery, and to trace them back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ununennium.errors import CheckpointError, ConfigError
+
+WEIGHTS = "model.safetensors"
+CONTRACT = "contract.json"
+
+REQUIRED = {
+    "model": "import path, keyword arguments, band and class counts",
+    "classes": "class names in the order of their values",
+    "ignore_index": "label value of unlabelled pixels",
+    "bands": "bands read, counted from 1, in the model's order",
+    "statistics": "mean and standard deviation per band, of the training fold",
+    "nodata": "pixel value without data, or null",
+    "resolution": "ground size of a pixel [x, y] in units of the CRS, or null",
+    "crs": "coordinate reference system of the training scenes, or null",
+    "chip_size": "side of a training chip in pixels",
+    "split_sha256": "hash of the split into folds",
+    "data_sha256": "hash of the data",
+    "git_commit": "commit of the code, or null",
+    "versions": "packages it was trained with",
+    "metrics": "holdout metrics",
+    "run_id": "run that trained it",
+    "created": "when, UTC, ISO 8601",
+}
+"""Keys that every contract has, and what they say; ``weights_sha256`` is added when the weights are written."""
+
+_REQUIRED_OF_MODEL = ("target", "kwargs", "in_channels", "num_classes")
+
+
+def check_contract(contract: Mapping[str, Any]) -> None:
+    """Make sure that nothing is missing, and that the parts agree.
+
+    Raises:
+        ConfigError: a key is missing, or lists of bands, classes and statistics differ in length.
+    """
+    for key, meaning in REQUIRED.items():
+        if key not in contract:
+            raise ConfigError(f"contract.{key}", None, f"is missing; it holds the {meaning}")
+    model = contract["model"]
+    for key in _REQUIRED_OF_MODEL:
+        if not isinstance(model, Mapping) or key not in model:
+            raise ConfigError(f"contract.model.{key}", None, "is missing")
+    lengths = {
+        "contract.classes": (contract["classes"], "num_classes"),
+        "contract.bands": (contract["bands"], "in_channels"),
+        "contract.statistics.mean": (contract["statistics"].get("mean"), "in_channels"),
+        "contract.statistics.std": (contract["statistics"].get("std"), "in_channels"),
+    }
+    for field, (values, count) in lengths.items():
+        if not isinstance(values, list | tuple) or len(values) != model[count]:
+            raise ConfigError(field, values, f"needs one entry for each of the model's {count} = {model[count]}")
+
+
+def to_json(values: Any) -> bytes:
+    """``values`` as indented JSON with sorted keys; numbers that JSON cannot hold become null."""
+    return (json.dumps(_finite(values), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def parse_contract(data: bytes, *, url: str) -> dict[str, Any]:
+    """The contract in ``data``.
+
+    Raises:
+        CheckpointError: it is damaged, or not a contract.
+    """
+    try:
+        contract = json.loads(data)
+        check_contract(contract)
+        str(contract["weights_sha256"])
+    except (ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{url} is not a model's contract: {type(error).__name__}: {error}") from error
+    return dict(contract)
+
+
+def read_local_contract(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """The contract of the artefact in ``folder``, and its bytes, after the weights' hash has been checked.
+
+    Raises:
+        CheckpointError: a file is missing, or the weights are not those that the contract speaks of.
+    """
+    try:
+        data = (folder / CONTRACT).read_bytes()
+        sha256 = file_sha256(folder / WEIGHTS)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} is no model artefact: {error.filename} is missing") from error
+    contract = parse_contract(data, url=str(folder / CONTRACT))
+    check_weights(sha256, contract, url=str(folder / WEIGHTS))
+    return contract, data
+
+
+def check_weights(sha256: str, contract: Mapping[str, Any], *, url: str) -> None:
+    """Compare the hash of weights with the contract's.
+
+    Raises:
+        CheckpointError: they differ; the message names both.
+    """
+    if sha256 != contract["weights_sha256"]:
+        raise CheckpointError(
+            f"{url} is damaged or belongs to another contract: its SHA-256 is {sha256}, the contract says "
+            f"{contract['weights_sha256']}"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,140 @@
+"""A folder on a local disk as storage."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from ununennium.checkpoints.storage import CHUNK_BYTES, check_key, folder_of, translated_errors
+
+_TEMPORARY = ".tmp-"
+_STALE_S = 24 * 3600.0
+
+
+class LocalStorage:
+    """A folder on a local disk (or a network filesystem that has hard links).
+
+    A new object is written beside its final name, forced to the disk, then renamed (``put_file``) or hard-linked
+    (``create``, because ``link`` refuses a name that exists and ``rename`` does not), and the folder is forced too.
+    """
+
+    def __init__(self, path: str, *, scheme: str = "") -> None:
+        self._folder = os.path.abspath(path)
+        self._scheme = scheme
+        self._swept = False
+
+    @property
+    def root(self) -> str:
+        return f"{self._scheme}{self._folder}"
+
+    @property
+    def creates_exclusively(self) -> bool:
+        return True
+
+    def put_file(self, local: Path, key: str) -> None:
+        target = self._path(key)
+        with translated_errors("written", self.url(key)), self._temporary(target) as (temporary, file):
+            with open(local, "rb") as source:
+                while chunk := source.read(CHUNK_BYTES):
+                    file.write(chunk)
+            _force(file)
+            os.replace(temporary, target)
+            _force_folder(target)
+
+    def create(self, key: str, data: bytes) -> None:
+        target = self._path(key)
+        with translated_errors("created", self.url(key)), self._temporary(target) as (temporary, file):
+            file.write(data)
+            _force(file)
+            os.link(temporary, target)
+            _force_folder(target)
+
+    def read_bytes(self, key: str) -> bytes:
+        return b"".join(self.chunks(key))
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        with translated_errors("read", self.url(key)), open(self._path(key), "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    def list(self, prefix: str = "") -> list[str]:
+        keys: list[str] = []
+        with translated_errors("listed", self.root):
+            top = os.path.join(self._folder, *folder_of(prefix).split("/"))
+            for folder, _, names in os.walk(top, onerror=_raise_unless_missing):
+                inside = os.path.relpath(folder, self._folder).replace(os.sep, "/")
+                base = "" if inside == "." else f"{inside}/"
+                keys += [base + name for name in names if not name.startswith(_TEMPORARY)]
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def exists(self, key: str) -> bool:
+        return os.path.isfile(self._path(key))
+
+    def size(self, key: str) -> int:
+        with translated_errors("read", self.url(key)):
+            return os.stat(self._path(key)).st_size
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with translated_errors("deleted", self.url(key)), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+            _force_folder(path)
+
+    def url(self, key: str) -> str:
+        return f"{self.root}/{key}"
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._folder, *check_key(key).split("/"))
+
+    @contextlib.contextmanager
+    def _temporary(self, target: str) -> Iterator[tuple[str, IO[bytes]]]:
+        """A new file beside ``target``, gone afterwards unless it was renamed."""
+        folder = os.path.dirname(target)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except FileExistsError as error:  # not to be taken for "this object exists"
+            raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", folder) from error
+        self._sweep(folder)
+        temporary = os.path.join(folder, f"{_TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "xb") as file:
+                yield temporary, file
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+    def _sweep(self, folder: str) -> None:
+        """Once per instance, remove what processes that were killed while writing left a day ago or earlier."""
+        if self._swept:
+            return
+        self._swept = True
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(_TEMPORARY) and entry.stat().st_mtime < time.time() - _STALE_S:
+                    os.unlink(entry.path)
+
+
+def _force(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _force_folder(path: str) -> None:
+    """Force the entry of ``path`` in its folder to the disk; some filesystems cannot, and do not need it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -1,0 +1,319 @@
+"""Immutable model versions, and the log of who was champion when.
+
+Each generation is one record, created exclusively and never changed, named so that the newest comes first in a
+listing::
+
+    models/<model>/versions/<version>/model.safetensors, contract.json
+    models/<model>/promotions/<10**10 - generation>.json
+
+Promotion is a compare-and-set: whoever wants to make generation ``g + 1`` says that ``g`` is what was compared with,
+and of several only one succeeds. It needs nothing of the storage but "create if absent".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from ununennium.checkpoints.contract import CONTRACT, WEIGHTS, parse_contract, read_local_contract, to_json
+from ununennium.checkpoints.storage import Storage, check_exclusive, open_storage
+from ununennium.errors import CheckpointError, ConfigError, GateError, PromotionConflict, StorageError
+
+PROMOTED = "promoted"
+_FORMAT = 1
+_LAST = 10**10
+_CREATE_ATTEMPTS = 5
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One generation of the champion.
+
+    Attributes:
+        generation: counted from 1.
+        version: what became the champion.
+        action: ``promote`` a new version, or ``rollback`` to an older generation's.
+        restored_from: the generation whose version a rollback restored; None for a promotion.
+        gate: the decision that allowed it; empty for a rollback.
+        reason: why, in words.
+        actor: who asked for it.
+        run_id: run that trained the version, or asked for the rollback.
+        token: by which a caller that got no answer recognises its own record.
+        created: when, UTC, ISO 8601.
+    """
+
+    generation: int
+    version: str
+    action: Literal["promote", "rollback"]
+    actor: str
+    run_id: str
+    token: str
+    created: str
+    reason: str = ""
+    restored_from: int | None = None
+    gate: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The record as it is stored."""
+        return to_json({"format": _FORMAT, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, data: bytes, *, url: str) -> Promotion:
+        """The inverse of ``to_json``.
+
+        Raises:
+            CheckpointError: the record is damaged, or of a later format.
+        """
+        try:
+            values = json.loads(data)
+            if values.pop("format") != _FORMAT:
+                raise ValueError(f"this version reads format {_FORMAT}")
+            known = {item.name for item in fields(cls)}
+            return cls(**{name: value for name, value in values.items() if name in known})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{url} is not a promotion record: {type(error).__name__}: {error}") from error
+
+
+class Registry:
+    """The versions and the champion of one model.
+
+    Args:
+        storage_url: the folder or fsspec URL that holds all models.
+        model: name of the model.
+
+    Raises:
+        ConfigError: the name cannot be part of a URL, or fsspec does not know the URL's scheme.
+    """
+
+    def __init__(self, storage_url: str, model: str) -> None:
+        if not _NAME.fullmatch(model):
+            raise ConfigError("model", model, "give a name of letters, digits, '-', '_' and '.'")
+        self.model = model
+        self._storage: Storage = open_storage(storage_url)
+        self._probed = False
+
+    # ------------------------------------------------------------------ versions
+
+    def add_version(self, folder: Path) -> str:
+        """Store the artefact that ``write_artifact`` left in a local folder.
+
+        Returns:
+            The version: a hash of weights and contract, so that adding the same again changes nothing.
+
+        Raises:
+            CheckpointError: the artefact is incomplete or damaged.
+            StorageError: the storage failed.
+        """
+        contract, contract_bytes = read_local_contract(folder)
+        version = hashlib.sha256(contract_bytes).hexdigest()[:16]  # the contract holds the hash of the weights
+        weights_key, contract_key = self._version_key(version, WEIGHTS), self._version_key(version, CONTRACT)
+        if self._storage.exists(contract_key):
+            return version
+        self._storage.put_file(folder / WEIGHTS, weights_key)
+        digest = hashlib.sha256()
+        for chunk in self._storage.chunks(weights_key):
+            digest.update(chunk)
+        if digest.hexdigest() != contract["weights_sha256"]:
+            raise StorageError(f"{self._storage.url(weights_key)} was not stored whole; try again")
+        try:
+            self._storage.create(contract_key, contract_bytes)  # from here on the version exists
+        except FileExistsError:
+            if self._storage.read_bytes(contract_key) != contract_bytes:
+                raise StorageError(f"{self._storage.url(contract_key)} exists with other contents") from None
+        return version
+
+    def versions(self) -> list[str]:
+        """All complete versions, in no particular order."""
+        prefix, suffix = f"models/{self.model}/versions/", f"/{CONTRACT}"
+        keys = self._storage.list(prefix)
+        return [key[len(prefix) : -len(suffix)] for key in keys if key.endswith(suffix)]
+
+    def version_url(self, version: str) -> str:
+        """Folder of a version, for ``load_artifact``."""
+        return self._storage.url(f"models/{self.model}/versions/{version}")
+
+    def contract(self, version: str) -> dict[str, Any]:
+        """The contract of a version.
+
+        Raises:
+            CheckpointError: there is no such version, or its contract is damaged.
+        """
+        key = self._version_key(version, CONTRACT)
+        try:
+            return parse_contract(self._storage.read_bytes(key), url=self._storage.url(key))
+        except FileNotFoundError as error:
+            known = ", ".join(self.versions()) or "none yet"
+            raise CheckpointError(f"model {self.model!r} has no version {version!r}; it has {known}") from error
+
+    # ------------------------------------------------------------------ champions
+
+    def current(self) -> Promotion | None:
+        """The champion; None before the first promotion."""
+        keys = self._record_keys()
+        return self._read(keys[0]) if keys else None
+
+    def history(self) -> list[Promotion]:
+        """Every generation, newest first."""
+        return [self._read(key) for key in self._record_keys()]
+
+    def promote(
+        self,
+        version: str,
+        *,
+        expected_generation: int,
+        gate: Mapping[str, Any],
+        actor: str,
+        run_id: str,
+        token: str | None = None,
+    ) -> Promotion:
+        """Make ``version`` the champion, if the champion is still the one it was compared with.
+
+        Args:
+            version: what ``add_version`` returned.
+            expected_generation: generation of the champion that the gate compared with; 0 if there was none.
+            gate: the decision (``gate.json``), kept in the record.
+            actor: who asks for it.
+            run_id: run that trained the version.
+            token: calling again with the same token, version and generation, after an answer was lost, finds the
+                record of the first call instead of a conflict.
+
+        Raises:
+            GateError: the gate's verdict is not ``promoted``.
+            PromotionConflict: another champion was promoted in the meantime.
+            CheckpointError: there is no such version.
+            StorageError: the storage failed, or ignores exclusive creation.
+        """
+        verdict = gate.get("verdict")
+        if verdict != PROMOTED:
+            reason = gate.get("reason") or "no reason is given"
+            raise GateError(f"version {version} cannot be promoted: the gate's verdict is {verdict!r} ({reason})")
+        record = Promotion(
+            generation=expected_generation + 1,
+            version=version,
+            action="promote",
+            actor=actor,
+            run_id=run_id,
+            token=token or uuid.uuid4().hex,
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            reason=str(gate.get("reason", "")),
+            gate=dict(gate),
+        )
+        return self._append(record)
+
+    def rollback(
+        self,
+        *,
+        actor: str,
+        to_generation: int | None = None,
+        expected_generation: int | None = None,
+        reason: str = "",
+        run_id: str = "",
+        token: str | None = None,
+    ) -> Promotion:
+        """Make an older generation's version the champion again, as a new generation; nothing is rewritten.
+
+        Args:
+            actor: who asks for it.
+            to_generation: the generation to restore; if not given, the one before the present champion's own.
+            expected_generation: the generation to roll back from; if not given, whichever is current.
+            reason: why, in words.
+            run_id: run that asks for it, if one does.
+            token: see ``promote``.
+
+        Raises:
+            ConfigError: there is no such generation, or none before the present one.
+            PromotionConflict: another champion was promoted in the meantime.
+            StorageError: the storage failed, or ignores exclusive creation.
+        """
+        records = {record.generation: record for record in self.history()}
+        newest = max(records, default=0)
+        base = newest if expected_generation is None else expected_generation
+        if to_generation is None:
+            to_generation = _origin(records, base) - 1
+        if to_generation not in records or to_generation > base:
+            known = ", ".join(str(generation) for generation in sorted(records) if generation <= base)
+            raise ConfigError("to_generation", to_generation, f"is no earlier generation; there are: {known or 'none'}")
+        restored = records[to_generation]
+        record = Promotion(
+            generation=base + 1,
+            version=restored.version,
+            action="rollback",
+            actor=actor,
+            run_id=run_id,
+            token=token or uuid.uuid4().hex,
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            reason=reason,
+            restored_from=to_generation,
+        )
+        return self._append(record)
+
+    def probe(self) -> None:
+        """Make sure that of two promotions only one can win here.
+
+        Raises:
+            StorageError: the storage ignores exclusive creation.
+        """
+        if not self._probed:
+            check_exclusive(self._storage)
+            self._probed = True
+
+    def _append(self, record: Promotion) -> Promotion:
+        """Create ``record`` as the next generation, or find that an earlier attempt with its token did."""
+        self.contract(record.version)
+        self.probe()
+        keys = self._record_keys()
+        newest = _generation(keys[0]) if keys else 0
+        if not 0 <= record.generation - 1 <= newest:
+            raise ConfigError("expected_generation", record.generation - 1, f"there are {newest} generations so far")
+        key = self._record_key(record.generation)
+        failure: Exception | None = None
+        for _ in range(_CREATE_ATTEMPTS):
+            try:
+                self._storage.create(key, record.to_json())
+                return record
+            except (FileExistsError, StorageError) as error:
+                failure = error
+            try:
+                existing = self._read(key)
+            except FileNotFoundError:
+                continue  # refused though nothing is there: two writers met, and the server told both to try again
+            if (existing.token, existing.version) == (record.token, record.version):
+                return existing
+            raise PromotionConflict(
+                f"generation {existing.generation} of {self.model!r} is version {existing.version}, made champion by "
+                f"{existing.actor} at {existing.created}; compare with it before promoting {record.version}"
+            )
+        raise StorageError(f"{self._storage.url(key)} could not be created: {failure}") from failure
+
+    def _record_keys(self) -> list[str]:
+        """Keys of the promotion records, newest first."""
+        keys = self._storage.list(f"models/{self.model}/promotions/")
+        return [key for key in keys if re.fullmatch(r"\d{10}\.json", key.rpartition("/")[2])]
+
+    def _record_key(self, generation: int) -> str:
+        return f"models/{self.model}/promotions/{_LAST - generation:010d}.json"
+
+    def _version_key(self, version: str, name: str) -> str:
+        return f"models/{self.model}/versions/{version}/{name}"
+
+    def _read(self, key: str) -> Promotion:
+        return Promotion.from_json(self._storage.read_bytes(key), url=self._storage.url(key))
+
+
+def _generation(key: str) -> int:
+    return _LAST - int(key.rpartition("/")[2].removesuffix(".json"))
+
+
+def _origin(records: Mapping[int, Promotion], generation: int) -> int:
+    """The generation that first promoted what ``generation`` holds: rolling back twice goes back two versions."""
+    while (record := records.get(generation)) is not None and record.restored_from is not None:
+        generation = record.restored_from
+    return generation

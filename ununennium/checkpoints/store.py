@@ -1,0 +1,358 @@
+"""Checkpoints in one folder of any storage: complete or absent, checked when read, never lost by being replaced.
+
+A save goes in this order, and stopping anywhere leaves every earlier checkpoint as it was::
+
+    serialise into a local spool file, hashing; force it to the disk
+    upload it under a name that holds its hash             (no object is ever changed)
+    read it back: length, SHA-256
+    create its manifest, exclusively                       (this is the commit)
+
+and a deletion goes the other way round: manifest first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import torch
+
+from ununennium.checkpoints.manifest import (
+    Manifest,
+    best_first,
+    checkpoint_key,
+    is_manifest_key,
+    manifest_key,
+    retained,
+)
+from ununennium.checkpoints.sanitise import sanitise
+from ununennium.checkpoints.storage import Storage, open_storage, translated_full_disk
+from ununennium.errors import CheckpointError, StorageError
+from ununennium.version import __version__
+
+__all__ = ["CheckpointStore", "Manifest", "retained", "sanitise"]
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointStore:
+    """The checkpoints in the folder at ``dirpath``.
+
+    Args:
+        dirpath: a folder or any fsspec URL; it need not exist yet.
+        spool: local folder for the one file being written or read; the system's temporary folder if not given.
+
+    Attributes:
+        storage: the folder.
+        writer: token in the manifests that this object writes, by which it knows its own.
+
+    Raises:
+        ConfigError: fsspec does not know the URL's scheme.
+    """
+
+    def __init__(self, dirpath: str | os.PathLike[str], *, spool: Path | None = None) -> None:
+        self.storage: Storage = open_storage(dirpath)
+        self.writer = uuid.uuid4().hex
+        self._spool = spool
+        self._undeleted: dict[str, list[str]] = {}
+        self._last_commit = datetime.min.replace(tzinfo=UTC)
+
+    # ------------------------------------------------------------------ write
+
+    def save(
+        self,
+        state: Mapping[str, Any],
+        *,
+        epoch: int,
+        step: int,
+        batches_done: int = 0,
+        metrics: Mapping[str, float] | None = None,
+        monitor: str = "",
+        mode: Literal["min", "max"] = "min",
+        score: float | None = None,
+    ) -> Manifest:
+        """Write a checkpoint; when this returns, it is complete and has been read back.
+
+        Args:
+            state: what to save; see ``sanitise`` for what it may hold.
+            epoch: completed epochs.
+            step: optimizer steps that ran.
+            batches_done: micro-batches consumed in the running epoch.
+            metrics: the epoch's metrics, for people.
+            monitor: metric that ranks checkpoints.
+            mode: whether a smaller or a larger score is better.
+            score: the monitored value, or None.
+
+        Returns:
+            The manifest of the checkpoint; an older one's if the very same state was saved before.
+
+        Raises:
+            CheckpointError: ``state`` holds something that cannot be saved.
+            StorageError: the storage failed, or the disk is full; nothing that was saved before is lost.
+        """
+        with self._spooled(sanitise(state)) as (spooled, size_bytes, sha256):
+            key = checkpoint_key(epoch=epoch, step=step, sha256=sha256)
+            manifest = Manifest(
+                key=key,
+                epoch=epoch,
+                step=step,
+                batches_done=batches_done,
+                size_bytes=size_bytes,
+                sha256=sha256,
+                created=self._now(),
+                writer=self.writer,
+                monitor=monitor,
+                mode=mode,
+                score=None if score is None else float(score),
+                metrics={name: float(value) for name, value in (metrics or {}).items()},
+                versions={"ununennium": __version__, "torch": str(torch.__version__)},
+                url=self.storage.url(key),
+            )
+            try:
+                self.storage.put_file(spooled, key)
+                self._verify(manifest)
+                manifest = self._commit(manifest)
+            except Exception:
+                self._discard(manifest)
+                raise
+        self._undeleted.pop(key, None)  # saved again: it is wanted after all
+        self._retry_deletions()
+        return manifest
+
+    def delete(self, manifest: Manifest) -> None:
+        """Remove a checkpoint. A failure is logged, and tried again after the next save; it is never fatal."""
+        self._undeleted[manifest.key] = [manifest.manifest_key, manifest.key]
+        self._retry_deletions()
+
+    # ------------------------------------------------------------------ read
+
+    def manifests(self) -> list[Manifest]:
+        """The checkpoints that exist now, oldest first; a manifest that cannot be read is warned of and left out."""
+        found: list[Manifest] = []
+        for key in self.storage.list():
+            if not is_manifest_key(key):
+                continue
+            try:
+                found.append(self._read_manifest(key))
+            except FileNotFoundError:
+                continue  # deleted since it was listed
+            except CheckpointError as error:
+                logger.warning("%s is left out: %s", self.storage.url(key), error)
+        return sorted(found, key=lambda manifest: (manifest.created, manifest.position, manifest.key))
+
+    def latest(self) -> Manifest | None:
+        """The newest checkpoint."""
+        manifests = self.manifests()
+        return manifests[-1] if manifests else None
+
+    def best(self) -> Manifest | None:
+        """The checkpoint with the best finite score; of two equal ones the older."""
+        ranking = best_first(self.manifests())
+        return ranking[0] if ranking else None
+
+    def load(self, manifest: Manifest) -> dict[str, Any]:
+        """Read a checkpoint onto the CPU, after its length and hash have been checked.
+
+        Raises:
+            CheckpointError: it is missing, or damaged, in two attempts; the message names both hashes.
+        """
+        problem = ""
+        for _ in range(2):
+            with self._temporary("load") as (path, file):
+                try:
+                    size_bytes, sha256 = self._copy(manifest.key, file)
+                except FileNotFoundError as error:
+                    raise CheckpointError(f"{manifest.url} is missing, though its manifest is there") from error
+                if (size_bytes, sha256) == (manifest.size_bytes, manifest.sha256):
+                    return _load(path, manifest)
+                problem = (
+                    f"{manifest.url} is damaged: {size_bytes} bytes with SHA-256 {sha256}, but its manifest says "
+                    f"{manifest.size_bytes} bytes with SHA-256 {manifest.sha256}"
+                )
+                logger.warning("%s", problem)
+        raise CheckpointError(f"{problem}; resume from another checkpoint of the folder")
+
+    @classmethod
+    def at(cls, url: str | os.PathLike[str]) -> tuple[CheckpointStore, list[Manifest]]:
+        """The store that ``url`` lies in, and the checkpoints that it names.
+
+        Args:
+            url: a folder (all its checkpoints, oldest first), or one checkpoint (``….pt``) or its manifest.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, or it was never committed.
+        """
+        text = os.fspath(url)
+        if not text.endswith((".pt", ".json")):
+            store = cls(text)
+            return store, store.manifests()
+        folder, slash, name = text.rpartition("/")
+        store = cls(folder if slash else ".")
+        try:
+            return store, [store._read_manifest(manifest_key(name))]
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{text} is no checkpoint: there is no manifest {manifest_key(name)} beside it, so it was never "
+                "committed; give the folder to take its newest checkpoint"
+            ) from error
+
+    @classmethod
+    def read(cls, url: str | os.PathLike[str]) -> dict[str, Any]:
+        """The checkpoint at ``url``; of a folder the newest that is whole.
+
+        Raises:
+            CheckpointError: there is none, or none that is whole.
+        """
+        store, manifests = cls.at(url)
+        if not manifests:
+            raise CheckpointError(f"there is no checkpoint in {store.storage.root}")
+        first_error: CheckpointError | None = None
+        for manifest in reversed(manifests):
+            try:
+                return store.load(manifest)
+            except CheckpointError as error:
+                first_error = first_error or error
+                logger.warning("%s", error)
+        raise first_error or CheckpointError(f"there is no whole checkpoint in {store.storage.root}")
+
+    # ------------------------------------------------------------------ the steps of a save
+
+    @contextlib.contextmanager
+    def _spooled(self, state: Mapping[str, Any]) -> Iterator[tuple[Path, int, str]]:
+        """``state`` in a local file that lives as long as the context; with its length and SHA-256."""
+        with self._temporary("save") as (path, file):
+            sink = _HashingSink(file)
+            try:
+                torch.save(state, cast(IO[bytes], sink))
+                sink.force()  # a full or failing disk speaks up here, before anything is uploaded
+            except Exception as error:
+                if sink.error is not None:  # torch reports a failed write as a RuntimeError about positions
+                    with translated_full_disk(str(path)):
+                        raise sink.error from error
+                if isinstance(error, OSError):
+                    raise
+                raise CheckpointError(f"the state cannot be serialised: {type(error).__name__}: {error}") from error
+            yield path, sink.size_bytes, sink.sha256
+
+    def _verify(self, manifest: Manifest) -> None:
+        """Read the upload back: what replaces older checkpoints has to be proven whole."""
+        if self.storage.size(manifest.key) != manifest.size_bytes:
+            found = f"{self.storage.size(manifest.key)} bytes instead of {manifest.size_bytes}"
+            raise StorageError(f"{manifest.url} was stored with {found}; it is not committed")
+        digest = hashlib.sha256()
+        for chunk in self.storage.chunks(manifest.key):
+            digest.update(chunk)
+        if digest.hexdigest() != manifest.sha256:
+            raise StorageError(
+                f"{manifest.url} was stored with SHA-256 {digest.hexdigest()} instead of {manifest.sha256}; "
+                "it is not committed"
+            )
+
+    def _commit(self, manifest: Manifest) -> Manifest:
+        """Create the manifest. It may be there: from an earlier save of the same state, or from a lost answer."""
+        try:
+            self.storage.create(manifest.manifest_key, manifest.to_json())
+            return manifest
+        except (FileExistsError, StorageError) as error:
+            try:
+                existing = self._read_manifest(manifest.manifest_key)
+            except FileNotFoundError:
+                raise StorageError(f"{manifest.url} could not be committed: {error}") from error
+            if existing.sha256 != manifest.sha256:
+                raise CheckpointError(f"{manifest.url} is the name of another checkpoint already") from error
+            return existing
+
+    def _discard(self, manifest: Manifest) -> None:
+        """Remove the upload of a save that failed, unless it is committed or nobody can tell."""
+        with contextlib.suppress(StorageError):
+            if not self.storage.exists(manifest.manifest_key):
+                self.storage.delete(manifest.key)
+
+    def _retry_deletions(self) -> None:
+        for key, remaining in list(self._undeleted.items()):
+            try:
+                while remaining:
+                    self.storage.delete(remaining[0])
+                    remaining.pop(0)
+            except StorageError as error:
+                logger.warning("not deleted yet, tried again after the next save: %s", error)
+            else:
+                del self._undeleted[key]
+
+    def _read_manifest(self, key: str) -> Manifest:
+        manifest = Manifest.from_json(self.storage.read_bytes(key))
+        if manifest.manifest_key != key:
+            raise CheckpointError(f"the manifest {key} speaks of {manifest.key}")
+        return Manifest.from_dict(manifest.to_dict(), url=self.storage.url(manifest.key))
+
+    def _copy(self, key: str, file: IO[bytes]) -> tuple[int, str]:
+        """Copy an object into ``file``; returns its length and SHA-256."""
+        sink = _HashingSink(file)
+        for chunk in self.storage.chunks(key):
+            with translated_full_disk(file.name):
+                sink.write(chunk)
+        file.flush()
+        return sink.size_bytes, sink.sha256
+
+    @contextlib.contextmanager
+    def _temporary(self, purpose: str) -> Iterator[tuple[Path, IO[bytes]]]:
+        """A new file in the spool folder, removed afterwards."""
+        if self._spool is not None:
+            self._spool.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=f"ununennium-{purpose}-", suffix=".pt", dir=self._spool) as file:
+            yield Path(file.name), file
+
+    def _now(self) -> str:
+        """The time, in UTC; later than any that was given before, even if the clock is set back."""
+        now = max(datetime.now(UTC), self._last_commit + timedelta(microseconds=1))
+        self._last_commit = now
+        return now.isoformat(timespec="microseconds")
+
+
+class _HashingSink:
+    """A writable file that hashes and counts what passes, and keeps the first error of the file below it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.size_bytes = 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        self._digest.update(data)
+        self.size_bytes += written
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def force(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _load(path: Path, manifest: Manifest) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{manifest.url} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{manifest.url} holds a {type(state).__name__}, not the state of a run")
+    return state
