@@ -195,9 +195,8 @@ def test_a_refused_condition_is_an_object_that_exists_whatever_the_error_code(st
     answer.response = {"ResponseMetadata": {"HTTPStatusCode": status}}  # type: ignore[attr-defined]
     translated = OSError(errno.EINVAL, "invalid")  # what s3fs makes of it with some servers
     translated.__cause__ = answer
-    with pytest.raises(FileExistsError):
-        with translated_errors("created", "s3://b/k"):
-            raise translated
+    with pytest.raises(FileExistsError), translated_errors("created", "s3://b/k"):
+        raise translated
 
 
 def test_a_folder_that_is_a_file_is_an_error_and_no_conflict(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class ObjectStorage:
         except ImportError as error:
             raise ConfigError("storage", url, f"needs a package that is not installed: {error}") from error
         except ValueError as error:
-            known = ", ".join(sorted(fsspec.available_protocols())[:40])
+            known = ", ".join(sorted(fsspec.available_protocols()))
             raise ConfigError("storage", url, f"{error}; fsspec knows {known}") from error
         self._path_of_root = str(path).rstrip("/")
         protocol = self._fs.protocol

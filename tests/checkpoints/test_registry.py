@@ -1,0 +1,159 @@
+"""A champion changes hands once, and every step of it is on record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ununennium.checkpoints.artifact import load_artifact, write_artifact
+from ununennium.checkpoints.registry import Registry
+from ununennium.errors import CheckpointError, ConfigError, GateError, PromotionConflict, StorageError
+from ununennium.models import UNet
+
+PASSED = {"verdict": "promoted", "reason": "better"}
+
+
+def contract(**changes):
+    return {
+        "model": {"target": "ununennium.models:UNet", "kwargs": {"base_channels": 2, "depth": 2}, "in_channels": 1,
+                  "num_classes": 2},
+        "classes": ["a", "b"], "ignore_index": 255, "bands": [1], "statistics": {"mean": [0.0], "std": [1.0]},
+        "nodata": None, "resolution": [10.0, 10.0], "crs": None, "chip_size": 32, "split_sha256": "s",
+        "data_sha256": "d", "git_commit": None, "versions": {}, "metrics": {"IoU": {"mean": 0.5, "b": float("nan")}},
+        "run_id": "run", "created": "2026-01-01T00:00:00+00:00", **changes,
+    }  # fmt: skip
+
+
+def artifact(folder, seed=0, **changes):
+    torch.manual_seed(seed)
+    model = UNet(1, 2, base_channels=2, depth=2)
+    write_artifact(folder, model.state_dict(), contract(**changes))
+    return model
+
+
+@pytest.fixture
+def registry(folder):
+    return Registry(folder, "roofs")
+
+
+def add(registry, tmp_path, seed):
+    artifact(tmp_path / f"artifact{seed}", seed)
+    return registry.add_version(tmp_path / f"artifact{seed}")
+
+
+def test_an_artifact_comes_back_as_the_model_that_was_written(registry, tmp_path):
+    model = artifact(tmp_path / "artifact").eval()
+    version = registry.add_version(tmp_path / "artifact")
+    loaded, its_contract = load_artifact(registry.version_url(version))
+    image = torch.randn(1, 1, 16, 16)
+    assert torch.equal(loaded(image), model(image))
+    assert not loaded.training
+    assert its_contract["classes"] == ["a", "b"]
+
+
+def test_the_same_artifact_is_the_same_version(registry, tmp_path):
+    assert add(registry, tmp_path, 1) == add(registry, tmp_path, 1) != add(registry, tmp_path, 2)
+    assert len(registry.versions()) == 2
+
+
+def test_generations_count_up_and_history_is_newest_first(registry, tmp_path):
+    versions = [add(registry, tmp_path, seed) for seed in (1, 2)]
+    assert registry.current() is None
+    for generation, version in enumerate(versions):
+        registry.promote(version, expected_generation=generation, gate=PASSED, actor="me", run_id="r")
+    assert registry.current().version == versions[1]
+    assert [record.generation for record in registry.history()] == [2, 1]
+
+
+def test_a_stale_expectation_is_a_conflict(registry, tmp_path):
+    first, second = (add(registry, tmp_path, seed) for seed in (1, 2))
+    registry.promote(first, expected_generation=0, gate=PASSED, actor="a", run_id="r")
+    with pytest.raises(PromotionConflict, match=f"generation 1 of 'roofs' is version {first}"):
+        registry.promote(second, expected_generation=0, gate=PASSED, actor="b", run_id="r")
+    assert registry.current().version == first
+
+
+def test_a_lost_answer_is_found_by_its_token(registry, tmp_path):
+    version = add(registry, tmp_path, 1)
+    arguments = {"expected_generation": 0, "gate": PASSED, "actor": "a", "run_id": "r", "token": "mine"}
+    first = registry.promote(version, **arguments)
+    assert registry.promote(version, **arguments) == first
+    assert len(registry.history()) == 1
+
+
+def test_a_verdict_that_does_not_allow_it_is_refused(registry, tmp_path):
+    version = add(registry, tmp_path, 1)
+    for gate in ({"verdict": "not_promoted", "reason": "worse"}, {}):
+        with pytest.raises(GateError, match="verdict"):
+            registry.promote(version, expected_generation=0, gate=gate, actor="a", run_id="r")
+    assert registry.current() is None
+
+
+def test_rollback_is_a_new_generation(registry, tmp_path):
+    first, second = (add(registry, tmp_path, seed) for seed in (1, 2))
+    registry.promote(first, expected_generation=0, gate=PASSED, actor="a", run_id="r")
+    registry.promote(second, expected_generation=1, gate=PASSED, actor="a", run_id="r")
+    record = registry.rollback(actor="me", reason="seams")
+    assert (record.generation, record.version, record.action, record.restored_from) == (3, first, "rollback", 1)
+    assert len(registry.history()) == 3
+    with pytest.raises(ConfigError, match="to_generation"):
+        registry.rollback(actor="me")  # nothing lies before the first
+
+
+def test_a_version_that_does_not_exist_is_named(registry):
+    with pytest.raises(CheckpointError, match="no version 'nope'"):
+        registry.promote("nope", expected_generation=0, gate=PASSED, actor="a", run_id="r")
+
+
+def test_a_store_that_ignores_exclusive_creation_is_refused(registry, tmp_path, monkeypatch):
+    version = add(registry, tmp_path, 1)
+    storage = registry._storage
+    monkeypatch.setattr(type(storage), "create", lambda self, key, data: None)
+    with pytest.raises(StorageError, match="ignores conditional writes"):
+        registry.promote(version, expected_generation=0, gate=PASSED, actor="a", run_id="r")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "contract.json"])
+def test_a_damaged_artifact_is_refused(tmp_path, file):
+    artifact(tmp_path / "artifact")
+    content = bytearray((tmp_path / "artifact" / file).read_bytes())
+    content[-20] ^= 1
+    (tmp_path / "artifact" / file).write_bytes(content)
+    with pytest.raises(CheckpointError):
+        load_artifact(str(tmp_path / "artifact"))
+
+
+def test_a_contract_that_lacks_something_is_refused(tmp_path):
+    for key in ("bands", "classes", "statistics"):
+        incomplete = contract()
+        del incomplete[key]
+        with pytest.raises(ConfigError, match=f"contract.{key}"):
+            write_artifact(tmp_path, {}, incomplete)
+
+
+def test_a_contract_is_strict_json(tmp_path):
+    """NaN is no JSON: readers in other languages refuse it."""
+    artifact(tmp_path)
+    values = json.loads((tmp_path / "contract.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert values["metrics"]["IoU"]["b"] is None
+
+
+@pytest.mark.slow
+def test_processes_that_promote_at_once_lose_no_update(tmp_path):
+    """Four processes, five promotions each, on the local disk: twenty contiguous generations."""
+    folder = str(tmp_path / "storage")
+    version = add(Registry(folder, "roofs"), tmp_path, 1)
+    command = [sys.executable, str(Path(__file__).with_name("competing_promotions.py")), folder, version, "5"]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        outputs = [worker.communicate(timeout=120) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0] * 4, outputs
+    assert [record.generation for record in Registry(folder, "roofs").history()] == list(range(20, 0, -1))
