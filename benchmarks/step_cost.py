@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from ununennium.models import UNet
 
+from ununennium.models import UNet
 from ununennium.training import Callback, Trainer, TrainerConfig
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]

@@ -1,4 +1,4 @@
-"""Promotes until it has won so many times. Usage: competing_promotions.py STORAGE VERSION WINS; prints its conflicts."""
+"""Promotes until it has won so often. Usage: competing_promotions.py STORAGE VERSION WINS; prints its conflicts."""
 
 from __future__ import annotations
 

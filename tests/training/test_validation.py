@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from ununennium.losses import CrossEntropyLoss
 
 from ununennium.errors import ConfigError
+from ununennium.losses import CrossEntropyLoss
 from ununennium.training.callbacks import Callback, SegmentationMetrics
 
 

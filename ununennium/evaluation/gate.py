@@ -49,13 +49,13 @@ class GateDecision:
     split_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """What ``gate.json`` holds; a NaN is null."""
+        """What ``gate.json`` holds; what is not finite is null."""
         return {
             "verdict": self.verdict,
             "reason": self.reason,
             "split_sha256": self.split_sha256,
             "checks": [
-                {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(check).items()}
+                {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(check).items()}
                 for check in self.checks
             ],
         }
