@@ -17,6 +17,7 @@ from rich.table import Table
 from ununennium.report import closing_rows
 
 _FLOWS = str(Path(__file__).parent)
+_HEARTBEAT = "flows.heartbeat"
 _ENGINE = ("prefect.flow_runs", "prefect.task_runs")
 """What the engine says of a failed run, the exception that it raises says again."""
 
@@ -55,6 +56,8 @@ class Console:
         Messages of Prefect's engine are shown from WARNING on; its API handler still gets everything.
         """
         logging.getLogger().handlers[:] = [_RunHandler(self)]
+        if self.is_live:
+            logging.getLogger(_HEARTBEAT).setLevel(logging.DEBUG)
 
     @contextlib.contextmanager
     def live(self) -> Iterator[None]:
@@ -66,11 +69,10 @@ class Console:
             yield
         self._status = None
 
-    def progress(self, line: str) -> None:
-        """A line of the run, which on a terminal also becomes the live line's text."""
-        self.say(line)
+    def beat(self, text: str) -> None:
+        """What the live line says."""
         if self._status is not None:
-            self._status.update(escape(line.split("  ")[0] + " done"))
+            self._status.update(escape(text))
 
     def closing(self, summary: Mapping[str, Any], state: str, seconds: float) -> None:
         """The closing table."""
@@ -94,8 +96,10 @@ class _RunHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            if record.pathname.startswith(_FLOWS):
-                self._console.progress(record.getMessage())
+            if record.name == _HEARTBEAT:
+                self._console.beat(record.getMessage())
+            elif record.pathname.startswith(_FLOWS):
+                self._console.say(record.getMessage())
             elif record.levelno >= logging.WARNING and not record.name.startswith(_ENGINE):
                 text = record.getMessage().splitlines()[0]
                 self._console.say(f"{record.levelname.lower()}: {text}")

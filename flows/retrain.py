@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before Prefect, imported below, reads its settings
 
     raise SystemExit(main())
 
+import logging
 from typing import Any
 
 from prefect import State, Task, flow, get_run_logger, runtime, task
@@ -26,6 +27,8 @@ from ununennium.config import RunConfig
 from ununennium.launch import Preempted, TrainingResult
 from ununennium.runs import RunDirectory, as_link, read_json
 
+heartbeat = logging.getLogger("flows.heartbeat")
+"""Where training stands, every few seconds; for a terminal's live line, and never sent to the server."""
 FINISHED = "ununennium.training.finished"
 PROMOTED = "ununennium.checkpoint.promoted"
 """Chains hang on this event: a final state with a name of its own no longer emits ``prefect.flow-run.Completed``."""
@@ -78,7 +81,7 @@ def _was_preempted(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -
 def train(run: RunDirectory) -> TrainingResult:
     """Train under torchrun. Called directly, never submitted: a cancellation must reach the thread that waits."""
     log = get_run_logger()
-    result = pipeline.train(run, on_line=lambda line: log.info("%s", line))
+    result = pipeline.train(run, on_line=lambda line: log.info("%s", line), on_heartbeat=heartbeat.debug)
     finished(run, result)
     return result.require_usable()
 

@@ -146,6 +146,7 @@ def launch(
     timeout_s: float | None = None,
     grace_s: float = 25.0,
     on_line: OnLine = print,
+    on_heartbeat: OnLine | None = None,
 ) -> TrainingResult:
     """Train ``run`` under torchrun on this machine, and wait for it.
 
@@ -157,6 +158,7 @@ def launch(
         timeout_s: after so many seconds training is asked to stop; None waits for ever.
         grace_s: seconds to write a checkpoint after being asked to stop, before being killed.
         on_line: called with each line that rank 0 prints, from a thread.
+        on_heartbeat: called every few seconds with where training stands, in words.
 
     Returns:
         The result, also of a training that failed: ``require_usable`` raises.
@@ -188,6 +190,7 @@ def launch(
             timeout_s=timeout_s,
             grace_s=grace_s,
             on_line=on_output,
+            on_wait=None if on_heartbeat is None else _Heartbeat(run.heartbeat_file, on_heartbeat),
         )
     finally:
         _end_ranks(run, grace_s=grace_s)
@@ -216,6 +219,23 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
         failure = TrainingError(error.message if error.expected else f"{error.type}: {error.message}")
         failure.add_note(f"In the evaluation:\n{error.traceback}")
         raise failure
+
+
+class _Heartbeat:
+    """Passes on where training stands, whenever the file that says so has changed."""
+
+    def __init__(self, file: Path, tell: OnLine) -> None:
+        self._file, self._tell = file, tell
+        self._told = ""
+
+    def __call__(self) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            beat = json.loads(self._file.read_text(encoding="utf-8"))
+            epoch = min(beat["epoch"] + 1, beat["epochs"])
+            words = f"epoch {epoch} of {beat['epochs']}, batch {beat['batches_done']} of {beat['batches']}"
+            if words != self._told:
+                self._told = words
+                self._tell(words)
 
 
 def _result(run: RunDirectory, outcome: Outcome) -> TrainingResult:

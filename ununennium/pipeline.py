@@ -142,12 +142,17 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
     return Plan(rows, details)
 
 
-def train(run: RunDirectory, *, on_line: OnLine = print) -> TrainingResult:
+def train(run: RunDirectory, *, on_line: OnLine = print, on_heartbeat: OnLine | None = None) -> TrainingResult:
     """Train under torchrun; a run that has checkpoints goes on from the newest. ``require_usable`` tells failures."""
     settings = run.config().launcher
     run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
     result = launch(
-        run, nproc=settings.nproc_per_node, timeout_s=settings.timeout_s, grace_s=settings.grace_s, on_line=on_line
+        run,
+        nproc=settings.nproc_per_node,
+        timeout_s=settings.timeout_s,
+        grace_s=settings.grace_s,
+        on_line=on_line,
+        on_heartbeat=on_heartbeat,
     )
     summarise(run)
     run.publish([run.result_file, run.metrics_file, run.summary_file])

@@ -47,6 +47,7 @@ def supervise(
     timeout_s: float | None = None,
     grace_s: float = 25.0,
     on_line: Callable[[str], bool | None] = print,
+    on_wait: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run ``command`` to its end, and make sure of that end whatever happens to the caller.
 
@@ -57,6 +58,7 @@ def supervise(
         grace_s: seconds between SIGTERM and SIGKILL.
         on_line: called with each line of output, from a thread; a true return says that it has been dealt with, and
             keeps it out of ``Outcome.tail``.
+        on_wait: called in this thread, every quarter of a second.
 
     Raises:
         LaunchError: the program could not be started.
@@ -89,6 +91,8 @@ def supervise(
                 timed_out = True
                 stop(process, grace_s)
                 break
+            if on_wait is not None:
+                on_wait()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_S)
     except BaseException:  # a cancellation, a timeout or an interrupt of the caller: never leave it running

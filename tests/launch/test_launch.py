@@ -212,7 +212,7 @@ def test_a_failing_rank_brings_its_own_traceback(prepared: Prepared) -> None:
 def test_a_setting_that_shows_itself_only_in_the_rank_is_one_line(prepared: Prepared) -> None:
     run = prepared("model.target=ununennium.models:NoSuchNet")
     result = launch(run, on_line=lambda line: None)
-    with pytest.raises(TrainingError, match=r"^model = .*has no attribute 'NoSuchNet'$"):
+    with pytest.raises(TrainingError, match=r"^model = .*has no attribute 'NoSuchNet'"):
         result.require_usable()
 
 
