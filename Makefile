@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## Retrain, judge and promote a building model on the sample scene
-	@$(BIN)/ununennium demo
+	@$(BIN)/python -m flows.retrain --config examples/atlanta/run.yaml
 
 test: lint ## Lint, type-check, and run every test
 	$(BIN)/pytest -n $(JOBS) --dist loadfile

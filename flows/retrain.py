@@ -24,8 +24,8 @@ from prefect.states import Completed
 
 from ununennium import pipeline, report
 from ununennium.config import RunConfig
-from ununennium.launch import Preempted, TrainingResult
 from ununennium.runs import RunDirectory, as_link, read_json
+from ununennium.training.launch import Preempted, TrainingResult
 
 heartbeat = logging.getLogger("flows.heartbeat")
 """Where training stands, every few seconds; for a terminal's live line, and never sent to the server."""

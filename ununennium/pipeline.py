@@ -19,8 +19,8 @@ from ununennium.data.statistics import compute_statistics
 from ununennium.errors import ConfigError, PromotionConflict, UnunenniumError
 from ununennium.evaluation.evaluate import Evaluation
 from ununennium.evaluation.gate import decide
-from ununennium.launch import OnLine, TrainingResult, evaluate_in_subprocess, launch
 from ununennium.runs import RunDirectory, read_json, write_json
+from ununennium.training.launch import OnLine, TrainingResult, evaluate_in_subprocess, launch
 
 ATTEMPTS = 3
 """Times that a candidate is judged anew because another champion was promoted in the meantime."""

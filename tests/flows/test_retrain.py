@@ -235,7 +235,7 @@ def test_sigterm_to_the_flow_leaves_a_checkpoint_and_no_process(tiny: Tiny, plac
     assert process.returncode != 0
     (work,) = (tmp_path / "work").iterdir()
     (pid, start) = (int(word) for word in (work / "pids" / "rank0").read_text().split())
-    from ununennium.supervise import start_time
+    from ununennium.training.supervise import start_time
 
     deadline = time.monotonic() + 15
     while start_time(pid) == start and time.monotonic() < deadline:

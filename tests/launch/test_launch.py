@@ -16,9 +16,9 @@ import pytest
 from ununennium import pipeline
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import TrainingError
-from ununennium.launch import Preempted, TrainingResult, launch
 from ununennium.runs import RunDirectory
-from ununennium.supervise import start_time
+from ununennium.training.launch import Preempted, TrainingResult, launch
+from ununennium.training.supervise import start_time
 
 pytestmark = [
     pytest.mark.slow,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ununennium.errors import LaunchError
-from ununennium.supervise import MAX_LINE, start_time, supervise
+from ununennium.training.supervise import MAX_LINE, start_time, supervise
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
 
@@ -192,7 +192,9 @@ pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))
 time.sleep(60)
 """
     caller = subprocess.Popen(
-        python(f"import sys; from ununennium.supervise import supervise; supervise([sys.executable, '-c', {child!r}])")
+        python(
+            f"import sys; from ununennium.training.supervise import supervise; supervise([sys.executable, '-c', {child!r}])"
+        )
     )
     try:
         assert wait_until(lambda: pid_file.exists() and pid_file.read_text())

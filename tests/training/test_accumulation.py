@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from ununennium.losses import CrossEntropyLoss
 
 from ununennium.errors import ConfigError, DataError
+from ununennium.losses import CrossEntropyLoss
 from ununennium.training.callbacks import Callback
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ununennium.cli.console import DEFAULT_STORAGE, StorageOption, say
+from ununennium.cli.console import DEFAULT_STORAGE, StorageOption, print_pairs, say
 from ununennium.errors import ConfigError
 
 EXAMPLES = (
@@ -30,6 +32,8 @@ def predict(
     """Make a class map of a scene with the champion, and a picture to look at."""
     from ununennium.checkpoints.artifact import load_artifact
     from ununennium.checkpoints.registry import Registry
+    from ununennium.evaluation.pictures import class_map_picture
+    from ununennium.inference.scene import map_scene
     from ununennium.runs import resolve_storage
 
     registry = Registry(resolve_storage(storage), model)
@@ -42,3 +46,28 @@ def predict(
         version = champion.version
     network, contract = load_artifact(registry.version_url(version))
     say(f"{model}: version {version} of run {contract['run_id']}, classes {', '.join(contract['classes'])}")
+    with _progress() as on_rows:
+        mapped = map_scene(network, contract, scene, output, device=device, on_rows=on_rows)
+    quicklook = quicklook or output.with_suffix(".png")
+    class_map_picture(mapped.path, list(contract["classes"]), quicklook)
+    total = sum(mapped.pixels.values())
+    rows: list[tuple[str, str]] = [("map", str(output)), ("picture", str(quicklook))]
+    rows += [(f"  {name}", f"{count:,} px, {count / max(total, 1):.1%}") for name, count in mapped.pixels.items()]
+    if mapped.unmapped:
+        rows.append(("  without data", f"{mapped.unmapped:,} px"))
+    print_pairs(rows)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar of the rows done, on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("mapping")
+        yield lambda done, total: bar.update(task, completed=done, total=total)

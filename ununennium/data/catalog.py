@@ -89,7 +89,7 @@ def open_catalog(config: DataConfig) -> list[Scene]:
             a chip.
         ConfigError: two scenes of one name, or bands that the files do not have.
     """
-    scenes = [_open_scene(settings, place) for place, settings in enumerate(config.scenes)]
+    scenes = [open_scene(settings, place) for place, settings in enumerate(config.scenes)]
     names = [scene.name for scene in scenes]
     for place, name in enumerate(names):
         if name in names[:place]:
@@ -121,7 +121,12 @@ def open_raster(path: str, what: str) -> Iterator[Any]:
             yield dataset
 
 
-def _open_scene(settings: SceneConfig, place: int) -> Scene:
+def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
+    """What one scene's files say of themselves; ``place`` is its number in the configuration, for messages.
+
+    Raises:
+        DataError: a file cannot be read, or labels are on another grid.
+    """
     name = settings.name or PurePosixPath(settings.image.replace("\\", "/")).stem
     with open_raster(settings.image, f"image of scene {name!r}") as image:
         if image.width < 1 or image.count < 1:

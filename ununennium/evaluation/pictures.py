@@ -84,6 +84,38 @@ def prediction_panel(
     _save(figure, path)
 
 
+def class_map_picture(
+    path_of_map: str | Path, classes: Sequence[str], path: str | Path, *, longest: int = 1600
+) -> None:
+    """A class map with its legend, as a PNG; a large map is drawn from its overviews.
+
+    Args:
+        path_of_map: a GeoTIFF as ``ClassMapWriter`` writes it.
+        classes: class names.
+        path: where the picture goes.
+        longest: pixels read along the longer side.
+    """
+    import matplotlib.patches
+    import rasterio
+    from rasterio.enums import Resampling
+
+    with rasterio.open(path_of_map) as dataset:
+        scale = min(1.0, longest / max(dataset.shape))
+        shape = tuple(max(1, round(side * scale)) for side in dataset.shape)
+        values = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
+    figure, axes = _figure(
+        1, width=8.0 * min(1.0, shape[1] / shape[0]) + 1.0, height=8.0 * min(1.0, shape[0] / shape[1]) + 1.0
+    )
+    axes[0].imshow(_coloured(values, len(classes), values == NODATA), interpolation="nearest")
+    axes[0].axis("off")
+    patches = [
+        matplotlib.patches.Patch(facecolor=_hex(colour(number)), edgecolor=_INK, linewidth=0.5, label=name)
+        for number, name in enumerate(classes[:20])
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False)
+    _save(figure, path)
+
+
 def _hex(rgb: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*rgb)
 

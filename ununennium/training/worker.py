@@ -31,7 +31,6 @@ from ununennium.data.loaders import build_loaders
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.importing import instantiate
-from ununennium.launch import PREEMPTED_EXIT_CODE, register_process
 from ununennium.runs import RunDirectory, finite, write_json
 from ununennium.training import distributed
 from ununennium.training.callbacks import (
@@ -44,6 +43,7 @@ from ununennium.training.callbacks import (
     SegmentationMetrics,
 )
 from ununennium.training.config import TrainerConfig
+from ununennium.training.launch import PREEMPTED_EXIT_CODE, register_process
 from ununennium.training.state import StopReason
 from ununennium.training.trainer import Trainer
 

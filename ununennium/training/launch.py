@@ -33,7 +33,7 @@ from typing import Any
 
 from ununennium.errors import TrainingError
 from ununennium.runs import RunDirectory
-from ununennium.supervise import POLL_S, Outcome, how_it_ended, send_signal, start_time, supervise
+from ununennium.training.supervise import POLL_S, Outcome, how_it_ended, send_signal, start_time, supervise
 
 PREEMPTED_EXIT_CODE = 143
 """128 + SIGTERM, the exit status of a training process that was asked to stop and wrote a checkpoint."""

@@ -1,0 +1,115 @@
+"""A map of a whole scene, made with a promoted model and its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ununennium.config import SceneConfig
+from ununennium.data.catalog import Scene, open_scene
+from ununennium.data.reader import SceneReader
+from ununennium.data.statistics import BandStatistics
+from ununennium.errors import DataError
+from ununennium.inference.predict import predict_bands
+from ununennium.inference.windows import window_reader
+from ununennium.inference.writers import ClassMapWriter
+
+_MOST_STRETCH = 1.1
+
+
+@dataclass(frozen=True)
+class MappedScene:
+    """What was mapped.
+
+    Attributes:
+        scene: the image's metadata.
+        path: the class map.
+        pixels: mapped pixels per class name.
+        unmapped: pixels without data.
+    """
+
+    scene: Scene
+    path: Path
+    pixels: dict[str, int]
+    unmapped: int
+
+
+def map_scene(
+    model: nn.Module,
+    contract: Mapping[str, Any],
+    image: str,
+    output: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    tta: bool = False,
+    on_rows: Callable[[int, int], None] | None = None,
+) -> MappedScene:
+    """Write the class map of a scene.
+
+    Args:
+        model: as ``load_artifact`` gives it.
+        contract: what goes with it.
+        image: the scene: a path or URL that GDAL reads.
+        output: the GeoTIFF to write.
+        device: computation device.
+        tta: average over the eight flips and turns.
+        on_rows: told how many rows of how many are done.
+
+    Raises:
+        DataError: the scene cannot be read, or is not what the model was trained for.
+    """
+    scene = open_scene(SceneConfig(image=image))
+    check_fits(scene, contract)
+    nodata = None if scene.nodata is not None else contract["nodata"]
+    reader = SceneReader(scene, list(contract["bands"]), nodata)
+    statistics = BandStatistics(**contract["statistics"], num_pixels=0)
+    classes = list(contract["classes"])
+    counts, unmapped = np.zeros(len(classes), np.int64), 0
+    tile = max(256, int(contract["chip_size"]))
+    writer = ClassMapWriter(output, scene, row=0, col=0, height=scene.height, width=scene.width, classes=classes)
+    with writer:
+        for band in predict_bands(
+            model.to(device),
+            window_reader(reader, statistics),
+            scene.height,
+            scene.width,
+            num_classes=len(classes),
+            tile=tile,
+            device=device,
+            tta=tta,
+        ):
+            predicted = band.probabilities.argmax(0).astype(np.uint8)
+            writer.write(band.row, predicted, band.valid)
+            counts += np.bincount(predicted[band.valid], minlength=len(classes))
+            unmapped += int((~band.valid).sum())
+            if on_rows is not None:
+                on_rows(band.row + len(predicted), scene.height)
+    return MappedScene(scene, Path(output), dict(zip(classes, counts.tolist(), strict=True)), unmapped)
+
+
+def check_fits(scene: Scene, contract: Mapping[str, Any]) -> None:
+    """Refuse a scene that the model was not trained for.
+
+    Raises:
+        DataError: bands are missing, or pixels have another size.
+    """
+    bands = list(contract["bands"])
+    if max(bands) > scene.num_bands:
+        raise DataError(
+            f"scene {scene.name!r} has bands 1..{scene.num_bands}, and the model reads {bands}; give a scene with these"
+        )
+    trained_on = contract["resolution"]
+    if contract["crs"] is None or scene.crs is None or trained_on is None:
+        return
+    for ours, theirs in zip(scene.resolution, trained_on, strict=True):
+        if max(ours, theirs) > _MOST_STRETCH * min(ours, theirs):
+            raise DataError(
+                f"scene {scene.name!r} has pixels of {ours:g} (units of its CRS), and the model was trained on pixels of "
+                f"{theirs:g}; resample it first (gdalwarp -tr {trained_on[0]:g} {trained_on[1]:g})"
+            )
