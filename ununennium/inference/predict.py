@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,39 +86,88 @@ def predict_bands(
         DataError: the model's output does not have ``num_classes`` channels and the tile's size.
     """
     _check_sizes(height=height, width=width, num_classes=num_classes, tile=tile, overlap=overlap, batch_size=batch_size)
-    device = torch.device(device)
+    stride = tile - overlap
     down, across = _axis(height, tile, overlap), _axis(width, tile, overlap)
-    row_shares, column_shares = down.shares.to(device), across.shares.to(device)
     sums = torch.zeros(num_classes, tile, width, device=device)
     valid = np.zeros((tile, width), dtype=bool)
     with _evaluation_mode(model):
-        for number, top in enumerate(down.starts):
-            waiting: list[tuple[int, Tensor]] = []
-            for place, left in enumerate(across.starts):
-                image, mask = read(top, left, tile, tile)
-                inside = slice(max(left, 0), min(left + tile, width))
-                valid[:, inside] = mask[:, inside.start - left : inside.stop - left]
-                if mask.any():
-                    waiting.append((place, torch.from_numpy(np.ascontiguousarray(image))))
-                if waiting and (len(waiting) == batch_size or left == across.starts[-1]):
-                    images = torch.stack([image for _, image in waiting]).to(device)
-                    for (where, _), probability in zip(
-                        waiting, _probabilities(model, images, num_classes, autocast, tta), strict=True
-                    ):
-                        start = across.starts[where]
-                        inside = slice(max(start, 0), min(start + tile, width))
-                        part = slice(inside.start - start, inside.stop - start)
-                        share = row_shares[number][:, None] * column_shares[where][None, part]
-                        sums[:, :, inside] += probability[:, :, part] * share
-                    waiting = []
-            done = (tile - overlap) if top != down.starts[-1] else height - top
-            first = max(top, 0)
-            rows = slice(first - top, min(done, height - top))
+        for top, row_shares in zip(down.starts, down.shares.to(device), strict=True):
+            for places, images in _batches(read, top, across.starts, tile, batch_size, valid):
+                predicted = _forward(model, images.to(device), num_classes, autocast, tta)
+                for place, probabilities in zip(places, predicted, strict=True):
+                    inside, part = _overlap_with(width, across.starts[place], tile)
+                    share = row_shares[:, None] * across.shares[place, part].to(device)
+                    sums[:, :, inside] += probabilities[:, :, part] * share
+            stop = height if top == down.starts[-1] else top + stride
+            rows = slice(max(-top, 0), stop - top)
             mask = valid[rows].copy()
-            if rows.stop > rows.start:
-                yield Band(first, sums[:, rows].cpu().numpy() * mask, mask)
-            sums = _moved_up(sums, tile - overlap)
-            valid[: overlap or None] = valid[tile - overlap :] if overlap else False
+            yield Band(top + rows.start, sums[:, rows].cpu().numpy() * mask, mask)
+            sums = torch.cat((sums[:, stride:], torch.zeros_like(sums[:, :stride])), dim=1)
+            valid = np.concatenate((valid[stride:], np.zeros_like(valid[:stride])))
+
+
+def _batches(
+    read: ReadWindow, top: int, starts: list[int], tile: int, batch_size: int, valid: NDArray[np.bool_]
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Read a row of tiles: places and images (N, C, tile, tile) of those with something to predict.
+
+    ``valid`` (tile, width) is filled in.
+    """
+    places: list[int] = []
+    images: list[Tensor] = []
+    for place, left in enumerate(starts):
+        image, mask = read(top, left, tile, tile)
+        inside, part = _overlap_with(valid.shape[1], left, tile)
+        valid[:, inside] = mask[:, part]
+        if mask[:, part].any():
+            places.append(place)
+            images.append(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
+        if len(images) == batch_size:
+            yield places, torch.stack(images)
+            places, images = [], []
+    if images:
+        yield places, torch.stack(images)
+
+
+def _forward(model: nn.Module, images: Tensor, num_classes: int, autocast: torch.dtype | None, tta: bool) -> Tensor:
+    """Class probabilities (N, K, tile, tile) in float32."""
+    expected = (images.shape[0], num_classes, *images.shape[2:])
+    views = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)] if tta else [(0, False)]
+    total = torch.zeros(expected, device=images.device)
+    context: contextlib.AbstractContextManager[Any] = (
+        contextlib.nullcontext() if autocast is None else torch.autocast(images.device.type, dtype=autocast)
+    )
+    with torch.no_grad(), context:
+        for turns, mirrored in views:
+            view = torch.rot90(images.flip(-1) if mirrored else images, turns, (-2, -1))
+            logits = model(view)
+            if not isinstance(logits, Tensor) or logits.shape != expected:
+                got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                raise DataError(
+                    f"the model gives {got} for an image of {tuple(images.shape)}: it must be {expected}, one channel "
+                    f"of logits for each of {num_classes} classes at the image's own size"
+                )
+            probabilities = torch.rot90(logits.float().softmax(1), -turns, (-2, -1))
+            total += probabilities.flip(-1) if mirrored else probabilities
+    return total / len(views)
+
+
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every submodule in evaluation mode, and afterwards as it was: a frozen one stays frozen."""
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
+
+
+def _overlap_with(length: int, start: int, tile: int) -> tuple[slice, slice]:
+    """The pixels of a tile within 0..length: as counted there, and as counted in the tile."""
+    inside = slice(max(start, 0), min(start + tile, length))
+    return inside, slice(inside.start - start, inside.stop - start)
 
 
 def _check_sizes(**sizes: int) -> None:
@@ -132,8 +181,7 @@ def _check_sizes(**sizes: int) -> None:
 def _axis(length: int, tile: int, overlap: int) -> _Axis:
     """Place tiles over ``length`` pixels, and share every pixel among the tiles that see it."""
     stride, before = tile - overlap, overlap // 2
-    # The last tile reaches half an overlap beyond the end, so that no pixel is left to a tile's outermost edge.
-    count = max(1, -(-(length + before - (overlap - before)) // stride))
+    count = -(-length // stride)  # the last tile reaches about half an overlap beyond the end
     starts = [number * stride - before for number in range(count)]
     ramp = torch.sin(torch.linspace(0, torch.pi / 2, 2 * overlap + 1, dtype=torch.float64)[1::2]) ** 2
     weight = torch.ones(tile, dtype=torch.float64)
