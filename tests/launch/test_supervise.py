@@ -193,7 +193,8 @@ time.sleep(60)
 """
     caller = subprocess.Popen(
         python(
-            f"import sys; from ununennium.training.supervise import supervise; supervise([sys.executable, '-c', {child!r}])"
+            "import sys; from ununennium.training.supervise import supervise\n"
+            f"supervise([sys.executable, '-c', {child!r}])"
         )
     )
     try:

@@ -65,7 +65,7 @@ def prediction_panel(
     difference[~unlabelled & ~missing] = 225
     for number in range(len(classes)):
         difference[wrong & (prediction == number)] = colour(number) if number else (0, 114, 178)
-    shown = (
+    shown: tuple[tuple[str, npt.NDArray[Any]], ...] = (
         ("Image", _stretch(image)),
         ("Label", _coloured(label, len(classes), unlabelled)),
         ("Prediction", _coloured(prediction, len(classes), missing)),

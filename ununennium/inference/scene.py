@@ -110,6 +110,6 @@ def check_fits(scene: Scene, contract: Mapping[str, Any]) -> None:
     for ours, theirs in zip(scene.resolution, trained_on, strict=True):
         if max(ours, theirs) > _MOST_STRETCH * min(ours, theirs):
             raise DataError(
-                f"scene {scene.name!r} has pixels of {ours:g} (units of its CRS), and the model was trained on pixels of "
+                f"scene {scene.name!r} has pixels of {ours:g} (units of its CRS), and the model was trained on "
                 f"{theirs:g}; resample it first (gdalwarp -tr {trained_on[0]:g} {trained_on[1]:g})"
             )
