@@ -181,7 +181,7 @@ def test_an_impossible_tiling_is_refused(arguments):
 
 def test_a_model_of_other_classes_is_named(data):
     config, index, statistics = data
-    with pytest.raises(DataError, match=r"should be \(2, 2, 256, 256\)"):
+    with pytest.raises(DataError, match=r"it must be \(\d, 2, 256, 256\)"):
         evaluate(UNet(1, 3, base_channels=2, depth=1), index, statistics, config)
 
 
