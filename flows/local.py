@@ -31,12 +31,14 @@ QUIET = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 done (promoted or not), 1 failed, 2 wrong settings, 130 interrupted."""
+    """Exit status: 0 done (promoted or not), 1 failed, 2 wrong settings, 130 interrupted, 143 terminated."""
     options = _options(arguments)
     from flows.console import Console
     from ununennium.config import RunConfig
     from ununennium.errors import ConfigError, UnunenniumError
+    from ununennium.training.supervise import Terminated, raise_on_sigterm
 
+    raise_on_sigterm()  # the embedded server is stopped at a regular exit only
     console = Console()
     try:
         config = RunConfig.load(options.config, options.set)
@@ -47,9 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UnunenniumError as error:
         status = 1
         console.error(str(error))
-    except KeyboardInterrupt:
-        status = 130
-        console.error("interrupted; 'ununennium train --resume latest' goes on from the newest checkpoint")
+    except (KeyboardInterrupt, Terminated) as stopped:
+        status = 143 if isinstance(stopped, Terminated) else 130
+        console.error("stopped; 'ununennium train --resume latest' goes on from the newest checkpoint")
     except Exception as error:
         if options.debug:
             raise

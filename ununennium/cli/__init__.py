@@ -20,6 +20,7 @@ from ununennium.cli.console import (
     fail,
     version_text,
 )
+from ununennium.training.supervise import Terminated, raise_on_sigterm
 
 app = typer.Typer(
     name="ununennium",
@@ -74,11 +75,12 @@ def run(arguments: list[str]) -> int:
         app([argument for argument in arguments if argument != "--debug"], prog_name="ununennium")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Terminated) as error:
         return fail(error, debug=debug)
     return 0
 
 
 def main() -> None:
     """The console script."""
+    raise_on_sigterm()
     sys.exit(run(sys.argv[1:]))

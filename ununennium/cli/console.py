@@ -27,6 +27,7 @@ DEFAULT_STORAGE = "storage"
 def fail(error: BaseException, *, debug: bool) -> int:
     """Say in one line what went wrong, and return the exit code for it."""
     from ununennium.training.launch import Preempted
+    from ununennium.training.supervise import Terminated
 
     if debug:
         traceback.print_exception(error)
@@ -34,7 +35,7 @@ def fail(error: BaseException, *, debug: bool) -> int:
         message, code = "interrupted", INTERRUPTED
     elif isinstance(error, ConfigError):
         message, code = str(error), USAGE
-    elif isinstance(error, Preempted):
+    elif isinstance(error, Preempted | Terminated):
         message, code = str(error), PREEMPTED
     elif isinstance(error, GateError | PromotionConflict):
         message, code = str(error), NOT_PROMOTED
@@ -42,7 +43,7 @@ def fail(error: BaseException, *, debug: bool) -> int:
         message, code = str(error), FAILED
     else:
         message, code = f"{type(error).__name__}: {error}", FAILED
-    hint = "" if debug or code in (USAGE, NOT_PROMOTED, INTERRUPTED) else " (--debug shows where)"
+    hint = "" if debug or code in (USAGE, NOT_PROMOTED, INTERRUPTED, PREEMPTED) else " (--debug shows where)"
     typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
     typer.echo(" ".join(message.split()) + hint, err=True)
     return code

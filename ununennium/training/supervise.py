@@ -23,6 +23,19 @@ TAIL_LINES = 40
 MAX_LINE = 10_000
 
 
+class Terminated(BaseException):
+    """SIGTERM as an exception: what is under way is ended in order, and the exit status is 143."""
+
+
+def raise_on_sigterm() -> None:
+    """Make SIGTERM raise ``Terminated`` in the main thread; by default Python would die at once, tidying nothing up."""
+
+    def handle(number: int, frame: object) -> None:
+        raise Terminated("SIGTERM was received")
+
+    signal.signal(signal.SIGTERM, handle)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a supervised process ended.
