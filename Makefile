@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v uv >/dev/null 2>&1 || test -x .uv/bin/uv || \
 	  { python3 -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv; } || \
 	  { echo 'make setup needs uv, or a python3 with venv and pip (Debian: apt-get install python3-venv)' >&2; exit 1; }
-	@set -e; uv=$$(command -v uv || echo .uv/bin/uv); export UV_LINK_MODE=$${UV_LINK_MODE:-hardlink}; \
+	@set -e; uv=$$(command -v uv || echo .uv/bin/uv); export UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS:-true} UV_NATIVE_TLS=$${UV_NATIVE_TLS:-true}; \
 	  test -x $(BIN)/python || $$uv venv --quiet --python '>=3.11' $(VENV); \
 	  echo 'setting up .venv (torch is large: half a minute on a fast line)'; \
 	  $$uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'

@@ -19,6 +19,8 @@ from ununennium.errors import LaunchError
 
 POLL_S = 0.25
 """The waits of the caller's thread are this short, so that a cancellation raised in it is seen at once."""
+_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that wait actively for each other slow each other down by ten where another process wants the same cores."""
 TAIL_LINES = 40
 MAX_LINE = 10_000
 
@@ -89,7 +91,7 @@ def supervise(
             text=True,
             encoding="utf-8",
             errors="replace",
-            env={**inherited, "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**_DEFAULTS, **inherited, "PYTHONUNBUFFERED": "1", **(env or {})},
         )
     except OSError as error:
         raise LaunchError(f"{command[0]} cannot be started: {error.strerror or error}") from error
