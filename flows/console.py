@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +31,8 @@ class Console:
     """
 
     def __init__(self, rich: RichConsole | None = None) -> None:
-        self._rich = rich or RichConsole(soft_wrap=True, highlight=False)
+        width = None if sys.stdout.isatty() else 200  # a log has no edge that paths would have to be broken at
+        self._rich = rich or RichConsole(soft_wrap=True, highlight=False, width=width)
         self._status: Status | None = None
 
     @property
@@ -83,8 +85,7 @@ class Console:
         table.add_column(overflow="fold")
         for heading, text in closing_rows(summary):
             table.add_row(escape(heading), escape(text))
-        width = None if self.is_live else 160
-        self._rich.print(table, width=width, soft_wrap=False)
+        self._rich.print(table, soft_wrap=False)
 
 
 class _RunHandler(logging.Handler):

@@ -186,7 +186,7 @@ def launch(
     try:
         outcome = supervise(
             command,
-            env={"UNUNENNIUM_GRACE_S": str(grace_s)},
+            env={**_compute_environment(), "UNUNENNIUM_GRACE_S": str(grace_s)},
             timeout_s=timeout_s,
             grace_s=grace_s,
             on_line=on_output,
@@ -211,7 +211,7 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
         return True
 
     command = [sys.executable, "-m", "ununennium.evaluation.worker", str(run.run_file)]
-    outcome = supervise(command, grace_s=grace_s, on_line=on_output)
+    outcome = supervise(command, env=_compute_environment(), grace_s=grace_s, on_line=on_output)
     if outcome.returncode != 0:
         error = _read_error(error_file)
         if error is None:
@@ -219,6 +219,16 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
         failure = TrainingError(error.message if error.expected else f"{error.type}: {error.message}")
         failure.add_note(f"In the evaluation:\n{error.traceback}")
         raise failure
+
+
+def _compute_environment() -> dict[str, str]:
+    """Settings for a process that computes, unless the caller's environment has them.
+
+    OpenMP's threads spin while they wait for each other. Where something else wants a core, too, they burn the time
+    that the thread they wait for needs: an epoch of the sample run took 69 s beside two busy processes on two cores,
+    and 8 s with threads that sleep.
+    """
+    return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
 
 
 class _Heartbeat:
