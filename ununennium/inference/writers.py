@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,12 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.shutil import copy as raster_copy
 from rasterio.windows import Window
 
 from ununennium.data.catalog import Scene
+from ununennium.errors import ConfigError, StorageError
 
 NODATA = 255
+_BLOCK = 256
 
 # Okabe and Ito's palette, which people with any colour vision tell apart; class 0 is a quiet grey.
 COLOURS = (
@@ -37,7 +43,8 @@ class ClassMapWriter:
     """Writes a class map of a window of a scene, rows at a time; use it as a context manager.
 
     The file is a COG with the scene's CRS, a colour table, class names as tags, overviews by mode, and nodata 255. It
-    is written beside its place under other names and moved when complete; an exception leaves nothing.
+    is written beside its place under other names, read back, and moved when it is whole: an exception, or a disk that
+    fills up, leaves what was there before.
 
     Args:
         path: where the file goes.
@@ -47,14 +54,20 @@ class ClassMapWriter:
         height: rows.
         width: columns.
         classes: class names; class numbers are the pixel values.
+
+    Raises:
+        ConfigError: more classes than a byte tells apart.
+        StorageError: the file cannot be written; raised by every method.
     """
 
     def __init__(
         self, path: str | Path, scene: Scene, *, row: int, col: int, height: int, width: int, classes: Sequence[str]
     ) -> None:
+        if len(classes) > NODATA:
+            raise ConfigError("data.classes", f"{len(classes)} classes", f"a class map holds at most {NODATA}")
         self.path = Path(path)
-        self._rows = self.path.with_name(f".{self.path.stem}-{os.getpid()}-rows.tif")
-        self._whole = self.path.with_name(f".{self.path.stem}-{os.getpid()}-whole.tif")
+        self._rows = self.path.with_name(f".{self.path.name}-{os.getpid()}-rows.tmp")
+        self._whole = self.path.with_name(f".{self.path.name}-{os.getpid()}-whole.tmp")
         self._classes = list(classes)
         self._profile: dict[str, Any] = {
             "driver": "GTiff",
@@ -66,40 +79,87 @@ class ClassMapWriter:
             "transform": scene.affine * rasterio.Affine.translation(col, row),
             "nodata": NODATA,
             "tiled": True,
-            "blockxsize": 256,
-            "blockysize": 256,
+            "blockxsize": _BLOCK,
+            "blockysize": _BLOCK,
             "compress": "deflate",
+            "bigtiff": "if_safer",
         }
         self._dataset: Any = None
+        self._checksum = 0
 
     def __enter__(self) -> ClassMapWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._dataset = rasterio.open(self._rows, "w", **self._profile)
-        self._dataset.write_colormap(1, {n: (*colour(n), 255) for n in range(len(self._classes))})
-        self._dataset.update_tags(**{f"CLASS_{number}": name for number, name in enumerate(self._classes)})
-        self._dataset.set_band_description(1, "class")
+        with self._translated_errors(), _quiet():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._dataset = rasterio.open(self._rows, "w", **self._profile)
+            self._dataset.write_colormap(1, {n: (*colour(n), 255) for n in range(len(self._classes))})
+            self._dataset.update_tags(**{f"CLASS_{number}": name for number, name in enumerate(self._classes)})
+            self._dataset.set_band_description(1, "class")
         return self
 
-    def write(self, row: int, classes: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_]) -> None:
-        """Write rows.
+    def write(self, row: int, classes: npt.NDArray[np.integer[Any]], valid: npt.NDArray[np.bool_]) -> None:
+        """Write the next rows; they come in order, and all of them.
 
         Args:
             row: first row, counted from the window's top.
-            classes: uint8 (rows, width).
+            classes: class numbers, any integer type, (rows, width).
             valid: bool (rows, width); nodata where False.
         """
         height, width = classes.shape
-        self._dataset.write(np.where(valid, classes, NODATA).astype(np.uint8), 1, window=Window(0, row, width, height))
+        values = np.ascontiguousarray(np.where(valid, classes, NODATA), np.uint8)
+        self._checksum = zlib.crc32(values.data, self._checksum)
+        with self._translated_errors():
+            self._dataset.write(values, 1, window=Window(0, row, width, height))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._dataset.close()
         try:
-            if kind is None:
-                options = {"compress": "deflate", "overview_resampling": "mode", "blocksize": 256}
-                raster_copy(str(self._rows), str(self._whole), driver="COG", **options)
+            if kind is not None:
+                with contextlib.suppress(Exception):  # what went wrong first is the error to see
+                    self._dataset.close()
+                return
+            with self._translated_errors(), _quiet():
+                self._dataset.close()
+                options = {"compress": "deflate", "overview_resampling": "mode", "blocksize": _BLOCK}
+                raster_copy(str(self._rows), str(self._whole), driver="COG", bigtiff="if_safer", **options)
+                self._check_whole()
                 os.replace(self._whole, self.path)
         finally:
-            self._rows.unlink(missing_ok=True)
-            self._whole.unlink(missing_ok=True)
+            self._remove_temporary()
+
+    def _check_whole(self) -> None:
+        """Read back what was written: on a full disk GDAL may close a truncated file without a word."""
+        checksum = 0
+        with rasterio.open(self._whole) as whole:
+            for top in range(0, whole.height, _BLOCK):
+                window = Window(0, top, whole.width, min(_BLOCK, whole.height - top))
+                checksum = zlib.crc32(whole.read(1, window=window), checksum)
+        if checksum != self._checksum:
+            raise OSError("what was written reads back as something else")
+        with self._whole.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _remove_temporary(self) -> None:
+        for file in (self._rows, self._whole):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+    @contextlib.contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        """Say which file could not be written; GDAL's own messages name neither the file nor the disk."""
+        try:
+            yield
+        except Exception as error:
+            self._remove_temporary()
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise StorageError(
+                f"{self.path} cannot be written ({reason}); is there space left, and may you write there?"
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A scene without georeference is nothing to warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield

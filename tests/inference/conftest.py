@@ -1,0 +1,41 @@
+"""Small scenes to map."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rasterio
+
+from ununennium.config import SceneConfig
+from ununennium.data.catalog import open_scene
+
+
+@pytest.fixture
+def make_scene(tmp_path):
+    """Write an image (bands, rows, columns) as a GeoTIFF and open it as a scene."""
+
+    def make(image, *, name="scene", crs="EPSG:32616", transform=(0.5, 0.0, 733601.0, 0.0, -0.5, 3725139.0), **profile):
+        path = tmp_path / f"{name}.tif"
+        bands, height, width = image.shape
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            count=bands,
+            height=height,
+            width=width,
+            dtype=image.dtype,
+            crs=crs,
+            transform=rasterio.Affine(*transform),
+            **profile,
+        ) as dataset:
+            dataset.write(image)
+        return open_scene(SceneConfig(image=str(path)))
+
+    return make
+
+
+@pytest.fixture
+def scene(make_scene):
+    """One band, 300 rows of 200 columns, georeferenced."""
+    return make_scene(np.random.default_rng(0).normal(size=(1, 300, 200)).astype(np.float32))
