@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ununennium.config import GateConfig
-from ununennium.errors import GateError
+from ununennium.errors import ConfigError, GateError
 from ununennium.evaluation.evaluate import Evaluation
-from ununennium.evaluation.gate import decide
+from ununennium.evaluation.gate import check_metrics, decide
 
 
-def measured(a=0.5, b=0.5, split="s", **more):
+def measured(a=0.5, b=0.5, split="s", data="d", labelled=(1, 1), **more):
     finite = [value for value in (a, b) if value is not None and not math.isnan(value)]
     mean = sum(finite) / len(finite) if finite else math.nan
     scores = {"mean": mean, "a": a, "b": b}
     metrics = {"IoU": scores, "F1": dict(scores), "accuracy": 0.9, "kappa": 0.5, **more}
-    return Evaluation(["a", "b"], [[1, 0], [0, 1]], metrics, 2, split, "d")
+    return Evaluation(["a", "b"], [[labelled[0], 0], [0, labelled[1]]], metrics, sum(labelled), split, data)
 
 
 @pytest.mark.parametrize(
@@ -41,14 +42,21 @@ def measured(a=0.5, b=0.5, split="s", **more):
         (measured(), None, {"metric": "IoU.lake"}, "not_promoted", r"IoU\.lake \(not measured\)"),
         (measured(), None, {"floors": {"dice": 0.1}}, "not_promoted", r"dice \(not measured\)"),
         (measured(), measured(math.nan, math.nan), {}, "promoted", "the champion has no IoU"),
-        (measured(), None, {"floors": {"accuracy": 0.9}}, "promoted", "first model"),
+        (measured(), None, {"floors": {"accuracy": 0.9}}, "promoted", r"first model: IoU 0\.5000; 1 floor"),
+        (measured(b=math.nan), None, {"metric": "IoU.b", "floors": {"IoU.a": 0.1}}, "not_promoted", "is no number"),
+        (
+            measured(0.5, 0.0),
+            measured(0.5, math.nan),
+            {"metric": "IoU.b"},
+            "not_promoted",
+            r"the champion has no IoU\.b",
+        ),
+        (measured(0.5, 0.2), measured(0.5, math.nan), {"metric": "IoU.b"}, "promoted", r"the champion has no IoU\.b"),
     ],
 )
 def test_the_table_of_decisions(challenger, champion, settings, verdict, words):
     decision = decide(challenger, champion, GateConfig(**settings))
     assert decision.verdict == verdict
-    import re
-
     assert re.search(words, decision.reason)
 
 
@@ -65,9 +73,49 @@ def test_no_model_with_a_failing_check_is_promoted(a, b, champion_a, champion_b,
         assert math.isfinite(measured(a, b).metric("IoU"))
 
 
-def test_a_champion_of_another_split_must_be_measured_again():
-    with pytest.raises(GateError, match="another split"):
-        decide(measured(split="new"), measured(split="old"), GateConfig())
+@pytest.mark.parametrize("other", [{"split": "old"}, {"data": "old"}])
+def test_a_champion_measured_on_other_pixels_must_be_measured_again(other):
+    with pytest.raises(GateError, match=r"another (split|state) of the data \(old.*evaluate it"):
+        decide(measured(), measured(**other), GateConfig())
+
+
+def test_a_class_that_the_holdout_lacks_cannot_fall():
+    """The champion saw some where there is none (IoU 0); a new model that sees none (no IoU) is not worse."""
+    challenger, champion = measured(0.6, math.nan, labelled=(5, 0)), measured(0.5, 0.0, labelled=(5, 0))
+    decision = decide(challenger, champion, GateConfig(metric="IoU.a"))
+    assert decision.verdict == "promoted"
+    assert [check.name for check in decision.checks] == ["improvement of IoU.a", "class drop IoU.a"]
+
+
+def test_a_labelled_class_that_is_no_longer_measured_has_fallen():
+    decision = decide(measured(0.9, math.nan), measured(0.5, 0.3), GateConfig(metric="IoU.a"))
+    assert decision.verdict == "not_promoted"
+    assert "IoU.b nan falls by more than 0.1 below the champion's 0.3000" in decision.reason
+
+
+def test_what_passes_says_so_in_words():
+    decision = decide(measured(0.6, 0.6), measured(), GateConfig(floors={"IoU.b": 0.5}))
+    assert [check.reason for check in decision.checks] == [
+        "IoU.b 0.6000 reaches the floor 0.5",
+        "IoU 0.6000 exceeds the champion's 0.5000",
+        "IoU.a 0.6000 is at most 0.1 below the champion's 0.5000",
+        "IoU.b 0.6000 is at most 0.1 below the champion's 0.5000",
+    ]
+    (first,) = decide(measured(), None, GateConfig()).checks
+    assert (first.reason, first.threshold, first.passed) == ("IoU 0.5000", None, True)
+
+
+@pytest.mark.parametrize("name", ["IoU", "IoU.b", "F1.mean", "recall.a", "kappa"])
+def test_metrics_that_an_evaluation_has_are_accepted(name):
+    check_metrics(GateConfig(metric=name, floors={name: 0.1}), ["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["iou", "IoU.lake", "accuracy.a", "val_IoU", ""])
+def test_a_metric_that_an_evaluation_will_not_have_is_refused_before_training(name):
+    with pytest.raises(ConfigError, match=r"gate\.metric = .*there are IoU, F1, .*IoU\.a, IoU\.b"):
+        check_metrics(GateConfig(metric=name), ["a", "b"])
+    with pytest.raises(ConfigError, match=r"gate\.floors = "):
+        check_metrics(GateConfig(floors={name: 0.1}), ["a", "b"])
 
 
 def test_the_record_is_strict_json_with_every_number():

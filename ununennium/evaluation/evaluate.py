@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,21 @@ import numpy.typing as npt
 from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene
 from ununennium.data.index import ChipIndex
-from ununennium.data.splits import HOLDOUT
+from ununennium.data.splits import FOLDS, HOLDOUT
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import DataError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from ununennium.data.reader import BoolArray, FloatArray
+    from ununennium.inference.predict import ReadWindow
+
+PER_CLASS = ("IoU", "F1", "precision", "recall")
+"""Metrics with a value for each class, and their mean."""
+OVERALL = ("accuracy", "kappa")
+"""Metrics with one value."""
 
 _STRIP_ROWS = 512
 
@@ -92,7 +101,8 @@ def evaluate(
         config: the data section of the run.
         fold: which pixels are counted.
         device: where the model is.
-        prediction_path: folder for the predicted classes, one GeoTIFF per scene; None writes none.
+        prediction_path: folder for the predicted classes, one GeoTIFF per scene, nodata outside the fold; None writes
+            none.
         tta: average over the eight flips and turns.
 
     Raises:
@@ -112,25 +122,25 @@ def evaluate(
         if box is None:
             continue
         top, left, height, width = box
-        reader, labels = index.reader(scene), index.labels(scene)
-        read = window_reader(reader, statistics, top, left)
+        labels = index.labels(scene)
+        read = _only(index, scene, fold, top, left, window_reader(index.reader(scene), statistics, top, left))
         writer = None
         if prediction_path is not None:
             file = Path(prediction_path) / f"{scene.name}.tif"
             writer = ClassMapWriter(file, scene, row=top, col=left, height=height, width=width, classes=index.classes)
-        with writer or _Nothing():
+        with writer or contextlib.nullcontext():
             for band in predict_bands(
                 model, read, height, width, num_classes=len(index.classes), tile=tile, device=device, tta=tta
             ):
-                classes = band.probabilities.argmax(0).astype(np.uint8)
-                window = top + band.row, left, classes.shape[0], width
-                target = labels.read(*window)
-                target[(index.split.folds(scene, *window) != fold) | ~band.valid] = index.ignore_index
-                confusion.update(torch.from_numpy(classes).long(), torch.from_numpy(target))
+                classes = band.probabilities.argmax(0)
+                target = labels.read(top + band.row, left, *classes.shape)
+                target[~band.valid] = index.ignore_index
+                confusion.update(torch.from_numpy(classes), torch.from_numpy(target))
                 if writer is not None:
                     writer.write(band.row, classes, band.valid)
     if not int(confusion.matrix.sum()):
-        raise DataError("the fold has no labelled pixel to evaluate on; see data.split")
+        name = next((name for name, number in FOLDS.items() if number == fold), str(fold))
+        raise DataError(f"the {name} fold has no labelled pixel with data to evaluate on; see data.split")
     return Evaluation(
         classes=list(index.classes),
         confusion=confusion.matrix.tolist(),
@@ -141,14 +151,17 @@ def evaluate(
     )
 
 
-class _Nothing:
-    """A context for where nothing is written."""
+def _only(index: ChipIndex, scene: Scene, fold: int, top: int, left: int, read: ReadWindow) -> ReadWindow:
+    """``read`` with what is outside the fold marked, so that it is neither counted nor drawn, but seen as context."""
 
-    def __enter__(self) -> None:
-        return None
+    def read_fold(row: int, col: int, height: int, width: int) -> tuple[FloatArray, BoolArray]:
+        wanted = index.split.folds(scene, top + row, left + col, height, width) == fold
+        if not wanted.any():  # such a tile is not predicted, so its pixels need not be read
+            return np.zeros((len(index.bands), height, width), np.float32), wanted
+        image, valid = read(row, col, height, width)
+        return image, valid & wanted
 
-    def __exit__(self, *_: object) -> None:
-        return None
+    return read_fold
 
 
 def _metrics(matrix: torch.Tensor, classes: list[str]) -> dict[str, Any]:

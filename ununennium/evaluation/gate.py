@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ununennium.config import GateConfig
-from ununennium.errors import GateError
-from ununennium.evaluation.evaluate import Evaluation
+from ununennium.errors import ConfigError, GateError
+from ununennium.evaluation.evaluate import OVERALL, PER_CLASS, Evaluation
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Check:
     Attributes:
         name: what is checked, such as ``floor IoU.building``.
         value: the challenger's; None if it has no such metric.
-        threshold: what it has to reach or exceed.
+        threshold: what it has to reach or exceed; None if it only has to be a number.
         baseline: the champion's; None without one.
         passed: whether it does.
         reason: the same in words.
@@ -26,7 +27,7 @@ class Check:
 
     name: str
     value: float | None
-    threshold: float
+    threshold: float | None
     baseline: float | None
     passed: bool
     reason: str
@@ -64,30 +65,54 @@ class GateDecision:
 def decide(challenger: Evaluation, champion: Evaluation | None, config: GateConfig) -> GateDecision:
     """Judge a challenger beside the champion, both measured on the same holdout.
 
-    The first model ever has floors only to pass. A metric that is missing or NaN fails its check.
+    The first model ever has only to be measured, and to reach the floors. A metric that is missing or NaN fails its
+    check.
 
     Raises:
         GateError: the champion was measured on another holdout; evaluate it on this one first.
     """
-    if champion is not None and champion.split_sha256 != challenger.split_sha256:
-        raise GateError(
-            "the champion was measured on another split of the data; evaluate it on the challenger's holdout first"
-        )
-    checks = [_floor(challenger, champion, name, floor) for name, floor in config.floors.items()]
     if champion is not None:
-        checks.append(_improvement(challenger, champion, config))
+        _check_same_holdout(challenger, champion)
+    checks = [_floor(challenger, champion, name, floor) for name, floor in config.floors.items()]
+    if champion is None:
+        main = _measured(challenger, config.metric)
+        checks.append(main)
+    else:
+        main = _improvement(challenger, champion, config)
+        checks.append(main)
         if config.max_class_drop is not None:
             checks += _class_drops(challenger, champion, config.max_class_drop)
-    elif not config.floors:
-        checks.append(_exists(challenger, config.metric))
     failed = [check for check in checks if not check.passed]
     if failed:
         reason = "; ".join(check.reason for check in failed)
         return GateDecision("not_promoted", reason, tuple(checks), challenger.split_sha256)
-    reason = "first model" if champion is None else next(c.reason for c in checks if c.name.startswith("improvement"))
+    reason = f"first model: {main.reason}" if champion is None else main.reason
     if config.floors:
         reason += f"; {len(config.floors)} floor(s) reached"
     return GateDecision("promoted", reason, tuple(checks), challenger.split_sha256)
+
+
+def check_metrics(config: GateConfig, classes: Sequence[str]) -> None:
+    """Refuse a gate that asks for metrics that an evaluation of ``classes`` does not have, before anything is trained.
+
+    Raises:
+        ConfigError: an unknown metric or class.
+    """
+    by_class = [f"{family}.{name}" for family in PER_CLASS for name in ("mean", *classes)]
+    for field, name in [("gate.metric", config.metric), *(("gate.floors", name) for name in config.floors)]:
+        if name not in {*PER_CLASS, *OVERALL, *by_class}:
+            some = ", ".join([*PER_CLASS, *OVERALL, *(f"{PER_CLASS[0]}.{label}" for label in classes[:8])])
+            raise ConfigError(field, name, f"there is no such metric; there are {some}")
+
+
+def _check_same_holdout(challenger: Evaluation, champion: Evaluation) -> None:
+    for what, words in (("split", "split of the data"), ("data", "state of the data")):
+        ours, theirs = (getattr(measured, f"{what}_sha256") for measured in (challenger, champion))
+        if ours != theirs:
+            raise GateError(
+                f"the champion was measured on another {words} ({theirs[:12]}, the challenger on {ours[:12]}); "
+                "evaluate it on the challenger's holdout first"
+            )
 
 
 def _floor(challenger: Evaluation, champion: Evaluation | None, name: str, floor: float) -> Check:
@@ -101,9 +126,11 @@ def _floor(challenger: Evaluation, champion: Evaluation | None, name: str, floor
 def _improvement(challenger: Evaluation, champion: Evaluation, config: GateConfig) -> Check:
     value, baseline = challenger.metric(config.metric), champion.metric(config.metric)
     name = f"improvement of {config.metric}"
-    if baseline is None or math.isnan(baseline):  # a champion without the metric is beaten by any finite value
-        passed = value is not None and math.isfinite(value)
-        return Check(name, value, -math.inf, baseline, passed, f"the champion has no {config.metric}")
+    if baseline is None or math.isnan(baseline):
+        # A class without labels that the champion does not see: a challenger that sees it is wrong, and has a 0.
+        passed = value is not None and math.isfinite(value) and value > 0
+        reason = f"the champion has no {config.metric}, and the new model has {_named(config.metric, value)}"
+        return Check(name, value, 0.0, baseline, passed, reason)
     threshold = baseline + config.min_improvement
     passed = value is not None and value > threshold
     words = "exceeds" if passed else "does not exceed"
@@ -113,23 +140,26 @@ def _improvement(challenger: Evaluation, champion: Evaluation, config: GateConfi
 
 
 def _class_drops(challenger: Evaluation, champion: Evaluation, most: float) -> list[Check]:
+    """One check for each class that the holdout's labels have."""
     checks = []
-    for label, baseline in champion.metrics["IoU"].items():
-        if label == "mean" or baseline is None or math.isnan(baseline):
-            continue
+    for label, labelled in zip(challenger.classes, challenger.confusion, strict=True):
         name = f"IoU.{label}"
-        value, threshold = challenger.metric(name), baseline - most
+        value, baseline = challenger.metric(name), champion.metric(name)
+        if not sum(labelled) or baseline is None or math.isnan(baseline):
+            continue
+        threshold = baseline - most
         passed = value is not None and value >= threshold
-        words = "keeps within" if passed else "falls by more than"
-        reason = f"{_named(name, value)} {words} {most:g} of the champion's {baseline:.4f}"
+        words = "is at most" if passed else "falls by more than"
+        reason = f"{_named(name, value)} {words} {most:g} below the champion's {baseline:.4f}"
         checks.append(Check(f"class drop {name}", value, threshold, baseline, passed, reason))
     return checks
 
 
-def _exists(challenger: Evaluation, name: str) -> Check:
+def _measured(challenger: Evaluation, name: str) -> Check:
     value = challenger.metric(name)
     passed = value is not None and math.isfinite(value)
-    return Check(f"measured {name}", value, -math.inf, None, passed, f"{_named(name, value)} is no number")
+    reason = _named(name, value) if passed else f"{_named(name, value)} is no number"
+    return Check(f"measured {name}", value, None, None, passed, reason)
 
 
 def _named(name: str, value: float | None) -> str:
