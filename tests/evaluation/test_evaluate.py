@@ -56,6 +56,52 @@ def test_the_confusion_matrix_is_numpys_over_the_whole_holdout(data):
     assert measured.metric("IoU.building") == pytest.approx(hit / (hit + expected[0][1] + expected[1][0]))
 
 
+def test_scattered_blocks_of_two_scenes_are_counted_once_and_nothing_else(two_scenes, tmp_path):
+    """correctness 33, 34: pixels without data, without a label or of another fold are nowhere."""
+    config, index, statistics = two_scenes
+    measured = evaluate(Threshold(), index, statistics, config, prediction_path=tmp_path)
+    expected = np.zeros((2, 2), int)
+    for scene in index.scenes:
+        with rasterio.open(scene.image) as image, rasterio.open(scene.label) as label:
+            pixels, truth = image.read(1), label.read(1)
+        held_out = (index.split.folds(scene, 0, 0, *pixels.shape) == HOLDOUT) & (pixels != config.nodata)
+        assert 0 < held_out.sum() < pixels.size / 2
+        bright = (pixels > statistics.mean[0]).astype(int)
+        counted = held_out & (truth != 255)
+        np.add.at(expected, (truth[counted], bright[counted]), 1)
+        with rasterio.open(tmp_path / f"{scene.name}.tif") as drawn:
+            col, row = (round(v) for v in ~scene.affine @ (drawn.transform.c, drawn.transform.f))
+            window = slice(row, row + drawn.height), slice(col, col + drawn.width)
+            np.testing.assert_array_equal(drawn.read(1), np.where(held_out, bright, 255)[window])
+            assert held_out.sum() == held_out[window].sum()
+    assert measured.confusion == expected.tolist()
+    assert measured.num_pixels == expected.sum()
+
+
+def test_a_model_sees_the_imagery_around_the_fold(data, tmp_path):
+    """The holdout's edge is predicted from what really lies beside it, not from padding."""
+    config, index, statistics = data
+
+    class FromTheLeft(nn.Module):
+        def forward(self, image):
+            left = torch.roll(image, 20, -1)
+            return torch.cat((-left, left), 1)
+
+    evaluate(FromTheLeft(), index, statistics, config, prediction_path=tmp_path)
+    with rasterio.open(config.scenes[0].image) as image, rasterio.open(tmp_path / "atlanta_pan_05m.tif") as drawn:
+        bright = image.read(1)[:, 572:592] > statistics.mean[0]
+        np.testing.assert_array_equal(drawn.read(1)[:, :20], bright)
+
+
+def test_a_fold_without_labelled_pixels_is_named(two_scenes, monkeypatch):
+    config, index, statistics = two_scenes
+    monkeypatch.setattr(
+        index.split, "folds", lambda scene, row, col, height, width: np.zeros((height, width), np.uint8)
+    )
+    with pytest.raises(DataError, match="the holdout fold has no labelled pixel"):
+        evaluate(Threshold(), index, statistics, config)
+
+
 def test_another_fold_counts_other_pixels(data):
     config, index, statistics = data
     measured = evaluate(Threshold(), index, statistics, config, fold=VALIDATION)
