@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.server import EmbeddedServer
+
 if TYPE_CHECKING:
     from flows.console import Console
 
@@ -24,9 +26,7 @@ QUIET = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "ununennium",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
 }
 
 
@@ -64,12 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(config: Any, options: argparse.Namespace, console: Console) -> int:
     started = time.monotonic()
+    server = None
     if not options.server:
-        embed(os.environ)
         console.say("Starting an embedded Prefect server ...")
+        server = embed(os.environ)
     from flows.retrain import retrain
 
     console.attach()
+    if server is not None:
+        server.wait_until_ready()
     with console.live():
         state = retrain(config, dry_run=options.dry_run, return_state=True)
     summary = state.result()
@@ -78,7 +81,7 @@ def _run(config: Any, options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def embed(environment: os._Environ[str] | dict[str, str]) -> None:
+def embed(environment: os._Environ[str]) -> EmbeddedServer:
     """Make Prefect, which must not have been imported yet, use a server and a home of this project's own."""
     assert "prefect" not in sys.modules, "Prefect has read its settings already"
     for name in [name for name in environment if name.startswith("PREFECT_")]:
@@ -89,6 +92,9 @@ def embed(environment: os._Environ[str] | dict[str, str]) -> None:
     environment["PREFECT_HOME"] = str(home)
     for name, value in QUIET.items():
         environment.setdefault(name, value)
+    server = EmbeddedServer(home)
+    environment["PREFECT_API_URL"] = server.api_url
+    return server
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
