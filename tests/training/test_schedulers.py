@@ -74,18 +74,19 @@ def test_a_plateau_scheduler_is_fed_the_monitor(kit):
     assert fed == history["val_loss"]
 
 
-def test_a_nan_monitor_is_no_improvement_for_the_plateau(kit):
-    """correctness 25: NaN never becomes, or freezes, the best."""
+@pytest.mark.parametrize(("mode", "first"), [("min", math.nan), ("min", -math.inf), ("max", math.inf)])
+def test_a_monitor_that_is_not_finite_is_no_improvement_for_the_plateau(kit, mode, first):
+    """correctness 25: it never becomes, or freezes, the best."""
     model = kit.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.1)
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, mode=mode, patience=0, factor=0.1)
 
-    class Nan(Callback):
+    class Script(Callback):
         def on_validation_end(self, trainer):
-            trainer.metrics["val_loss"] = [math.nan, 1.0, math.nan][trainer.state.epoch]
+            trainer.metrics["val_loss"] = [first, 1.0, math.nan][trainer.state.epoch]
 
     kit.trainer(
-        model, kit.loader(), optimizer=optimizer, scheduler=scheduler, val_loader=kit.loader(8), callbacks=[Nan()],
+        model, kit.loader(), optimizer=optimizer, scheduler=scheduler, val_loader=kit.loader(8), callbacks=[Script()],
         epochs=3,
     ).fit()  # fmt: skip
     assert scheduler.best == 1.0
