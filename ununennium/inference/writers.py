@@ -19,7 +19,6 @@ from rasterio.shutil import copy as raster_copy
 from rasterio.windows import Window
 
 from ununennium.data.catalog import Scene
-from ununennium.data.raster import bounded_cache
 from ununennium.errors import ConfigError, StorageError
 
 NODATA = 255
@@ -149,8 +148,7 @@ class ClassMapWriter:
     def _translated_errors(self) -> Iterator[None]:
         """Say which file could not be written; GDAL's own messages name neither the file nor the disk."""
         try:
-            with bounded_cache():
-                yield
+            yield
         except Exception as error:
             self._remove_temporary()
             reason = (error.strerror if isinstance(error, OSError) else None) or error
