@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from ununennium.data import build_index, compute_statistics
+from ununennium.data import BandStatistics, TrainingChips, build_index, compute_statistics
 from ununennium.errors import ConfigError, DataError
 
 
@@ -176,6 +176,56 @@ def test_a_vector_class_that_does_not_exist(make):
     scene = {**make.scene(), "label": _shapes(make, {"kind": "lake"}), "label_field": "kind"}
     with pytest.raises(DataError, match=r"kind = 'lake' is no class; data\.classes are even, odd"):
         build_index(make.config(scene))
+
+
+def test_labels_that_are_no_class_numbers(make):
+    scene = make.scene()
+    values = np.zeros((1, 256, 256), np.float32)
+    values[0, 4, :3] = 0.5, np.inf, np.nan
+    scene["label"] = make.raster("probability.tif", values)
+    with pytest.raises(DataError, match=r"probability\.tif has 2 pixels that are no class numbers, such as 0\.5"):
+        build_index(make.config(scene))
+
+
+@pytest.mark.parametrize("value", [0.5, None, "1.5"])
+def test_a_vector_class_that_is_no_whole_number(make, value):
+    scene = {**make.scene(), "label": _shapes(make, {"kind": value}), "label_field": "kind"}
+    with pytest.raises(DataError, match=r"kind = .* is no class"):
+        build_index(make.config(scene))
+
+
+def test_many_wrong_label_values_are_not_all_listed(make):
+    scene = make.scene()
+    scene["label"] = make.raster("many.tif", np.arange(65536, dtype=np.uint16).reshape(1, 256, 256))
+    with pytest.raises(DataError, match=r"2 \(1 pixels\), .* and 65525 more values"):
+        build_index(make.config(scene))
+
+
+def test_a_label_raster_of_several_bands(make):
+    scene = {**make.scene(), "label": make.raster("two.tif", np.zeros((2, 256, 256), np.uint8))}
+    with pytest.raises(DataError, match=r"two\.tif has 2 bands; give one with classes"):
+        build_index(make.config(scene))
+
+
+def test_complex_pixels(make):
+    scene = {**make.scene(), "image": make.raster("radar.tif", np.ones((1, 256, 256), np.complex64))}
+    with pytest.raises(DataError, match=r"pixels of type complex64; write real numbers"):
+        build_index(make.config(scene))
+
+
+def test_statistics_of_other_bands(make):
+    index = build_index(make.config(make.scene()))
+    with pytest.raises(DataError, match="statistics of 3 bands do not fit 2 bands"):
+        TrainingChips(index, BandStatistics([0.0] * 3, [1.0] * 3, 1), chip_size=32, seed=0)
+
+
+def test_labels_that_changed_after_they_were_indexed(make):
+    scene = make.scene()
+    index = build_index(make.config(scene))
+    make.raster("scene_label.tif", np.full((1, 256, 256), 255, np.uint8))
+    dataset = TrainingChips(index, compute_statistics(index), chip_size=32, seed=0)
+    with pytest.raises(DataError, match=r"scene 'scene' is not as it was indexed.*index it again"):
+        dataset[0, 0]
 
 
 def test_a_scene_that_changed_after_it_was_indexed(make):

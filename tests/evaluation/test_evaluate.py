@@ -1,4 +1,4 @@
-"""Every labelled pixel of the fold is predicted and counted once, whatever the tiles."""
+"""Every labelled pixel of the fold is counted once, and no other."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ from torch import nn
 
 from ununennium.config import DataConfig
 from ununennium.data import HOLDOUT, VALIDATION, build_index, compute_statistics
-from ununennium.errors import ConfigError, DataError
-from ununennium.evaluation import pictures
+from ununennium.errors import DataError
 from ununennium.evaluation.evaluate import evaluate
-from ununennium.inference.predict import predict_bands
-from ununennium.inference.windows import window_reader
 from ununennium.models import UNet
 
 
@@ -141,75 +138,6 @@ def test_a_map_that_fails_half_way_leaves_no_file(data, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(64, 0), (64, 32), (100, 33), (256, 64)])
-@pytest.mark.parametrize("size", [(64, 64), (150, 97), (1, 300), (257, 3)])
-def test_a_model_without_context_is_exact_for_any_tile_and_overlap(tile, overlap, size):
-    rng = np.random.default_rng(0)
-    scene = rng.normal(size=(1, *size)).astype(np.float32)
-    hole = rng.random(size) < 0.1
-
-    def read(row, col, height, width):
-        image, valid = np.zeros((1, height, width), np.float32), np.zeros((height, width), bool)
-        top, left = max(row, 0), max(col, 0)
-        bottom, right = min(row + height, size[0]), min(col + width, size[1])
-        if top < bottom and left < right:
-            inside = slice(top - row, bottom - row), slice(left - col, right - col)
-            image[(slice(None), *inside)] = scene[:, top:bottom, left:right]
-            valid[inside] = ~hole[top:bottom, left:right]
-        return image, valid
-
-    bands = list(predict_bands(Threshold(), read, *size, num_classes=2, tile=tile, overlap=overlap))
-    assert [band.row for band in bands] == list(np.cumsum([0, *(b.valid.shape[0] for b in bands)])[:-1])
-    probabilities = np.concatenate([band.probabilities for band in bands], 1)
-    valid = np.concatenate([band.valid for band in bands])
-    np.testing.assert_array_equal(valid, ~hole)
-    expected = 1 / (1 + np.exp(-2 * scene[0]))
-    np.testing.assert_allclose(probabilities[1][valid], expected[valid], rtol=1e-4, atol=1e-5)
-    assert (probabilities[:, ~valid] == 0).all()
-
-
-def test_a_unets_interior_is_that_of_one_forward_pass_of_the_whole(data):
-    _, index, statistics = data
-    torch.manual_seed(0)
-    model = UNet(1, 2, base_channels=4, depth=2).eval()
-    read = window_reader(index.reader(index.scenes[0]), statistics, 0, 0)
-    bands = list(predict_bands(model, read, 256, 256, num_classes=2, tile=128, overlap=64))
-    blended = np.concatenate([band.probabilities for band in bands], 1)
-    with torch.no_grad():
-        whole = model(torch.from_numpy(read(0, 0, 256, 256)[0])[None]).softmax(1)[0].numpy()
-    np.testing.assert_allclose(blended[:, 40:88, 40:88], whole[:, 40:88, 40:88], atol=1e-4)
-
-
-def test_what_lies_outside_is_the_mirrored_scene(data):
-    _, index, statistics = data
-    read = window_reader(index.reader(index.scenes[0]), statistics)
-    inside, _ = read(0, 0, 900, 900)
-    image, valid = read(-20, 880, 40, 60)
-    expected = np.pad(inside, ((0, 0), (20, 0), (0, 40)), mode="reflect")[:, :40, 880:]
-    np.testing.assert_array_equal(image, expected)
-    assert valid[20:, :20].all()
-    assert not valid[:20].any()
-    assert not valid[:, 20:].any()
-
-
-def test_averaging_over_flips_and_turns_is_symmetric():
-    torch.manual_seed(0)
-    model = UNet(1, 2, base_channels=4, depth=2).eval()
-    image = np.random.default_rng(0).normal(size=(1, 32, 32)).astype(np.float32)
-
-    def predict(array):
-        def read(row, col, height, width):
-            return array, np.ones((height, width), bool)
-
-        (band,) = predict_bands(model, read, 32, 32, num_classes=2, tile=32, overlap=0, tta=True)
-        return band.probabilities
-
-    np.testing.assert_allclose(predict(image[:, ::-1].copy())[:, ::-1], predict(image), atol=1e-5)
-    np.testing.assert_allclose(
-        np.rot90(predict(np.rot90(image, 1, (1, 2)).copy()), -1, (1, 2)), predict(image), atol=1e-5
-    )
-
-
 def test_the_model_is_left_in_the_mode_it_was_in(data):
     config, index, statistics = data
     model = UNet(1, 2, base_channels=2, depth=2)
@@ -219,28 +147,10 @@ def test_the_model_is_left_in_the_mode_it_was_in(data):
     assert not model.head.training
 
 
-@pytest.mark.parametrize("arguments", [{"tile": 0}, {"overlap": -1}, {"tile": 64, "overlap": 40}, {"batch_size": 0}])
-def test_an_impossible_tiling_is_refused(arguments):
-    with pytest.raises(ConfigError):
-        list(predict_bands(Threshold(), lambda *_: None, 8, 8, num_classes=2, **arguments))
-
-
 def test_a_model_of_other_classes_is_named(data):
     config, index, statistics = data
     with pytest.raises(DataError, match=r"it must be \(\d, 2, 256, 256\)"):
         evaluate(UNet(1, 3, base_channels=2, depth=1), index, statistics, config)
-
-
-def test_the_pictures_are_pictures(tmp_path):
-    history = {"train_loss": [1.0, 0.5], "val_loss": [1.0, None], "val_IoU_a": [0.1, float("nan")]}
-    pictures.loss_curve(history, tmp_path / "curve.png")
-    label = np.zeros((40, 30), int)
-    label[:5] = 255
-    pictures.prediction_panel(np.ones((40, 30, 3)), label, np.ones((40, 30), int), ["a", "b"], tmp_path / "panel.png")
-    for name in ("curve.png", "panel.png"):
-        from matplotlib.image import imread
-
-        assert imread(tmp_path / name).std() > 0.05  # not blank
 
 
 def test_an_evaluation_is_json(data):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import pyogrio
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from ununennium.config import DataConfig, SceneConfig
+from ununennium.data.raster import open_raster
 from ununennium.errors import ConfigError, DataError
 
-_VECTOR_ENDINGS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet")
+_VECTOR_ENDINGS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", ".parquet")
 _SUBPIXEL = 0.01  # two grids agree if their corners are closer than this share of a pixel
 
 
@@ -34,13 +32,14 @@ class Scene:
         outside: what pixels outside every shape are.
         width: columns.
         height: rows.
-        num_bands: bands in the file.
+        num_bands: bands in the file, without a closing alpha band: that one is a mask.
         dtype: of the pixels.
         crs: WKT of the coordinate reference system; None without one.
         transform: affine coefficients (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f.
         nodata: pixel value without data, by the file's tag.
         band_names: by the file's descriptions; ``B<n>`` where it has none.
         has_mask: whether the file carries a mask or alpha band.
+        block_shape: (rows, columns) of the blocks in which the file is compressed.
     """
 
     name: str
@@ -59,6 +58,7 @@ class Scene:
     nodata: float | None
     band_names: tuple[str, ...]
     has_mask: bool
+    block_shape: tuple[int, int]
 
     @property
     def affine(self) -> rasterio.Affine:
@@ -78,7 +78,8 @@ class Scene:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:
         """The inverse of ``to_dict``."""
-        return cls(**{**values, "transform": tuple(values["transform"]), "band_names": tuple(values["band_names"])})
+        tuples = {name: tuple(values[name]) for name in ("transform", "band_names", "block_shape")}
+        return cls(**{**values, **tuples})
 
 
 def open_catalog(config: DataConfig) -> list[Scene]:
@@ -104,23 +105,6 @@ def open_catalog(config: DataConfig) -> list[Scene]:
     return scenes
 
 
-@contextmanager
-def open_raster(path: str, what: str) -> Iterator[Any]:
-    """Open a raster; a scene without georeference is nothing to warn of.
-
-    Raises:
-        DataError: it is missing or cannot be read.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            dataset = rasterio.open(path)
-        except (RasterioIOError, OSError) as error:
-            raise DataError(f"{what}: {path} cannot be read ({error}); check the path and the file") from error
-        with dataset:
-            yield dataset
-
-
 def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
     """What one scene's files say of themselves; ``place`` is its number in the configuration, for messages.
 
@@ -131,6 +115,12 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
     with open_raster(settings.image, f"image of scene {name!r}") as image:
         if image.width < 1 or image.count < 1:
             raise DataError(f"image of scene {name!r}: {settings.image} has no pixels")
+        if image.dtypes[0].startswith("complex"):
+            raise DataError(
+                f"image of scene {name!r}: {settings.image} has pixels of type {image.dtypes[0]}; write real numbers, "
+                "such as the amplitude, or real and imaginary part as two bands"
+            )
+        num_bands = image.count - (image.count > 1 and image.colorinterp[-1] == rasterio.enums.ColorInterp.alpha)
         flags = [flag for band in image.mask_flag_enums for flag in band]
         kind: Literal["raster", "vector"] | None = None
         if settings.label is not None:
@@ -145,13 +135,14 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             outside=settings.outside,
             width=image.width,
             height=image.height,
-            num_bands=image.count,
+            num_bands=num_bands,
             dtype=image.dtypes[0],
             crs=image.crs.to_wkt() if image.crs else None,
             transform=tuple(image.transform)[:6],
             nodata=None if image.nodata is None else float(image.nodata),
-            band_names=tuple(text or f"B{band}" for band, text in enumerate(image.descriptions, 1)),
+            band_names=tuple(text or f"B{band}" for band, text in enumerate(image.descriptions[:num_bands], 1)),
             has_mask=rasterio.enums.MaskFlags.per_dataset in flags,
+            block_shape=image.block_shapes[0],
         )
     if kind == "raster":
         _check_label_grid(scene)

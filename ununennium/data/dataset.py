@@ -17,6 +17,8 @@ from ununennium.data.statistics import BandStatistics, normalise
 from ununennium.data.transforms import augment
 from ununennium.errors import DataError
 
+_ANY = -1  # instead of a class
+
 
 class _Chips:
     """What both kinds of chips share: readers of all scenes, and statistics."""
@@ -64,12 +66,12 @@ class TrainingChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
         self.seed = seed
         self.class_balance = class_balance
         self.augmentation = augmentation or AugmentConfig()
-        if not index.cells:
+        if not len(index.cells):
             raise DataError("no labelled pixel trains; see data.split")
-        counts = np.array([cell.counts for cell in index.cells], np.int64)
-        self._cumulative = counts.cumsum(0)  # (cells, classes): a pixel of a class is drawn by its rank
-        self._cumulative_all = counts.sum(1).cumsum()
-        totals = self._cumulative[-1]
+        counts = index.cells.counts
+        # A pixel of a class (the last row: of any) is drawn by its rank among all cells; int64 (classes + 1, cells).
+        self._cumulative = np.ascontiguousarray(np.column_stack((counts, counts.sum(1))).cumsum(0).T)
+        totals = counts.sum(0)
         present = np.flatnonzero(totals)
         self._rare = present[present != totals.argmax()] if len(present) > 1 else present
         self._bounds = _bounds_per_scene(index)
@@ -90,32 +92,32 @@ class TrainingChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
 
     def _draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Scene, first row and first column of a chip."""
-        if rng.random() < self.class_balance:
-            wanted = int(rng.choice(self._rare))
-            cumulative = self._cumulative[:, wanted]
-        else:
-            wanted, cumulative = -1, self._cumulative_all
+        wanted = int(rng.choice(self._rare)) if rng.random() < self.class_balance else _ANY
+        cumulative = self._cumulative[wanted]
         rank = int(rng.integers(cumulative[-1]))
         number = int(np.searchsorted(cumulative, rank, side="right"))
-        cell = self.index.cells[number]
-        row, col = self._pixel(number, wanted, rank - int(cumulative[number - 1] if number else 0))
-        size, (top, bottom, left, right) = self.chip_size, self._bounds[cell.scene]
-        scene = self.index.scenes[cell.scene]
-        if wanted < 0:  # anywhere that holds the pixel, so that places at the edge are no rarer than others
+        place, row, col = self._pixel(number, wanted, rank - int(cumulative[number - 1] if number else 0))
+        size, (top, bottom, left, right) = self.chip_size, self._bounds[place]
+        scene = self.index.scenes[place]
+        if wanted == _ANY:  # anywhere that holds the pixel, so that places at the edge are no rarer than others
             row, col = row + int(rng.integers(size)) - size // 2, col + int(rng.integers(size)) - size // 2
-        return cell.scene, _first(row, size, top, bottom, scene.height), _first(col, size, left, right, scene.width)
+        return place, _first(row, size, top, bottom, scene.height), _first(col, size, left, right, scene.width)
 
-    def _pixel(self, number: int, wanted: int, rank: int) -> tuple[int, int]:
-        """The ``rank``-th training pixel of a class (any class if negative) in a cell, in reading order."""
-        cell = self.index.cells[number]
-        scene = self.index.scenes[cell.scene]
-        window = cell.row, cell.col, min(CELL, scene.height - cell.row), min(CELL, scene.width - cell.col)
-        labels = self.labels[cell.scene].read(*window)
-        chosen = self.index.split.folds(scene, *window) == TRAIN
-        chosen &= (labels == wanted) if wanted >= 0 else (labels != self.index.ignore_index)
-        places = np.flatnonzero(chosen)
-        place = int(places[min(rank, len(places) - 1)])
-        return cell.row + place // window[3], cell.col + place % window[3]
+    def _pixel(self, number: int, wanted: int, rank: int) -> tuple[int, int, int]:
+        """Scene, row and column of the ``rank``-th training pixel of a class in a cell, in reading order."""
+        place, row, col = self.index.cells.places[number].tolist()
+        scene = self.index.scenes[place]
+        window = row, col, min(CELL, scene.height - row), min(CELL, scene.width - col)
+        labels = self.labels[place].read(*window)
+        chosen = (self.index.split.folds(scene, *window) == TRAIN) & self.readers[place].read_valid(*window)
+        chosen &= (labels == wanted) if wanted != _ANY else (labels != self.index.ignore_index)
+        pixels = np.flatnonzero(chosen)
+        if rank >= len(pixels):
+            raise DataError(
+                f"scene {scene.name!r} is not as it was indexed, at row {row}, column {col}; index it again"
+            )
+        pixel = int(pixels[rank])
+        return place, row + pixel // window[3], col + pixel % window[3]
 
 
 class GridChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
@@ -158,8 +160,11 @@ class GridChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
 
     def _target(self, place: int, row: int, col: int) -> LabelArray:
         window = row, col, self.chip_size, self.chip_size
+        mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
+        if not mine.any():
+            return np.full(mine.shape, self.index.ignore_index, np.int64)
         target = self.labels[place].read(*window)
-        target[self.index.split.folds(self.index.scenes[place], *window) != self.fold] = self.index.ignore_index
+        target[~mine] = self.index.ignore_index
         return target
 
 
@@ -167,13 +172,12 @@ def _bounds_per_scene(index: ChipIndex) -> list[tuple[int, int, int, int]]:
     """Rows and columns of each scene that its training cells span: chips stay within them where they fit."""
     bounds = []
     for place, scene in enumerate(index.scenes):
-        cells = [cell for cell in index.cells if cell.scene == place]
-        if not cells:
+        corners = index.cells.places[index.cells.places[:, 0] == place, 1:]
+        if not len(corners):
             bounds.append((0, scene.height, 0, scene.width))
             continue
-        top, left = min(cell.row for cell in cells), min(cell.col for cell in cells)
-        bottom = min(max(cell.row for cell in cells) + CELL, scene.height)
-        right = min(max(cell.col for cell in cells) + CELL, scene.width)
+        top, left = corners.min(0).tolist()
+        bottom, right = np.minimum(corners.max(0) + CELL, (scene.height, scene.width)).tolist()
         bounds.append(_trim(index, place, top, bottom, left, right))
     return bounds
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,30 +18,41 @@ from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene, open_catalog
 from ununennium.data.labels import LabelReader
 from ununennium.data.reader import SceneReader
-from ununennium.data.splits import FOLDS, HOLDOUT, TRAIN, VALIDATION, Block, Split, assign_blocks, place_on_grid
-from ununennium.data.splits import rectangles_of as user_rectangles
+from ununennium.data.splits import (
+    FOLDS,
+    HOLDOUT,
+    TRAIN,
+    VALIDATION,
+    Block,
+    Split,
+    assign_blocks,
+    place_on_grid,
+    rectangles_of,
+)
 from ununennium.errors import DataError
 
 CELL = 64
 _STRIP_CELLS = 8
 _ZERO_BORDER_SHARE = 0.005
+_MOST_NAMED = 8
+
+Counts = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A square of a scene that holds training labels.
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Squares of ``CELL`` pixels that hold training labels, N of them.
 
     Attributes:
-        scene: place in the index's list of scenes.
-        row: first row in the scene.
-        col: first column.
-        counts: labelled training pixels per class.
+        places: int64 (N, 3): the scene's place in the index's list, first row, first column.
+        counts: int64 (N, K): labelled valid training pixels per class.
     """
 
-    scene: int
-    row: int
-    col: int
-    counts: tuple[int, ...]
+    places: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
 class ChipIndex:
@@ -66,7 +78,7 @@ class ChipIndex:
         nodata: float | None,
         ignore_index: int,
         split: Split,
-        cells: Sequence[Cell],
+        cells: Cells,
         labelled: dict[str, list[int]],
         data_sha256: str,
     ) -> None:
@@ -76,7 +88,7 @@ class ChipIndex:
         self.nodata = nodata
         self.ignore_index = ignore_index
         self.split = split
-        self.cells = list(cells)
+        self.cells = cells
         self.labelled = labelled
         self.data_sha256 = data_sha256
 
@@ -112,7 +124,7 @@ class ChipIndex:
             "nodata": self.nodata,
             "ignore_index": self.ignore_index,
             "split": self.split.to_dict(),
-            "cells": [[cell.scene, cell.row, cell.col, list(cell.counts)] for cell in self.cells],
+            "cells": {"places": self.cells.places.tolist(), "counts": self.cells.counts.tolist()},
             "labelled": self.labelled,
             "data_sha256": self.data_sha256,
         }
@@ -124,7 +136,7 @@ class ChipIndex:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         scenes = [Scene.from_dict(scene) for scene in values.pop("scenes")]
         split = Split.from_dict(values.pop("split"), scenes)
-        cells = [Cell(scene, row, col, tuple(counts)) for scene, row, col, counts in values.pop("cells")]
+        cells = Cells(**{name: np.array(rows, np.int64) for name, rows in values.pop("cells").items()})
         return cls(scenes=scenes, split=split, cells=cells, **values)
 
 
@@ -141,19 +153,22 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         ConfigError: settings that do not fit the files.
     """
     scenes = open_catalog(config)
-    labels = [LabelReader(scene, config.classes, config.ignore_index) for scene in scenes]
     bands = config.bands or list(range(1, scenes[0].num_bands + 1))
-    rectangles = user_rectangles(scenes, config.split)
+    readers = [SceneReader(scene, bands, config.nodata) for scene in scenes]
+    labels = [LabelReader(scene, config.classes, config.ignore_index) for scene in scenes]
+    rectangles = rectangles_of(scenes, config.split)
     regions = Split(scenes, config.split.block_size, 0, rectangles, {})
     blocks: dict[Block, npt.NDArray[np.int64]] = {}
-    for scene, reader in zip(scenes, labels, strict=True):
+    for reader, label in zip(readers, labels, strict=True):
         if progress is not None:
+            scene = reader.scene
             progress(f"looking at {scene.name} ({scene.height} x {scene.width} pixels)")
-        _check_zero_border(scene, SceneReader(scene, bands, config.nodata))
-        _count_blocks(scene, reader, regions, config, blocks)
+        _check_zero_border(reader)
+        _count_blocks(reader, label, regions, config, blocks)
     dealt = assign_blocks(blocks, _shares(config), config.split.seed)
-    split = Split(scenes, config.split.block_size, config.split.buffer, rectangles, dealt)
-    cells, labelled = _count_cells(scenes, labels, split, bands, config)
+    judged = {block: fold for block, fold in dealt.items() if fold != TRAIN}
+    split = Split(scenes, config.split.block_size, config.split.buffer, rectangles, judged)
+    cells, labelled = _count_cells(readers, labels, split, config)
     _check_folds(labelled, config)
     return ChipIndex(
         scenes, config.classes, bands, config.nodata, config.ignore_index, split, cells, labelled, _hash_files(scenes)
@@ -169,45 +184,53 @@ def _shares(config: DataConfig) -> dict[int, float]:
 
 
 def _count_blocks(
-    scene: Scene, reader: LabelReader, regions: Split, config: DataConfig, blocks: dict[Block, npt.NDArray[np.int64]]
+    reader: SceneReader, label: LabelReader, regions: Split, config: DataConfig, blocks: dict[Block, Counts]
 ) -> None:
-    """Add the scene's labelled pixels outside the user's regions to the histograms of its blocks."""
+    """Add the scene's labelled valid pixels outside the user's regions to the histograms of its blocks."""
+    scene, num_classes, size = reader.scene, len(config.classes), config.split.block_size
     group, first_row, first_col = place_on_grid(scene)
-    size, num_classes = config.split.block_size, len(config.classes)
-    wrong: dict[int, int] = {}
-    for block_row in range(first_row // size, -(-(first_row + scene.height) // size)):
-        top = max(block_row * size - first_row, 0)
-        height = min((block_row + 1) * size - first_row, scene.height) - top
-        values = reader.read(top, 0, height, scene.width)
-        outside = (values != config.ignore_index) & ((values < 0) | (values >= num_classes))
+    low_row, low_col = first_row // size, first_col // size
+    num_rows = (first_row + scene.height - 1) // size - low_row + 1
+    num_cols = (first_col + scene.width - 1) // size - low_col + 1
+    block_cols = (first_col + np.arange(scene.width)) // size - low_col
+    table = np.zeros(num_rows * num_cols * num_classes, np.int64)
+    wrong: Counter[int] = Counter()
+    for row, height in reader.strips():
+        values = label.read(row, 0, height, scene.width)
+        labelled = values != config.ignore_index
+        outside = labelled & ((values < 0) | (values >= num_classes))
         for value, count in zip(*np.unique(values[outside], return_counts=True), strict=True):
-            wrong[int(value)] = wrong.get(int(value), 0) + int(count)
-        counted = (regions.folds(scene, top, 0, height, scene.width) == TRAIN) & (values != config.ignore_index)
-        counted &= ~outside
-        columns = np.broadcast_to((np.arange(scene.width) + first_col) // size, values.shape)[counted]
-        low = first_col // size
-        wide = (first_col + scene.width - 1) // size - low + 1
-        table = np.bincount((columns - low) * num_classes + values[counted], minlength=wide * num_classes)
-        for place, counts in enumerate(table.reshape(wide, num_classes)):
-            block = (group, block_row, low + place)
-            blocks[block] = blocks.get(block, np.zeros(num_classes, np.int64)) + counts
+            wrong[int(value)] += int(count)
+        if wrong or not labelled.any():
+            continue
+        counted = labelled & (regions.folds(scene, row, 0, height, scene.width) == TRAIN)
+        counted &= reader.read_valid(row, 0, height, scene.width)
+        block_rows = (first_row + np.arange(row, row + height)) // size - low_row
+        block = block_rows[:, None] * num_cols + block_cols
+        table += np.bincount(block[counted] * num_classes + values[counted], minlength=table.size)
     if wrong:
-        found = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(wrong.items()))
+        found = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(wrong.items())[:_MOST_NAMED])
+        found += f" and {len(wrong) - _MOST_NAMED} more values" if len(wrong) > _MOST_NAMED else ""
         raise DataError(
             f"labels of scene {scene.name!r} have values outside the classes 0..{num_classes - 1}: {found}; add "
             f"classes to data.classes, or write unlabelled pixels as data.ignore_index = {config.ignore_index}"
         )
+    for place, counts in enumerate(table.reshape(-1, num_classes)):
+        if counts.any():
+            key = group, low_row + place // num_cols, low_col + place % num_cols
+            blocks[key] = blocks.get(key, 0) + counts
 
 
 def _count_cells(
-    scenes: Sequence[Scene], labels: Sequence[LabelReader], split: Split, bands: list[int], config: DataConfig
-) -> tuple[list[Cell], dict[str, list[int]]]:
+    readers: Sequence[SceneReader], labels: Sequence[LabelReader], split: Split, config: DataConfig
+) -> tuple[Cells, dict[str, list[int]]]:
     """Labelled valid pixels per class: of the training fold by cell, and of every fold in all."""
     num_classes = len(config.classes)
-    cells: list[Cell] = []
+    places: list[tuple[int, int, int]] = []
+    counts_of: list[Counts] = []
     labelled = {fold: np.zeros(num_classes, np.int64) for fold in FOLDS}
-    for place, (scene, label) in enumerate(zip(scenes, labels, strict=True)):
-        reader = SceneReader(scene, bands, config.nodata)
+    for place, (reader, label) in enumerate(zip(readers, labels, strict=True)):
+        scene = reader.scene
         for top in range(0, scene.height, CELL):
             height = min(CELL, scene.height - top)
             for left in range(0, scene.width, CELL * _STRIP_CELLS):
@@ -215,7 +238,7 @@ def _count_cells(
                 values = label.read(top, left, height, width)
                 if (values == config.ignore_index).all():
                     continue
-                usable = reader.read(top, left, height, width)[1] & (values != config.ignore_index)
+                usable = reader.read_valid(top, left, height, width) & (values != config.ignore_index)
                 folds = split.folds(scene, top, left, height, width)
                 for name, fold in FOLDS.items():
                     labelled[name] += np.bincount(values[usable & (folds == fold)], minlength=num_classes)
@@ -224,7 +247,9 @@ def _count_cells(
                     inside = usable[part] & (folds[part] == TRAIN)
                     counts = np.bincount(values[part][inside], minlength=num_classes)
                     if counts.any():
-                        cells.append(Cell(place, top, left + col, tuple(counts.tolist())))
+                        places.append((place, top, left + col))
+                        counts_of.append(counts)
+    cells = Cells(np.array(places, np.int64).reshape(-1, 3), np.array(counts_of, np.int64).reshape(-1, num_classes))
     return cells, {fold: counts.tolist() for fold, counts in labelled.items()}
 
 
@@ -246,13 +271,13 @@ def _check_folds(labelled: dict[str, list[int]], config: DataConfig) -> None:
             warnings.warn(f"the {fold} fold has no pixel of: {', '.join(absent)}", stacklevel=3)
 
 
-def _check_zero_border(scene: Scene, reader: SceneReader) -> None:
+def _check_zero_border(reader: SceneReader) -> None:
     """Refuse a scene whose edges are filled with zeros that nothing declares as nodata."""
-    if reader.nodata is not None or scene.has_mask or scene.num_bands < 1:
+    scene = reader.scene
+    if reader.nodata is not None or scene.has_mask:
         return
-    zeros, edge_zeros, rows = 0, 0, max(1, 2**20 // scene.width)
-    for row in range(0, scene.height, rows):
-        height = min(rows, scene.height - row)
+    zeros, edge_zeros = 0, 0
+    for row, height in reader.strips():
         image, valid = reader.read(row, 0, height, scene.width)
         is_zero = (image == 0).all(0) & valid
         zeros += int(is_zero.sum())

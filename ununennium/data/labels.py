@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,39 +13,52 @@ import shapely
 from rasterio.features import rasterize
 from rasterio.windows import Window
 
-from ununennium.data.catalog import Scene, open_raster
+from ununennium.data.catalog import Scene
+from ununennium.data.memory import DECODED, Decoded, DecodedCache
+from ununennium.data.raster import LazyRaster, file_signature
+from ununennium.data.reader import clip
 from ununennium.errors import DataError
 
 LabelArray = npt.NDArray[np.int64]
-
-# Labels of scenes up to so many pixels are kept in memory, per process.
-KEEP_PIXELS = 64 * 2**20
 
 
 class LabelReader:
     """Reads windows of a scene's labels.
 
+    Like ``SceneReader``, it may be pickled or forked, and keeps what fits into the budget of ``cache``.
+
     Args:
         scene: a scene with labels.
         classes: class names; a class's value is its place.
         ignore_index: the value of unlabelled pixels.
+        cache: where decoded labels are kept.
 
     Raises:
-        DataError: the scene has no labels, or a shape's class is unknown.
+        DataError: the scene has no labels.
     """
 
-    def __init__(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> None:
+    def __init__(
+        self, scene: Scene, classes: Sequence[str], ignore_index: int, *, cache: DecodedCache = DECODED
+    ) -> None:
         if scene.label is None:
             raise DataError(f"scene {scene.name!r} has no labels; give data.scenes[].label a raster or a vector file")
         self.scene = scene
-        self.classes = list(classes)
+        self.classes = tuple(classes)
         self.ignore_index = ignore_index
-        self._pid = -1
-        self._shapes: tuple[Any, LabelArray, Any] | None = None
-        self._whole: npt.NDArray[Any] | None = None
+        self._path = scene.label
+        self._what = f"labels of scene {scene.name!r}"
+        self._raster = LazyRaster(scene.label, self._what, (scene.height, scene.width))
+        self._shapes: _Shapes | None = None
+        self._cache = cache
+        self._decoded: Decoded | None = None
+        self._fits = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pid": -1, "_shapes": None, "_whole": None}
+        return {**self.__dict__, "_shapes": None, "_decoded": None, "_fits": True, "_cache": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._cache = DECODED
 
     def read(self, row: int, col: int, height: int, width: int) -> LabelArray:
         """Labels of a window, int64 (height, width); ``ignore_index`` where unlabelled, and outside the scene.
@@ -54,90 +66,107 @@ class LabelReader:
         Values outside the classes are returned as they are: the index counts and names them.
 
         Raises:
-            DataError: the file cannot be read.
+            DataError: the file cannot be read, or has labels that are no class numbers.
         """
         labels = np.full((height, width), self.ignore_index, np.int64)
-        top, left = max(row, 0), max(col, 0)
-        bottom, right = min(row + height, self.scene.height), min(col + width, self.scene.width)
-        if top < bottom and left < right:
-            inside = self._read_inside(top, left, bottom - top, right - left)
-            labels[top - row : bottom - row, left - col : right - col] = inside
+        inside = clip(row, col, height, width, self.scene)
+        if inside is not None:
+            here, window = inside
+            labels[here] = self._read_inside(*window)
         return labels
 
     def _read_inside(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
-        if self._pid != os.getpid():
-            self._pid, self._shapes, self._whole = os.getpid(), None, None
         decode = self._from_shapes if self.scene.label_kind == "vector" else self._from_raster
-        if self.scene.width * self.scene.height > KEEP_PIXELS:
+        if self._decoded is None and self._fits:
+            key = (file_signature(self._path), self.scene, self.classes, self.ignore_index)
+            size = self.scene.height, self.scene.width
+            self._decoded = self._cache.get(key, size[0] * size[1], lambda: (_compact(decode(0, 0, *size)),))
+            self._fits = self._decoded is not None
+        if self._decoded is None:
             return decode(row, col, height, width)
-        if self._whole is None:
-            whole = decode(0, 0, self.scene.height, self.scene.width)
-            low, high = int(whole.min()), int(whole.max())
-            self._whole = whole.astype(np.uint8) if low >= 0 and high < 256 else whole
-        window: npt.NDArray[Any] = self._whole[row : row + height, col : col + width]
+        window: npt.NDArray[Any] = self._decoded.arrays[0][row : row + height, col : col + width]
         return window
 
     def _from_raster(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
-        assert self.scene.label is not None
-        with open_raster(self.scene.label, f"labels of scene {self.scene.name!r}") as dataset:
-            try:
-                values = dataset.read(1, window=Window(col, row, width, height))
-            except (rasterio.errors.RasterioIOError, OSError) as error:
+        values = self._raster.read([1], Window(col, row, width, height))[0][0]
+        nodata = self._raster.dataset.nodata
+        unlabelled = np.zeros(values.shape, np.bool_) if nodata is None else values == nodata
+        if np.issubdtype(values.dtype, np.floating):
+            unlabelled |= np.isnan(values)
+            with np.errstate(invalid="ignore"):
+                wrong = values[~unlabelled & (values % 1 != 0)]  # infinity is no number either
+            if wrong.size:
                 raise DataError(
-                    f"labels of scene {self.scene.name!r}: {self.scene.label} is damaged ({error})"
-                ) from error
-            labels: LabelArray = np.nan_to_num(values, nan=self.ignore_index).astype(np.int64)
-            if dataset.nodata is not None:
-                labels[values == dataset.nodata] = self.ignore_index
-            return labels
+                    f"{self._what}: {self._path} has {wrong.size} pixels that are no class numbers, such as "
+                    f"{wrong[0]:g}; write whole numbers from 0 to {len(self.classes) - 1}"
+                )
+            values = np.where(unlabelled, 0, values).astype(np.int64)
+        dtype = np.promote_types(values.dtype, np.min_scalar_type(self.ignore_index))
+        labels: npt.NDArray[Any] = values.astype(dtype if np.issubdtype(dtype, np.integer) else np.int64)
+        labels[unlabelled] = self.ignore_index
+        return labels
 
     def _from_shapes(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
         if self._shapes is None:
-            self._shapes = self._load_shapes()
-        shapes, values, tree = self._shapes
-        transform = self.scene.affine * rasterio.Affine.translation(col, row)
+            self._shapes = _Shapes(self.scene, self._path, self.classes)
+        fill = 0 if self.scene.outside == "background" else self.ignore_index
+        return self._shapes.burn(row, col, height, width, fill)
+
+
+class _Shapes:
+    """A vector file's shapes in the scene's CRS, with their classes."""
+
+    def __init__(self, scene: Scene, path: str, classes: Sequence[str]) -> None:
+        columns = [scene.label_field] if scene.label_field else []
+        meta, _, geometry, fields = pyogrio.raw.read(path, columns=columns)
+        shapes = shapely.from_wkb(geometry)
+        values = np.full(len(shapes), scene.label_value, np.int64)
+        if scene.label_field:
+            values = np.array([_class_of(value, scene, classes) for value in fields[0]], np.int64)
+        present = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
+        self._values = values[present]
+        self._shapes = shapes[present]
+        if scene.crs is not None and meta["crs"]:
+            self._shapes = to_crs(self._shapes, meta["crs"], scene.crs)
+        self._tree = shapely.STRtree(self._shapes)
+        self._affine = scene.affine
+
+    def burn(self, row: int, col: int, height: int, width: int, fill: int) -> npt.NDArray[Any]:
+        """Classes of the pixels whose centre lies in a shape, the file's later one on top; ``fill`` elsewhere."""
+        transform = self._affine * rasterio.Affine.translation(col, row)
         corners = [transform * point for point in ((0, 0), (width, 0), (width, height), (0, height))]
-        here = np.sort(tree.query(shapely.Polygon(corners), predicate="intersects"))
-        background = 0 if self.scene.outside == "background" else self.ignore_index
+        here = np.sort(self._tree.query(shapely.Polygon(corners), predicate="intersects"))
+        values = self._values[here]
         if not len(here):
-            return np.full((height, width), background, np.int64)
+            return np.full((height, width), fill, np.int32)
         burned: npt.NDArray[Any] = rasterize(
-            [(shapes[i], int(values[i])) for i in here],
+            zip(self._shapes[here], values.tolist(), strict=True),
             out_shape=(height, width),
-            fill=background,
+            fill=fill,
             transform=transform,
-            dtype="int32",
+            dtype="uint8" if min(fill, values.min()) >= 0 and max(fill, values.max()) < 256 else "int32",
         )
         return burned
 
-    def _load_shapes(self) -> tuple[Any, LabelArray, Any]:
-        scene = self.scene
-        columns = [scene.label_field] if scene.label_field else []
-        meta, _, geometry, fields = pyogrio.raw.read(scene.label, columns=columns)
-        shapes = shapely.from_wkb(geometry)
-        present = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
-        values = np.full(len(shapes), scene.label_value, np.int64)
-        if scene.label_field:
-            values = np.array([self._class_of(value) for value in fields[0]], np.int64)
-        shapes, values = shapes[present], values[present]
-        if scene.crs is not None and meta["crs"]:
-            shapes = _to_crs(shapes, meta["crs"], scene.crs)
-        return shapes, values, shapely.STRtree(shapes)
 
-    def _class_of(self, value: Any) -> int:
-        if isinstance(value, str) and value in self.classes:
-            return self.classes.index(value)
-        try:
-            return int(value)
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"labels of scene {self.scene.name!r}: {self.scene.label_field} = {value!r} is no class; data.classes "
-                f"are {', '.join(self.classes)}"
-            ) from error
+def _class_of(value: Any, scene: Scene, classes: Sequence[str]) -> int:
+    """The class number that a vector attribute names, by name or by number."""
+    if isinstance(value, str) and value in classes:
+        return classes.index(value)
+    try:
+        number = float(value)
+        if number == int(number):
+            return int(number)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise DataError(
+        f"labels of scene {scene.name!r}: {scene.label_field} = {value!r} is no class; data.classes are "
+        f"{', '.join(classes)}"
+    )
 
 
-def _to_crs(shapes: Any, source: str, target: str) -> Any:
-    """Shapes with their coordinates in another CRS."""
+def to_crs(shapes: Any, source: str, target: str) -> Any:
+    """An array of shapely geometries with their coordinates in another CRS."""
     import pyproj
 
     if rasterio.CRS.from_user_input(source) == rasterio.CRS.from_user_input(target):
@@ -148,3 +177,10 @@ def _to_crs(shapes: Any, source: str, target: str) -> Any:
         return np.column_stack(move.transform(points[:, 0], points[:, 1]))
 
     return shapely.transform(shapes, moved)
+
+
+def _compact(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same labels in a byte each, where they fit."""
+    if labels.dtype == np.uint8 or labels.min() < 0 or labels.max() > 255:
+        return labels
+    return labels.astype(np.uint8)

@@ -15,6 +15,7 @@ from ununennium.data.index import ChipIndex
 from ununennium.data.sampler import RandomChipSampler
 from ununennium.data.splits import VALIDATION
 from ununennium.data.statistics import BandStatistics
+from ununennium.data.workers import obey_parent, start_worker_server
 
 Batches = DataLoader[tuple[Tensor, Tensor]]
 
@@ -64,9 +65,19 @@ def build_loaders(
     )
     num_chips = config.chips_per_epoch or _chips_that_cover(index, config, world_size)
     sampler = RandomChipSampler(num_chips, seed=seed, rank=rank, world_size=world_size)
-    options: dict[str, Any] = {"num_workers": config.num_workers, "pin_memory": torch.cuda.is_available()}
-    if config.num_workers:  # a fork would copy GDAL's locks in whatever state they are
-        options |= {"persistent_workers": True, "multiprocessing_context": "forkserver"}
+    options: dict[str, Any] = {
+        "num_workers": config.num_workers,
+        "pin_memory": torch.cuda.is_available(),
+        # Loaders draw a seed for their workers, by default from the generator that training draws from (dropout).
+        "generator": torch.Generator(),
+    }
+    if config.num_workers:
+        start_worker_server()
+        options |= {
+            "persistent_workers": True,
+            "multiprocessing_context": "forkserver",
+            "worker_init_fn": obey_parent,
+        }
     train: Batches = DataLoader(chips, batch_size=config.batch_size, sampler=sampler, **options)
     validation: Batches | None = None
     if sum(index.labelled["validation"]):

@@ -6,38 +6,34 @@ invalid (GDAL's own boundless reads build a virtual raster each time, a hundred 
 
 from __future__ import annotations
 
-import os
-import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
 from ununennium.data.catalog import Scene
-from ununennium.errors import DataError
+from ununennium.data.memory import DECODED, Decoded, DecodedCache
+from ununennium.data.raster import LazyRaster, file_signature
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-# GDAL's block cache is 5 % of the machine's memory by default, in every process; as an environment variable it is MB.
-GDAL_CACHE_MB = 64
-# Scenes whose pixels fit are decoded once and kept, per process; more is read window by window.
-KEEP_DECODED_BYTES = 256 * 2**20
+_STRIP_VALUES = 2**22
 
 
 class SceneReader:
     """Reads windows of one scene.
 
     Files are opened when first read, and again in each process that reads, so a reader may be pickled or forked.
+    Scenes that fit into the budget of ``cache`` are decoded once and kept.
 
     Args:
         scene: what to read.
         bands: bands to read, from 1, in this order; None reads all.
         nodata: pixel value without data, instead of the file's tag.
-        keep_decoded_bytes: keep the whole scene in memory if its pixels take no more than this.
+        cache: where decoded scenes are kept.
     """
 
     def __init__(
@@ -46,20 +42,23 @@ class SceneReader:
         bands: list[int] | None = None,
         nodata: float | None = None,
         *,
-        keep_decoded_bytes: int = KEEP_DECODED_BYTES,
+        cache: DecodedCache = DECODED,
     ) -> None:
         self.scene = scene
         self.bands = list(bands or range(1, scene.num_bands + 1))
         self.nodata = scene.nodata if nodata is None else nodata
-        size = scene.width * scene.height * len(self.bands) * np.dtype(scene.dtype).itemsize
-        self._keep = size <= keep_decoded_bytes
-        self._pid = -1
-        self._dataset: Any = None
-        self._pixels: npt.NDArray[Any] | None = None
-        self._valid: BoolArray | None = None
+        self._raster = LazyRaster(scene.image, f"image of scene {scene.name!r}", (scene.height, scene.width))
+        self._cache = cache
+        self._decoded: Decoded | None = None
+        self._fits = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pid": -1, "_dataset": None, "_pixels": None, "_valid": None}
+        # Pixels are decoded again where the reader goes; another process has a budget of its own.
+        return {**self.__dict__, "_decoded": None, "_fits": True, "_cache": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._cache = DECODED
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[FloatArray, BoolArray]:
         """Pixels of a window.
@@ -73,59 +72,77 @@ class SceneReader:
         """
         image = np.zeros((len(self.bands), height, width), np.float32)
         valid = np.zeros((height, width), np.bool_)
-        top, left = max(row, 0), max(col, 0)
-        bottom, right = min(row + height, self.scene.height), min(col + width, self.scene.width)
-        if top >= bottom or left >= right:
-            return image, valid
-        inside = slice(top - row, bottom - row), slice(left - col, right - col)
-        pixels, its_valid = self._read_inside(top, left, bottom - top, right - left)
-        image[(slice(None), *inside)] = pixels
-        valid[inside] = its_valid
-        image[:, ~valid] = 0.0
+        inside = clip(row, col, height, width, self.scene)
+        if inside is not None:
+            here, window = inside
+            image[(slice(None), *here)], valid[here] = self._read_inside(*window)
+            image[:, ~valid] = 0.0
         return image, valid
 
-    def _read_inside(self, row: int, col: int, height: int, width: int) -> tuple[npt.NDArray[Any], BoolArray]:
-        if not self._keep:
-            return self._decode(Window(col, row, width, height))
-        if self._pixels is None or self._valid is None or self._pid != os.getpid():
-            self._pixels, self._valid = self._decode(Window(0, 0, self.scene.width, self.scene.height))
-            self._dataset.close()
-        window = slice(row, row + height), slice(col, col + width)
-        return self._pixels[(slice(None), *window)], self._valid[window]
+    def read_valid(self, row: int, col: int, height: int, width: int) -> BoolArray:
+        """What is valid in a window, bool (height, width).
 
-    def _decode(self, window: Window) -> tuple[npt.NDArray[Any], BoolArray]:
-        dataset = self._open()
-        try:
-            pixels = dataset.read(self.bands, window=window)
-            masked = dataset.dataset_mask(window=window) == 0 if self.scene.has_mask else None
-        except (RasterioIOError, OSError) as error:
-            raise DataError(
-                f"scene {self.scene.name!r}: {self.scene.image} cannot be read at row {window.row_off}, column "
-                f"{window.col_off} ({error}); is the file damaged?"
-            ) from error
+        Raises:
+            DataError: the file cannot be read there.
+        """
+        valid = np.zeros((height, width), np.bool_)
+        inside = clip(row, col, height, width, self.scene)
+        if inside is not None:
+            here, window = inside
+            valid[here] = self._read_inside(*window)[1]
+        return valid
+
+    def strips(self) -> Iterator[tuple[int, int]]:
+        """(first row, height) of strips that cover the scene, along the file's blocks and of bounded size."""
+        rows = max(1, _STRIP_VALUES // (self.scene.width * len(self.bands)))
+        block = self.scene.block_shape[0]
+        if rows > block:
+            rows -= rows % block
+        for row in range(0, self.scene.height, rows):
+            yield row, min(rows, self.scene.height - row)
+
+    def _read_inside(self, row: int, col: int, height: int, width: int) -> tuple[npt.NDArray[Any], BoolArray]:
+        if self._decoded is None and self._fits:
+            self._decoded = self._decode_whole()
+            self._fits = self._decoded is not None
+        if self._decoded is None:
+            return self._decode(row, col, height, width)
+        pixels, valid = self._decoded.arrays
+        window = slice(row, row + height), slice(col, col + width)
+        return pixels[(slice(None), *window)], valid[window]
+
+    def _decode_whole(self) -> Decoded | None:
+        height, width = self.scene.height, self.scene.width
+        key = (file_signature(self.scene.image), self.scene, tuple(self.bands), self.nodata)
+        num_bytes = height * width * (len(self.bands) * np.dtype(self.scene.dtype).itemsize + 1)
+        decoded = self._cache.get(key, num_bytes, lambda: self._decode(0, 0, height, width))
+        if decoded is not None:
+            self._raster.close()
+        return decoded
+
+    def _decode(self, row: int, col: int, height: int, width: int) -> tuple[npt.NDArray[Any], BoolArray]:
+        pixels, mask = self._raster.read(self.bands, Window(col, row, width, height), with_mask=self.scene.has_mask)
         valid: BoolArray = np.ones(pixels.shape[1:], np.bool_)
         if self.nodata is not None and not np.isnan(self.nodata):
             valid &= (pixels != self.nodata).all(0)
         if np.issubdtype(pixels.dtype, np.floating):
             valid &= np.isfinite(pixels).all(0)
-        if masked is not None:
-            valid &= ~masked
+        if mask is not None:
+            valid &= mask != 0
         return pixels, valid
 
-    def _open(self) -> Any:
-        if self._dataset is None or self._dataset.closed or self._pid != os.getpid():
-            os.environ.setdefault("GDAL_CACHEMAX", str(GDAL_CACHE_MB))
-            self._pid = os.getpid()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                try:
-                    self._dataset = rasterio.open(self.scene.image)
-                except (RasterioIOError, OSError) as error:
-                    raise DataError(
-                        f"scene {self.scene.name!r}: {self.scene.image} cannot be read ({error})"
-                    ) from error
-            if (self._dataset.height, self._dataset.width) != (self.scene.height, self.scene.width):
-                raise DataError(
-                    f"scene {self.scene.name!r}: {self.scene.image} is not the file that was indexed; index it again"
-                )
-        return self._dataset
+
+def clip(
+    row: int, col: int, height: int, width: int, scene: Scene
+) -> tuple[tuple[slice, slice], tuple[int, int, int, int]] | None:
+    """The part of a window that lies inside the scene: as slices of the window, and as a window of the scene.
+
+    Returns:
+        None if nothing of it does.
+    """
+    top, left = max(row, 0), max(col, 0)
+    bottom, right = min(row + height, scene.height), min(col + width, scene.width)
+    if top >= bottom or left >= right:
+        return None
+    here = slice(top - row, bottom - row), slice(left - col, right - col)
+    return here, (top, left, bottom - top, right - left)

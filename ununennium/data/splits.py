@@ -1,8 +1,9 @@
 """Which pixels train, validate and are held out: whole spatial blocks, with a buffer on the training side.
 
 Blocks lie on a grid that is anchored in the CRS, so that scenes which share a CRS and a resolution and overlap on the
-ground agree on every block: the same place never trains in one scene and is judged in another. Each remaining group of
-scenes (another CRS or resolution, or no georeference) has a grid of its own.
+ground agree on every block. Each remaining group of scenes (another CRS, resolution or origin of pixels) has a grid of
+its own; where scenes of different groups overlap, what one of them judges the other does not train on
+(``ununennium.data.overlaps``). So the same place never trains in one scene and is judged in another.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.config import RegionConfig, SplitConfig
+from ununennium.data import overlaps
 from ununennium.data.catalog import Scene
+from ununennium.data.memory import DECODED, Decoded
+from ununennium.data.reader import clip
 from ununennium.errors import ConfigError
 
 NONE, TRAIN, VALIDATION, HOLDOUT = 0, 1, 2, 3
@@ -27,7 +31,7 @@ Block = tuple[str, int, int]  # group, block row, block column
 # Rectangles in pixels of a group's grid: fold, row, row after, column, column after.
 Rectangle = tuple[str, int, int, int, int, int]
 
-_KEEP_PIXELS = 64 * 2**20
+_STRIP_PIXELS = 2**22
 
 
 class Split:
@@ -55,7 +59,11 @@ class Split:
         self.blocks = dict(blocks)
         self._places = {scene.name: place_on_grid(scene) for scene in scenes}
         self._scenes = {scene.name: scene for scene in scenes}
-        self._whole: dict[str, FoldArray] = {}
+        self._decoded: dict[str, Decoded | None] = {}
+        self._elsewhere: dict[str, list[overlaps.Judged]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_decoded": {}}
 
     def folds(self, scene: Scene, row: int, col: int, height: int, width: int) -> FoldArray:
         """Fold of each pixel of a window.
@@ -63,29 +71,71 @@ class Split:
         Returns:
             uint8 (height, width): TRAIN, VALIDATION, HOLDOUT, or NONE for the buffer and outside the scene.
         """
-        if scene.width * scene.height <= _KEEP_PIXELS:
-            if scene.name not in self._whole:
-                self._whole[scene.name] = self._compute(scene, 0, 0, scene.height, scene.width)
-            folds = np.zeros((height, width), np.uint8)
-            top, left = max(row, 0), max(col, 0)
-            bottom, right = min(row + height, scene.height), min(col + width, scene.width)
-            if top < bottom and left < right:
-                inside = self._whole[scene.name][top:bottom, left:right]
-                folds[top - row : bottom - row, left - col : right - col] = inside
+        folds = np.zeros((height, width), np.uint8)
+        inside = clip(row, col, height, width, scene)
+        if inside is None:
             return folds
-        folds = self._compute(scene, row, col, height, width)
-        rows, cols = np.arange(row, row + height), np.arange(col, col + width)
-        folds[(rows < 0) | (rows >= scene.height)] = NONE
-        folds[:, (cols < 0) | (cols >= scene.width)] = NONE
+        here, (top, left, its_height, its_width) = inside
+        if scene.name not in self._decoded:
+            key, size = (id(self), scene.name), scene.height * scene.width
+            self._decoded[scene.name] = DECODED.get(key, size, lambda: (self._compute_whole(scene),))
+        decoded = self._decoded[scene.name]
+        if decoded is not None:
+            folds[here] = decoded.arrays[0][top : top + its_height, left : left + its_width]
+        else:
+            folds[here] = self._compute(scene, top, left, its_height, its_width)
+        return folds
+
+    def _compute_whole(self, scene: Scene) -> FoldArray:
+        folds = np.empty((scene.height, scene.width), np.uint8)
+        rows = max(1, _STRIP_PIXELS // scene.width)
+        for row in range(0, scene.height, rows):
+            height = min(rows, scene.height - row)
+            folds[row : row + height] = self._compute(scene, row, 0, height, scene.width)
         return folds
 
     def _compute(self, scene: Scene, row: int, col: int, height: int, width: int) -> FoldArray:
         reach = self.buffer
         raw = self._assigned(scene, row - reach, col - reach, height + 2 * reach, width + 2 * reach)
         folds = raw[reach : reach + height, reach : reach + width].copy()
-        near_others = _any_within(raw > TRAIN, reach)
-        folds[(folds == TRAIN) & near_others] = NONE
+        folds[(folds == TRAIN) & _any_within(raw > TRAIN, reach)] = NONE
+        if scene.name not in self._elsewhere:
+            self._elsewhere[scene.name] = self._judged_elsewhere(scene)
+        for judged in self._elsewhere[scene.name]:
+            folds[(folds == TRAIN) & judged.near(row, col, height, width)] = NONE
+            if judged.fold == HOLDOUT:
+                folds[(folds == VALIDATION) & judged.touched(row, col, height, width)] = NONE
         return folds
+
+    def _judged_elsewhere(self, scene: Scene) -> list[overlaps.Judged]:
+        """Ground of this scene that validates or is held out in scenes on other grids."""
+        group = self._places[scene.name][0]
+        others = [other for name, other in self._scenes.items() if self._places[name][0] != group]
+        found = []
+        for fold in (VALIDATION, HOLDOUT):
+            boxes = {other.name: (other, self._judged(other, fold)) for other in others}
+            shape = overlaps.shape_in(scene, boxes, self.buffer)
+            if shape is not None:
+                found.append(overlaps.Judged(fold, shape, self.buffer))
+        return found
+
+    def _judged(self, scene: Scene, fold: int) -> list[overlaps.Box]:
+        """(top, left, bottom, right) of the parts of a scene that are in a fold, in its pixels."""
+        group, first_row, first_col = self._places[scene.name]
+        size = self.block_size
+        boxes = [
+            (its_group, its_fold, row * size, (row + 1) * size, col * size, (col + 1) * size)
+            for (its_group, row, col), its_fold in sorted(self.blocks.items())
+        ]
+        found = []
+        for its_group, its_fold, top, bottom, left, right in [*boxes, *self.rectangles]:
+            if (its_group, its_fold) != (group, fold):
+                continue
+            inside = clip(top - first_row, left - first_col, bottom - top, right - left, scene)
+            if inside is not None:
+                row, col, height, width = inside[1]
+                found.append((row, col, row + height, col + width))
+        return found
 
     def _assigned(self, scene: Scene, row: int, col: int, height: int, width: int) -> FoldArray:
         """Folds before the buffer is taken."""
@@ -120,45 +170,26 @@ class Split:
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that decides a pixel's fold."""
+        """Hash of the blocks, rectangles and buffer."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
-    def holdout_sha256(self) -> str:
-        """Hash of the held-out pixels alone: two splits that agree on it judge models on the same ground."""
-        held = {
-            "rectangles": [list(r) for r in self.rectangles if r[1] == HOLDOUT],
-            "blocks": [list(block) for block, fold in sorted(self.blocks.items()) if fold == HOLDOUT],
-            "block_size": self.block_size,
-        }
-        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
-
     def to_geojson(self) -> dict[str, Any]:
-        """Blocks and rectangles of validation and holdout per scene, as GeoJSON features in the scene's CRS."""
-        names = {fold: name for name, fold in FOLDS.items()}
-        features = []
-        for name, (group, first_row, first_col) in self._places.items():
-            scene = self._scenes[name]
-            size = self.block_size
-            shapes = [
-                (fold, row * size, (row + 1) * size, col * size, (col + 1) * size)
-                for (its_group, row, col), fold in sorted(self.blocks.items())
-                if its_group == group and fold != TRAIN
-            ]
-            shapes += [(r[1], *r[2:]) for r in self.rectangles if r[0] == group]
-            for fold, top, bottom, left, right in shapes:
-                top, bottom = (min(max(edge - first_row, 0), scene.height) for edge in (top, bottom))
-                left, right = (min(max(edge - first_col, 0), scene.width) for edge in (left, right))
-                if top >= bottom or left >= right:
-                    continue
-                corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-                ring = [list(scene.affine * corner) for corner in corners]
-                features.append(
-                    {
-                        "type": "Feature",
-                        "properties": {"scene": name, "fold": names[fold]},
-                        "geometry": {"type": "Polygon", "coordinates": [ring]},
-                    }
-                )
+        """Blocks and rectangles of validation and holdout per scene, as GeoJSON features.
+
+        Coordinates are longitude and latitude (RFC 7946), or pixels (column, row) for a scene without CRS; ``rows`` and
+        ``columns`` of each feature are [first, one past the last] in the scene.
+        """
+        features = [
+            {
+                "type": "Feature",
+                "properties": {"scene": scene.name, "fold": name, "rows": [top, bottom], "columns": [left, right]},
+                "geometry": overlaps.geojson_of(scene, (top, left, bottom, right)),
+            }
+            for scene in self._scenes.values()
+            for name, fold in FOLDS.items()
+            if fold != TRAIN
+            for top, left, bottom, right in self._judged(scene, fold)
+        ]
         return {"type": "FeatureCollection", "features": features}
 
 
@@ -171,9 +202,10 @@ def place_on_grid(scene: Scene) -> tuple[str, int, int]:
     if scene.crs is None or b or d or a <= 0 or e >= 0:
         return f"scene {scene.name}", 0, 0
     col, row = c / a, f / e
-    shift = f"{round(col % 1 % 0.99, 1)}, {round(row % 1 % 0.99, 1)}"
+    col_shift, row_shift = round(col % 1, 2) % 1, round(row % 1, 2) % 1
     crs = hashlib.sha256(scene.crs.encode()).hexdigest()[:12]
-    return f"crs {crs} pixel {a:.6g} x {-e:.6g} shift {shift}", round(row), round(col)
+    group = f"crs {crs} pixel {a:.9g} x {-e:.9g} shift {col_shift}, {row_shift}"
+    return group, round(row - row_shift), round(col - col_shift)
 
 
 def rectangles_of(scenes: Sequence[Scene], config: SplitConfig) -> list[Rectangle]:
@@ -216,7 +248,7 @@ def assign_blocks(
     et al. 2011). The result depends on the blocks, the shares and the seed alone, not on the order of scenes.
 
     Args:
-        histograms: labelled pixels per class of each block, int64 (K,).
+        histograms: labelled valid pixels per class of each block, int64 (K,).
         shares: fold -> share of the blocks; they sum to 1.
         seed: decides ties.
     """

@@ -16,8 +16,6 @@ from ununennium.errors import DataError
 if TYPE_CHECKING:
     from ununennium.data.index import ChipIndex
 
-_STRIP_PIXELS = 2**20
-
 
 @dataclass(frozen=True)
 class BandStatistics:
@@ -55,9 +53,7 @@ def compute_statistics(index: ChipIndex) -> BandStatistics:
     count, mean, squares = 0, np.zeros(len(index.bands)), np.zeros(len(index.bands))
     for scene in index.scenes:
         reader = index.reader(scene)
-        rows = max(1, _STRIP_PIXELS // (scene.width * len(index.bands)))
-        for row in range(0, scene.height, rows):
-            height = min(rows, scene.height - row)
+        for row, height in reader.strips():
             used = index.split.folds(scene, row, 0, height, scene.width) == TRAIN
             if not used.any():
                 continue

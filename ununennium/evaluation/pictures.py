@@ -1,4 +1,4 @@
-"""Pictures of a run: how it learnt, and what it sees."""
+"""Pictures of a run: how it learnt, and what it sees. Each is a PNG small enough to be embedded in a report."""
 
 from __future__ import annotations
 
@@ -12,25 +12,34 @@ import numpy.typing as npt
 from ununennium.inference.writers import NODATA, colour
 
 _INK = "#333333"
+_MOST_CLASSES_NAMED = 20
+# Reports embed pictures up to 400 kB; a picture that is larger is drawn again at the next resolution (dots per inch).
+_MOST_BYTES = 380_000
+_RESOLUTIONS = (110, 85, 65, 50)
 
 
 def loss_curve(history: Mapping[str, Sequence[float | None]], path: str | Path) -> None:
-    """Losses, and the validation metrics where there are any, over epochs, as a PNG.
+    """Losses, and the validation IoU where there is any, over epochs, as a PNG.
 
     Args:
         history: metric name to one value per epoch; None or NaN leaves a gap.
         path: where the picture goes.
     """
+    from matplotlib.ticker import MaxNLocator
+
     losses = [name for name in ("train_loss", "val_loss") if name in history]
-    scores = [name for name in history if name.startswith("val_IoU")]
-    figure, axes = _figure(2 if scores else 1, width=5.2, height=3.4)
+    scores = [name for name in history if name.startswith("val_IoU")][: _MOST_CLASSES_NAMED + 1]
+    figure, axes = _figure(1, 2 if scores else 1, width=5.2, height=3.4)
     for axis, names, title in zip(axes, (losses, scores), ("Loss", "Validation IoU"), strict=False):
         for name in names:
             values = [float("nan") if value is None else value for value in history[name]]
-            axis.plot(range(1, len(values) + 1), values, label=name, marker="o" if len(values) < 3 else None)
+            # A line needs two neighbours: a value that stands alone is only seen as a point.
+            axis.plot(range(1, len(values) + 1), values, label=name, marker="o", markersize=3)
         axis.set(xlabel="epoch", title=title)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
+        if names:
+            axis.legend(frameon=False, fontsize="small" if len(names) < 6 else "xx-small")
     if scores:
         axes[-1].set_ylim(0, 1)
     _save(figure, path)
@@ -45,42 +54,41 @@ def prediction_panel(
     *,
     ignore_index: int = 255,
 ) -> None:
-    """Image, label, prediction and errors (in the colour of what was predicted), side by side, as a PNG.
+    """Image, label, prediction and errors (in the colour of what was predicted), as a PNG.
 
     Args:
-        image: (H, W) grey or (H, W, 3), any dtype; stretched between its 2nd and 98th percentile.
+        image: (H, W) grey or (H, W, 3), any dtype; each band is stretched between its 2nd and 98th percentile.
         label: int (H, W).
         prediction: int (H, W), 255 without data.
         classes: class names, for the legend.
         path: where the picture goes.
         ignore_index: label value of unlabelled pixels, shown white.
     """
-    import matplotlib.patches
-
     height, width = label.shape
-    figure, axes = _figure(4, width=min(4.2, max(1.8, 6.0 * width / height)), height=6.0)
     unlabelled, missing = label == ignore_index, prediction == NODATA
-    wrong = (label != prediction) & ~unlabelled & ~missing
+    # On a map of errors the quiet colour of class 0 would not be seen; the palette's next one stands for it.
+    standing_out = colour(len(classes))
     difference = np.full((*label.shape, 3), 255, np.uint8)
     difference[~unlabelled & ~missing] = 225
+    wrong = (label != prediction) & ~unlabelled & ~missing
     for number in range(len(classes)):
-        difference[wrong & (prediction == number)] = colour(number) if number else (0, 114, 178)
+        difference[wrong & (prediction == number)] = colour(number) if number else standing_out
     shown: tuple[tuple[str, npt.NDArray[Any]], ...] = (
         ("Image", _stretch(image)),
         ("Label", _coloured(label, len(classes), unlabelled)),
         ("Prediction", _coloured(prediction, len(classes), missing)),
         ("Errors", difference),
     )
+    rows, columns = (1, 4) if width < 1.5 * height else (2, 2) if width < 4 * height else (4, 1)
+    longest = {1: 6.0, 2: 5.0, 4: 9.0}[rows]
+    scale = min(longest / height, 4.2 / width) if rows == 1 else longest / width
+    figure, axes = _figure(rows, columns, width=max(scale * width, 1.6), height=max(scale * height, 0.6) + 0.3)
     for axis, (title, picture) in zip(axes, shown, strict=True):
         axis.imshow(picture, cmap="gray" if picture.ndim == 2 else None, interpolation="nearest")
         axis.set_title(title, fontsize=9)
         axis.axis("off")
-    patches = [
-        matplotlib.patches.Patch(facecolor=_hex(colour(number)), edgecolor=_INK, linewidth=0.5, label=name)
-        for number, name in enumerate(classes[:20])
-    ]
-    patches.append(matplotlib.patches.Patch(facecolor=_hex((0, 114, 178)), label=f"{classes[0]} predicted wrongly"))
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False, fontsize=8)
+    named = [(name, colour(number)) for number, name in enumerate(classes[:_MOST_CLASSES_NAMED])]
+    _legend(figure, [*named, (f"{classes[0]} predicted wrongly", standing_out)])
     _save(figure, path)
 
 
@@ -94,51 +102,70 @@ def class_map_picture(
         classes: class names.
         path: where the picture goes.
         longest: pixels read along the longer side.
+
+    Raises:
+        DataError: the map cannot be read.
     """
-    import matplotlib.patches
-    import rasterio
     from rasterio.enums import Resampling
 
-    with rasterio.open(path_of_map) as dataset:
+    from ununennium.data.raster import open_raster
+
+    with open_raster(str(path_of_map), "class map") as dataset:
         scale = min(1.0, longest / max(dataset.shape))
-        shape = tuple(max(1, round(side * scale)) for side in dataset.shape)
-        values = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
-    figure, axes = _figure(
-        1, width=8.0 * min(1.0, shape[1] / shape[0]) + 1.0, height=8.0 * min(1.0, shape[0] / shape[1]) + 1.0
-    )
+        height, width = (max(1, round(side * scale)) for side in dataset.shape)
+        values = dataset.read(1, out_shape=(height, width), resampling=Resampling.nearest)
+    largest = 8.0 / max(height, width)
+    figure, axes = _figure(1, 1, width=max(largest * width, 2.5), height=max(largest * height, 0.6) + 0.3)
     axes[0].imshow(_coloured(values, len(classes), values == NODATA), interpolation="nearest")
     axes[0].axis("off")
-    patches = [
-        matplotlib.patches.Patch(facecolor=_hex(colour(number)), edgecolor=_INK, linewidth=0.5, label=name)
-        for number, name in enumerate(classes[:20])
-    ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False)
+    _legend(figure, [(name, colour(number)) for number, name in enumerate(classes[:_MOST_CLASSES_NAMED])])
     _save(figure, path)
 
 
-def _hex(rgb: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*rgb)
-
-
-def _figure(columns: int, *, width: float, height: float) -> tuple[Any, list[Any]]:
+def _figure(rows: int, columns: int, *, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure of panels of ``width`` x ``height`` inches; pyplot, and whatever display it finds, stay out of it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(np.atleast_1d(figure.subplots(1, columns)))
+    return figure, list(np.ravel(figure.subplots(rows, columns)))
+
+
+def _legend(figure: Any, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> None:
+    from matplotlib.patches import Patch
+
+    patches = [
+        Patch(facecolor="#{:02x}{:02x}{:02x}".format(*rgb), edgecolor=_INK, linewidth=0.5, label=name)
+        for name, rgb in entries
+    ]
+    longest = max(len(name) for name, _ in entries)
+    columns = max(1, int(figure.get_figwidth() / (0.07 * longest + 0.6)))  # about the width of an entry in inches
+    figure.legend(
+        handles=patches, loc="outside lower center", ncols=min(len(patches), columns), frameon=False, fontsize=8
+    )
 
 
 def _save(figure: Any, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, facecolor="white")
+    """Write at the finest resolution that a report can embed."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for dots_per_inch in _RESOLUTIONS:
+        figure.savefig(target, dpi=dots_per_inch, facecolor="white")
+        if target.stat().st_size <= _MOST_BYTES:
+            return
 
 
 def _stretch(image: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    finite = image[np.isfinite(image)]
-    low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 1.0)
-    stretched: npt.NDArray[np.float64] = np.clip((image - low) / max(high - low, 1e-12), 0, 1)
-    return stretched
+    """Each band between its 2nd and 98th percentile, in [0, 1]; zeros are what readers give where there is no data."""
+    bands = np.atleast_3d(image).astype(np.float64)
+    stretched = np.zeros_like(bands)
+    for band in range(bands.shape[2]):
+        values = bands[..., band]
+        data = values[np.isfinite(values) & (values != 0)]
+        low, high = np.percentile(data, (2, 98)) if data.size else (0.0, 1.0)
+        stretched[..., band] = np.clip(np.nan_to_num((values - low) / max(high - low, 1e-12)), 0, 1)
+    return stretched if image.ndim == 3 else stretched[..., 0]
 
 
 def _coloured(values: npt.NDArray[Any], num_classes: int, missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

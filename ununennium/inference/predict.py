@@ -56,7 +56,7 @@ def predict_bands(
     *,
     num_classes: int,
     tile: int = 256,
-    overlap: int = 64,
+    overlap: int | None = None,
     batch_size: int = 4,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
@@ -72,7 +72,7 @@ def predict_bands(
         width: columns of the region.
         num_classes: classes K.
         tile: side of a tile in pixels.
-        overlap: pixels that neighbouring tiles share, at most half a tile; 0 for none.
+        overlap: pixels that neighbouring tiles share, at most half a tile; a quarter if not given, 0 for none.
         batch_size: tiles per forward pass.
         device: where the model is, and the bands are put together.
         autocast: dtype of the forward pass, such as ``torch.bfloat16``; float32 if not given.
@@ -83,8 +83,9 @@ def predict_bands(
 
     Raises:
         ConfigError: sizes that cannot work.
-        DataError: the model's output does not have ``num_classes`` channels and the tile's size.
+        DataError: the model's output does not have ``num_classes`` channels and the tile's size, or is NaN.
     """
+    overlap = tile // 4 if overlap is None else overlap
     _check_sizes(height=height, width=width, num_classes=num_classes, tile=tile, overlap=overlap, batch_size=batch_size)
     stride = tile - overlap
     down, across = _axis(height, tile, overlap), _axis(width, tile, overlap)
@@ -100,8 +101,14 @@ def predict_bands(
                     sums[:, :, inside] += probabilities[:, :, part] * share
             stop = height if top == down.starts[-1] else top + stride
             rows = slice(max(-top, 0), stop - top)
-            mask = valid[rows].copy()
-            yield Band(top + rows.start, sums[:, rows].cpu().numpy() * mask, mask)
+            band = Band(top + rows.start, sums[:, rows].cpu().numpy(), valid[rows].copy())
+            band.probabilities[:, ~band.valid] = 0.0
+            if not np.isfinite(band.probabilities).all():
+                raise DataError(
+                    f"the model gives NaN for rows {band.row} to {band.row + len(band.valid) - 1} of the region; its "
+                    "weights or its precision cannot be used"
+                )
+            yield band
             sums = torch.cat((sums[:, stride:], torch.zeros_like(sums[:, :stride])), dim=1)
             valid = np.concatenate((valid[stride:], np.zeros_like(valid[:stride])))
 

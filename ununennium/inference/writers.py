@@ -19,6 +19,7 @@ from rasterio.shutil import copy as raster_copy
 from rasterio.windows import Window
 
 from ununennium.data.catalog import Scene
+from ununennium.data.raster import bounded_cache
 from ununennium.errors import ConfigError, StorageError
 
 NODATA = 255
@@ -148,7 +149,8 @@ class ClassMapWriter:
     def _translated_errors(self) -> Iterator[None]:
         """Say which file could not be written; GDAL's own messages name neither the file nor the disk."""
         try:
-            yield
+            with bounded_cache():
+                yield
         except Exception as error:
             self._remove_temporary()
             reason = (error.strerror if isinstance(error, OSError) else None) or error

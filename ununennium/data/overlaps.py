@@ -1,0 +1,131 @@
+"""Ground that scenes on different grids share: what one of them judges, another must not train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import shapely
+from rasterio.features import rasterize
+from rasterio.warp import transform_bounds
+from shapely.geometry.base import BaseGeometry
+
+from ununennium.data.catalog import Scene
+from ununennium.data.labels import to_crs
+
+BoolArray = npt.NDArray[np.bool_]
+Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels; bottom and right are one past the last
+
+_LONGITUDE_LATITUDE = "OGC:CRS84"
+_PARTS_PER_SIDE = 8  # a straight side in one CRS is a curve in another
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A part of a scene that is in ``fold`` of a scene on another grid.
+
+    Attributes:
+        fold: VALIDATION or HOLDOUT.
+        shape: in pixels of the scene: x is the column, y the row.
+        buffer: pixels around it that are near it.
+    """
+
+    fold: int
+    shape: BaseGeometry
+    buffer: int
+    _grown: BaseGeometry = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_grown", self.shape.buffer(self.buffer, join_style="mitre"))
+
+    def touched(self, row: int, col: int, height: int, width: int) -> BoolArray:
+        """Pixels of a window that share ground with it, bool (height, width)."""
+        return _burn(self.shape, row, col, height, width)
+
+    def near(self, row: int, col: int, height: int, width: int) -> BoolArray:
+        """Pixels of a window that are at most ``buffer`` pixels away from it, bool (height, width)."""
+        return _burn(self._grown, row, col, height, width)
+
+
+def shape_in(scene: Scene, others: Mapping[str, tuple[Scene, Sequence[Box]]], reach: int) -> BaseGeometry | None:
+    """The union of boxes of other scenes in pixels of ``scene``.
+
+    Args:
+        scene: where.
+        others: name to scene and boxes in its own pixels.
+        reach: pixels around the scene that matter too.
+
+    Returns:
+        None if nothing of them lies there.
+    """
+    if scene.crs is None:
+        return None
+    extent = shapely.box(-reach, -reach, scene.width + reach, scene.height + reach)
+    shapes: list[BaseGeometry] = []
+    for other, boxes in others.values():
+        if other.crs is None or not boxes or not _may_overlap(scene, other, reach):
+            continue
+        ground = to_crs(_on_the_ground(other, boxes), other.crs, scene.crs)
+        pixels = shapely.transform(ground, lambda points: _apply(~scene.affine, points))
+        pixels = pixels[np.isfinite(shapely.bounds(pixels)).all(1)]  # what the projection cannot reach is elsewhere
+        shapes += [shape for shape in pixels if shape.intersects(extent)]
+    return shapely.union_all(shapes) if shapes else None
+
+
+def geojson_of(scene: Scene, box: Box) -> dict[str, Any]:
+    """A box of a scene as a GeoJSON geometry: longitude and latitude, or (column, row) if its place is not known."""
+    if scene.crs is None or _bounds(scene) is None:
+        top, left, bottom, right = box
+        geometry: dict[str, Any] = shapely.geometry.mapping(shapely.box(left, top, right, bottom))
+    else:
+        geometry = shapely.geometry.mapping(to_crs(_on_the_ground(scene, [box]), scene.crs, _LONGITUDE_LATITUDE)[0])
+    return geometry
+
+
+def _on_the_ground(scene: Scene, boxes: Iterable[Box]) -> Any:
+    """Boxes in the scene's CRS, an array of polygons with points along their sides."""
+    corners = np.array([(left, top, right, bottom) for top, left, bottom, right in boxes], np.float64)
+    length = np.maximum(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]) / _PARTS_PER_SIDE
+    shapes = shapely.segmentize(shapely.box(*corners.T), length)
+    return shapely.transform(shapes, lambda points: _apply(scene.affine, points))
+
+
+def _apply(affine: rasterio.Affine, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.column_stack(affine * (points[:, 0], points[:, 1]))
+
+
+def _burn(shape: BaseGeometry, row: int, col: int, height: int, width: int) -> BoolArray:
+    if not shape.intersects(shapely.box(col, row, col + width, row + height)):
+        return np.zeros((height, width), np.bool_)
+    origin = rasterio.Affine.translation(col, row)
+    burned: BoolArray = rasterize([shape], (height, width), transform=origin, all_touched=True) > 0
+    return burned
+
+
+def _may_overlap(one: Scene, other: Scene, reach: int) -> bool:
+    """Whether the bounds of two scenes in longitude and latitude meet, with ``reach`` pixels around the first."""
+    bounds, its_bounds = _bounds(one, reach), _bounds(other)
+    if bounds is None or its_bounds is None:
+        return False
+    west, south, east, north = bounds
+    its_west, its_south, its_east, its_north = its_bounds
+    if west > east or its_west > its_east:  # across the antimeridian
+        west, its_west, east, its_east = -180.0, -180.0, 180.0, 180.0
+    return west <= its_east and its_west <= east and south <= its_north and its_south <= north
+
+
+@lru_cache(maxsize=4096)
+def _bounds(scene: Scene, reach: int = 0) -> tuple[float, float, float, float] | None:
+    """West, south, east, north in degrees; None if the CRS has no known place on the Earth."""
+    crs = rasterio.CRS.from_user_input(scene.crs)
+    if not (crs.is_geographic or crs.is_projected):
+        return None
+    extent = -reach, -reach, scene.height + reach, scene.width + reach
+    ground = shapely.total_bounds(_on_the_ground(scene, [extent]))
+    found: tuple[float, float, float, float] = transform_bounds(crs, rasterio.CRS.from_epsg(4326), *ground)
+    return found if np.isfinite(found).all() else None

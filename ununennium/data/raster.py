@@ -1,0 +1,128 @@
+"""Opening rasters and reading windows of them, with GDAL's memory bounded."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy.typing as npt
+import rasterio
+from rasterio.env import getenv, hasenv
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.windows import Window
+
+from ununennium.errors import DataError
+
+GDAL_CACHE_BYTES = 64 * 2**20
+"""Bound of GDAL's cache of decoded blocks, per process; GDAL's own is 5 % of the machine's memory in every process."""
+
+
+def bounded_cache() -> AbstractContextManager[Any]:
+    """GDAL reads in here keep at most ``GDAL_CACHE_BYTES`` of decoded blocks, unless the user set a bound.
+
+    The environment variable ``GDAL_CACHEMAX`` (in MB) and an enclosing ``rasterio.Env(GDAL_CACHEMAX=...)`` (in bytes)
+    are the user's.
+    """
+    if "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv()):
+        return nullcontext()
+    bounded: AbstractContextManager[Any] = rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES)
+    return bounded
+
+
+def open_dataset(path: str, what: str) -> Any:
+    """A rasterio dataset; a scene without georeference is nothing to warn of.
+
+    Args:
+        path: path or URL.
+        what: names it in the message, such as ``image of scene 'a'``.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    with warnings.catch_warnings(), bounded_cache():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            return rasterio.open(path)
+        except (RasterioIOError, OSError) as error:
+            raise DataError(f"{what}: {path} cannot be read ({error}); check the path and the file") from error
+
+
+@contextmanager
+def open_raster(path: str, what: str) -> Iterator[Any]:
+    """``open_dataset``, closed at the end."""
+    with open_dataset(path, what) as dataset:
+        yield dataset
+
+
+class LazyRaster:
+    """A raster that is opened when it is first read, and again in each process that reads it.
+
+    GDAL's handles survive neither a fork nor pickling, so this object keeps none across them.
+
+    Args:
+        path: path or URL.
+        what: names it in messages, such as ``image of scene 'a'``.
+        shape: (height, width) that it had when it was indexed.
+    """
+
+    def __init__(self, path: str, what: str, shape: tuple[int, int]) -> None:
+        self.path = path
+        self.what = what
+        self.shape = shape
+        self._dataset: Any = None
+        self._pid = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_dataset": None, "_pid": -1}
+
+    def close(self) -> None:
+        """Let go of the handle; the next read opens it again."""
+        if self._dataset is not None and self._pid == os.getpid():
+            self._dataset.close()
+        self._dataset = None
+
+    @property
+    def dataset(self) -> Any:
+        """The open rasterio dataset.
+
+        Raises:
+            DataError: the file is missing, damaged, or no longer the one that was indexed.
+        """
+        if self._dataset is None or self._pid != os.getpid():
+            dataset = open_dataset(self.path, self.what)
+            if dataset.shape != self.shape:
+                dataset.close()
+                raise DataError(f"{self.what}: {self.path} is not the file that was indexed; index it again")
+            self._dataset, self._pid = dataset, os.getpid()
+        return self._dataset
+
+    def read(
+        self, bands: Sequence[int], window: Window, *, with_mask: bool = False
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+        """Pixels (bands, height, width) of a window inside the raster, and the file's mask (0 is invalid) if wanted.
+
+        Raises:
+            DataError: the file cannot be read there.
+        """
+        dataset = self.dataset
+        try:
+            with bounded_cache():
+                pixels = dataset.read(list(bands), window=window)
+                return pixels, dataset.dataset_mask(window=window) if with_mask else None
+        except (RasterioIOError, OSError) as error:
+            raise DataError(
+                f"{self.what}: {self.path} cannot be read at row {window.row_off}, column {window.col_off} "
+                f"({error}); is the file damaged?"
+            ) from error
+
+
+def file_signature(path: str) -> tuple[str, int, int]:
+    """Path, time of the last change (ns) and size (bytes); zeros for what is not a local file."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return path, 0, 0
+    return path, state.st_mtime_ns, state.st_size
