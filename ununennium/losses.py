@@ -55,7 +55,11 @@ class PixelLoss(nn.Module):
             )
         valid = target != self.ignore_index
         if target.device.type == "cpu" and bool(valid.any()):
-            highest = int(target[valid].max())
+            lowest, highest = (int(label) for label in torch.aminmax(target[valid]))
+            if lowest < 0:
+                raise DataError(
+                    f"a label is {lowest}: labels count from 0; where it means unlabelled, set ignore_index={lowest}"
+                )
             if highest >= output.shape[1]:
                 raise DataError(
                     f"the model's output has {output.shape[1]} channels, and a label is {highest}: give the model one "

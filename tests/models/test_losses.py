@@ -132,6 +132,22 @@ def test_a_model_whose_output_does_not_fit_is_named(loss):
         loss(torch.randn(1, 3, 4, 4), target)
 
 
+@pytest.mark.parametrize("loss", ALL, ids=lambda loss: type(loss).__name__)
+def test_a_negative_label_that_is_not_the_ignored_one_is_named(loss):
+    with pytest.raises(DataError, match=r"a label is -1.*ignore_index=-1"):
+        loss(torch.randn(1, 3, 2, 2), torch.tensor([[[0, 1], [-1, 255]]]))
+
+
+@pytest.mark.parametrize("make", [CrossEntropyLoss, FocalLoss, DiceLoss, CrossEntropyDiceLoss])
+@pytest.mark.parametrize("ignore_index", [-1, -100, 1])
+def test_any_ignore_index_gives_what_any_other_does(make, ignore_index, batch):
+    """correctness 34: one below 0, or between the classes, too."""
+    output, target = batch
+    labelled = target.masked_fill(target == 1, 255)
+    expected = make(ignore_index=255)(output, labelled)
+    assert make(ignore_index=ignore_index)(output, labelled.masked_fill(labelled == 255, ignore_index)) == expected
+
+
 def test_class_weights_of_another_number_are_named():
     with pytest.raises(DataError, match="3 channels, but there are 2 class weights"):
         CrossEntropyLoss(class_weights=[1, 1])(torch.randn(1, 3, 2, 2), torch.zeros(1, 2, 2).long())

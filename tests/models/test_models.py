@@ -86,5 +86,6 @@ def test_pretrained_weights_that_cannot_be_had_are_a_clear_error(monkeypatch, tm
 
     monkeypatch.setattr(socket, "create_connection", offline)
     monkeypatch.setattr(socket, "getaddrinfo", offline)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the hub's client waits 23 s between its attempts
     with pytest.raises(ConfigError, match=r"pretrained = True: the weights of 'resnet18' cannot be fetched"):
         zoo("Unet", "resnet18", in_channels=3, num_classes=2, pretrained=True)
