@@ -148,6 +148,23 @@ def test_the_checkpoint_resumed_from_is_never_deleted(folder, make_trainer):
     assert epochs_in(folder) == [2, 4]
 
 
+def test_a_callback_that_goes_on_from_its_own_checkpoint_keeps_that_one(tmp_path, make_trainer):
+    """correctness 52: here the checkpoint resumed from is this writer's own, and still not deleted."""
+    callback = CheckpointCallback(str(tmp_path))
+    make_trainer(Script([5.0, 4.0]), callback, epochs=2).fit()
+    source = CheckpointStore(str(tmp_path)).latest()
+    make_trainer(Script([5.0, 4.0, 3.0, 2.0]), callback, epochs=4).fit(resume_from=str(tmp_path))
+    assert source in CheckpointStore(str(tmp_path)).manifests()
+
+
+def test_what_the_run_before_a_resume_kept_is_not_deleted_by_the_one_after(tmp_path, make_trainer):
+    """correctness 52: a process deletes what it wrote, though the other's are recorded and have fallen behind."""
+    scores = Script([5.0, 4.0, 3.0, 2.0])
+    make_trainer(scores, CheckpointCallback(str(tmp_path), save_top_k=2), epochs=2).fit()
+    make_trainer(scores, CheckpointCallback(str(tmp_path), save_top_k=2), epochs=4).fit(resume_from=str(tmp_path))
+    assert epochs_in(tmp_path) == [1, 2, 3, 4]
+
+
 def test_best_and_counters_survive_a_resume(folder, make_trainer):
     """correctness 42, 59: the resumed run does not take its first epoch for the best ever."""
     scores = Script([1.0, 3.0, 2.0, 2.5])

@@ -187,6 +187,7 @@ def test_a_finished_run_takes_no_step(kit):
     """correctness 67: zero steps, and its history."""
     trainer = kit.trainer(kit.model(), kit.loader(), epochs=2)
     history = dict(trainer.fit())
+    assert len(history["train_loss"]) == 2
     steps = trainer.state.global_step
     assert trainer.fit() == history
     assert trainer.state.global_step == steps
