@@ -41,8 +41,10 @@ class Component(Section):
 class SceneConfig(Section):
     """One image with its labels."""
 
-    image: str
-    """GeoTIFF (or anything else that GDAL reads): a path or a URL."""
+    image: str | list[str]
+    """GeoTIFF (or anything else that GDAL reads): a path or a URL. A list is a stack of dates on one grid."""
+    date: str | list[str] | None = None
+    """Day of the image (``2026-05-18``), or of each image of a stack."""
     label: str | None = None
     """A label raster on the image's grid, or a vector file (GeoJSON, GeoPackage, Shapefile)."""
     name: str | None = None
@@ -118,8 +120,8 @@ class DataConfig(Section):
     """Images with labels."""
     classes: list[str] = Field(min_length=2)
     """Class names; a class's value in the labels is its place in this list, from 0."""
-    bands: list[int] | None = None
-    """Bands to read, counted from 1, in the model's order; all if not given."""
+    bands: list[int | str] | None = None
+    """Bands to read in the model's order, by name (the files' descriptions) or counted from 1; all if not given."""
     nodata: float | None = None
     """Pixel value without data, where the files carry no tag or a wrong one."""
     ignore_index: int = 255
@@ -149,8 +151,8 @@ class DataConfig(Section):
 
     @field_validator("bands")
     @classmethod
-    def _from_one(cls, value: list[int] | None) -> list[int] | None:
-        if value is not None and (not value or min(value) < 1):
+    def _from_one(cls, value: list[int | str] | None) -> list[int | str] | None:
+        if value is not None and (not value or any(isinstance(band, int) and band < 1 for band in value)):
             raise ValueError("bands count from 1; leave it out (null) to read all")
         return value
 
@@ -316,7 +318,14 @@ class RunConfig(Section):
             return str(base / location)
 
         scenes = [
-            scene.model_copy(update={"image": absolute(scene.image), "label": absolute(scene.label)})
+            scene.model_copy(
+                update={
+                    "image": [absolute(one) for one in scene.image]
+                    if isinstance(scene.image, list)
+                    else absolute(scene.image),
+                    "label": absolute(scene.label),
+                }
+            )
             for scene in self.data.scenes
         ]
         return self.model_copy(update={"data": self.data.model_copy(update={"scenes": scenes})})

@@ -108,16 +108,16 @@ def test_gdals_cache_is_bounded_unless_the_user_bounds_it(noisy, monkeypatch):
     """In bytes: a bound of 64 would be 64 bytes, and reads 24 times slower."""
     scene, _ = noisy
     seen = []
-    with LazyRaster(scene.image, "image", (96, 80)).dataset as dataset:
+    with LazyRaster(scene.images[0], "image", (96, 80)).dataset as dataset:
         spy = SimpleNamespace(shape=dataset.shape, read=lambda *_, **__: seen.append(_cache_max()))
         monkeypatch.setattr("rasterio.open", lambda _: spy)
         monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
         window = rasterio.windows.Window(0, 0, 1, 1)
-        LazyRaster(scene.image, "image", (96, 80)).read([1], window)
+        LazyRaster(scene.images[0], "image", (96, 80)).read([1], window)
         with rasterio.Env(GDAL_CACHEMAX=10 * 2**20):
-            LazyRaster(scene.image, "image", (96, 80)).read([1], window)
+            LazyRaster(scene.images[0], "image", (96, 80)).read([1], window)
         monkeypatch.setenv("GDAL_CACHEMAX", "33")
-        LazyRaster(scene.image, "image", (96, 80)).read([1], window)
+        LazyRaster(scene.images[0], "image", (96, 80)).read([1], window)
     assert seen == [64 * 2**20, 10 * 2**20, None]
 
 

@@ -59,7 +59,7 @@ def test_scattered_blocks_of_two_scenes_are_counted_once_and_nothing_else(two_sc
     measured = evaluate(Threshold(), index, statistics, config, prediction_path=tmp_path)
     expected = np.zeros((2, 2), int)
     for scene in index.scenes:
-        with rasterio.open(scene.image) as image, rasterio.open(scene.label) as label:
+        with rasterio.open(scene.images[0]) as image, rasterio.open(scene.label) as label:
             pixels, truth = image.read(1), label.read(1)
         held_out = (index.split.folds(scene, 0, 0, *pixels.shape) == HOLDOUT) & (pixels != config.nodata)
         assert 0 < held_out.sum() < pixels.size / 2

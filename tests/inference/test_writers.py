@@ -43,7 +43,7 @@ def test_any_size_in_any_steps_is_a_valid_cog_of_the_same_pixels(scene, tmp_path
 
 
 def test_the_window_lies_where_the_scenes_pixels_lie(scene, tmp_path):
-    with rasterio.open(scene.image) as image:
+    with rasterio.open(scene.images[0]) as image:
         expected = image.window_transform(Window(30, 110, 50, 60))
         crs = image.crs
     write(tmp_path / "map.tif", scene, random_classes((60, 50)), row=110, col=30)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -24,7 +24,9 @@ class Scene:
 
     Attributes:
         name: unique among the scenes.
-        image: path or URL of the image.
+        images: what rasterio opens for each date, all on one grid: a path, a URL, or the text of a GDAL VRT.
+        dates: day of each image (ISO 8601), where known.
+        files: every file that the images and labels are read from: the scene changes if one of them does.
         label: path or URL of the labels; None if it has none.
         label_kind: ``raster`` on the image's grid, or ``vector``.
         label_field: vector attribute with the class; None if every shape is ``label_value``.
@@ -43,7 +45,9 @@ class Scene:
     """
 
     name: str
-    image: str
+    images: tuple[str, ...]
+    dates: tuple[str | None, ...]
+    files: tuple[str, ...]
     label: str | None
     label_kind: Literal["raster", "vector"] | None
     label_field: str | None
@@ -71,6 +75,31 @@ class Scene:
         a, b, _, d, e, _ = self.transform
         return (a**2 + d**2) ** 0.5, (b**2 + e**2) ** 0.5
 
+    @property
+    def num_dates(self) -> int:
+        """Images in the stack; 1 for a single one."""
+        return len(self.images)
+
+    def band_numbers(self, bands: Sequence[int | str]) -> tuple[int, ...]:
+        """Numbers from 1 of the bands that are meant by name, or by number, in the order given.
+
+        Raises:
+            ConfigError: the scene has no such band.
+        """
+        return tuple(self._band_number(band, list(bands)) for band in bands)
+
+    def _band_number(self, band: int | str, wanted: list[int | str]) -> int:
+        if isinstance(band, int) and 1 <= band <= self.num_bands:
+            return band
+        if isinstance(band, str) and self.band_names.count(band) == 1:
+            return self.band_names.index(band) + 1
+        raise ConfigError(
+            "data.bands",
+            wanted,
+            f"scene {self.name!r} has {'two bands' if band in self.band_names else 'no band'} {band!r}; it has bands "
+            f"1..{self.num_bands}: {', '.join(self.band_names)}",
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
@@ -78,7 +107,8 @@ class Scene:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:
         """The inverse of ``to_dict``."""
-        tuples = {name: tuple(values[name]) for name in ("transform", "band_names", "block_shape")}
+        names = ("images", "dates", "files", "transform", "band_names", "block_shape")
+        tuples = {name: tuple(values[name]) for name in names}
         return cls(**{**values, **tuples})
 
 
@@ -95,8 +125,8 @@ def open_catalog(config: DataConfig) -> list[Scene]:
     for place, name in enumerate(names):
         if name in names[:place]:
             raise ConfigError(f"data.scenes.{place}.name", name, "another scene has this name; give each its own")
-    for place, scene in enumerate(scenes):
-        _check_bands(scene, scenes[0], config, place)
+    for scene in scenes:
+        _check_bands(scene, scenes[0], config)
         if min(scene.width, scene.height) < config.chip_size:
             raise DataError(
                 f"scene {scene.name!r} has {scene.height} x {scene.width} pixels, less than data.chip_size = "
@@ -111,13 +141,15 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
     Raises:
         DataError: a file cannot be read, or labels are on another grid.
     """
-    name = settings.name or PurePosixPath(settings.image.replace("\\", "/")).stem
-    with open_raster(settings.image, f"image of scene {name!r}") as image:
+    images = settings.image if isinstance(settings.image, list) else [settings.image]
+    dates = settings.date if isinstance(settings.date, list) else [settings.date] * len(images)
+    name = settings.name or PurePosixPath(images[0].replace("\\", "/")).stem
+    with open_raster(images[0], f"image of scene {name!r}") as image:
         if image.width < 1 or image.count < 1:
-            raise DataError(f"image of scene {name!r}: {settings.image} has no pixels")
+            raise DataError(f"image of scene {name!r}: {images[0]} has no pixels")
         if image.dtypes[0].startswith("complex"):
             raise DataError(
-                f"image of scene {name!r}: {settings.image} has pixels of type {image.dtypes[0]}; write real numbers, "
+                f"image of scene {name!r}: {images[0]} has pixels of type {image.dtypes[0]}; write real numbers, "
                 "such as the amplitude, or real and imaginary part as two bands"
             )
         num_bands = image.count - (image.count > 1 and image.colorinterp[-1] == rasterio.enums.ColorInterp.alpha)
@@ -127,7 +159,9 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             kind = "vector" if settings.label.lower().endswith(_VECTOR_ENDINGS) else "raster"
         scene = Scene(
             name=name,
-            image=settings.image,
+            images=tuple(images),
+            dates=tuple(dates),
+            files=(*images, *filter(None, [settings.label])),
             label=settings.label,
             label_kind=kind,
             label_field=settings.label_field,
@@ -144,11 +178,25 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             has_mask=rasterio.enums.MaskFlags.per_dataset in flags,
             block_shape=image.block_shapes[0],
         )
+    for image in images[1:]:
+        _check_same_grid(scene, image)
     if kind == "raster":
         _check_label_grid(scene)
     elif kind == "vector":
         _check_vector(scene, place)
     return scene
+
+
+def _check_same_grid(scene: Scene, later: str) -> None:
+    with open_raster(later, f"image of scene {scene.name!r}") as image:
+        same = (image.height, image.width) == (scene.height, scene.width) and image.count >= scene.num_bands
+        same &= image.transform.almost_equals(scene.affine, _SUBPIXEL * max(scene.resolution))
+        same &= (image.crs.to_wkt() if image.crs else None) == scene.crs
+        if not same:
+            raise DataError(
+                f"scene {scene.name!r}: {later} and {scene.images[0]} are on different grids or differ in their bands; "
+                "warp one to the other's grid (gdalwarp -te ... -tr ...)"
+            )
 
 
 def _check_label_grid(scene: Scene) -> None:
@@ -194,13 +242,11 @@ def _check_vector(scene: Scene, place: int) -> None:
         )
 
 
-def _check_bands(scene: Scene, first: Scene, config: DataConfig, place: int) -> None:
+def _check_bands(scene: Scene, first: Scene, config: DataConfig) -> None:
     if config.bands is None and scene.num_bands != first.num_bands:
         raise DataError(
             f"scene {scene.name!r} has {scene.num_bands} bands and scene {first.name!r} has {first.num_bands}; name "
             "the ones to read in data.bands"
         )
-    if config.bands is not None and max(config.bands) > scene.num_bands:
-        raise ConfigError(
-            "data.bands", config.bands, f"scene {scene.name!r} has bands 1..{scene.num_bands}; give numbers among these"
-        )
+    if config.bands is not None:
+        scene.band_numbers(config.bands)

@@ -61,7 +61,7 @@ class ChipIndex:
     Attributes:
         scenes: what is indexed.
         classes: class names.
-        bands: bands to read, from 1.
+        bands: bands to read, by name or from 1.
         nodata: pixel value without data, instead of the files' tags.
         ignore_index: label value of unlabelled pixels.
         split: the fold of every pixel.
@@ -74,7 +74,7 @@ class ChipIndex:
         self,
         scenes: Sequence[Scene],
         classes: Sequence[str],
-        bands: Sequence[int],
+        bands: Sequence[int | str],
         nodata: float | None,
         ignore_index: int,
         split: Split,
@@ -84,7 +84,7 @@ class ChipIndex:
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
-        self.bands = list(bands)
+        self.bands: list[int | str] = list(bands)
         self.nodata = nodata
         self.ignore_index = ignore_index
         self.split = split
@@ -104,7 +104,14 @@ class ChipIndex:
         """What a person wants to know before training: scenes, and labelled pixels per fold and class."""
         return {
             "scenes": [
-                {"name": s.name, "height": s.height, "width": s.width, "bands": len(self.bands), "dtype": s.dtype}
+                {
+                    "name": s.name,
+                    "height": s.height,
+                    "width": s.width,
+                    "bands": len(self.bands),
+                    "dates": s.num_dates,
+                    "dtype": s.dtype,
+                }
                 for s in self.scenes
             ],
             "folds": {
@@ -153,7 +160,7 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         ConfigError: settings that do not fit the files.
     """
     scenes = open_catalog(config)
-    bands = config.bands or list(range(1, scenes[0].num_bands + 1))
+    bands: list[int | str] = config.bands or list(range(1, scenes[0].num_bands + 1))
     readers = [SceneReader(scene, bands, config.nodata) for scene in scenes]
     labels = [LabelReader(scene, config.classes, config.ignore_index) for scene in scenes]
     rectangles = rectangles_of(scenes, config.split)
@@ -297,7 +304,7 @@ def _hash_files(scenes: Sequence[Scene]) -> str:
     """Hash of the contents of all local files, and of what remote ones say of themselves."""
     digest = hashlib.sha256()
     for scene in scenes:
-        for location in filter(None, (scene.image, scene.label)):
+        for location in scene.files:
             file = Path(location)
             if file.is_file():
                 with file.open("rb") as stream:

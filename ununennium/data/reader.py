@@ -6,7 +6,7 @@ invalid (GDAL's own boundless reads build a virtual raster each time, a hundred 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class SceneReader:
 
     Args:
         scene: what to read.
-        bands: bands to read, from 1, in this order; None reads all.
+        bands: bands to read in this order, by name or from 1; None reads all.
         nodata: pixel value without data, instead of the file's tag.
         cache: where decoded scenes are kept.
     """
@@ -39,15 +39,17 @@ class SceneReader:
     def __init__(
         self,
         scene: Scene,
-        bands: list[int] | None = None,
+        bands: Sequence[int | str] | None = None,
         nodata: float | None = None,
         *,
         cache: DecodedCache = DECODED,
     ) -> None:
         self.scene = scene
-        self.bands = list(bands or range(1, scene.num_bands + 1))
+        self.bands = scene.band_numbers(bands or range(1, scene.num_bands + 1))
+        self.num_channels = scene.num_dates * len(self.bands)
         self.nodata = scene.nodata if nodata is None else nodata
-        self._raster = LazyRaster(scene.image, f"image of scene {scene.name!r}", (scene.height, scene.width))
+        shape = scene.height, scene.width
+        self._rasters = [LazyRaster(image, f"image of scene {scene.name!r}", shape) for image in scene.images]
         self._cache = cache
         self._decoded: Decoded | None = None
         self._fits = True
@@ -64,13 +66,14 @@ class SceneReader:
         """Pixels of a window.
 
         Returns:
-            Image, float32 (bands, height, width), 0 where invalid; and valid, bool (height, width): inside the scene,
-            in every band neither nodata nor NaN, and not masked.
+            Image, float32 (channels, height, width), 0 where invalid: the bands of the first date, then those of the
+            next; and valid, bool (height, width): inside the scene, at every date and in every band neither nodata
+            nor NaN, and not masked.
 
         Raises:
             DataError: the file cannot be read there.
         """
-        image = np.zeros((len(self.bands), height, width), np.float32)
+        image = np.zeros((self.num_channels, height, width), np.float32)
         valid = np.zeros((height, width), np.bool_)
         inside = clip(row, col, height, width, self.scene)
         if inside is not None:
@@ -94,7 +97,7 @@ class SceneReader:
 
     def strips(self) -> Iterator[tuple[int, int]]:
         """(first row, height) of strips that cover the scene, along the file's blocks and of bounded size."""
-        rows = max(1, _STRIP_VALUES // (self.scene.width * len(self.bands)))
+        rows = max(1, _STRIP_VALUES // (self.scene.width * self.num_channels))
         block = self.scene.block_shape[0]
         if rows > block:
             rows -= rows % block
@@ -113,15 +116,22 @@ class SceneReader:
 
     def _decode_whole(self) -> Decoded | None:
         height, width = self.scene.height, self.scene.width
-        key = (file_signature(self.scene.image), self.scene, tuple(self.bands), self.nodata)
-        num_bytes = height * width * (len(self.bands) * np.dtype(self.scene.dtype).itemsize + 1)
+        key = (*map(file_signature, self.scene.files), self.scene, self.bands, self.nodata)
+        num_bytes = height * width * (self.num_channels * np.dtype(self.scene.dtype).itemsize + 1)
         decoded = self._cache.get(key, num_bytes, lambda: self._decode(0, 0, height, width))
         if decoded is not None:
-            self._raster.close()
+            for raster in self._rasters:
+                raster.close()
         return decoded
 
     def _decode(self, row: int, col: int, height: int, width: int) -> tuple[npt.NDArray[Any], BoolArray]:
-        pixels, mask = self._raster.read(self.bands, Window(col, row, width, height), with_mask=self.scene.has_mask)
+        dates = [self._decode_date(raster, Window(col, row, width, height)) for raster in self._rasters]
+        if len(dates) == 1:
+            return dates[0]
+        return np.concatenate([pixels for pixels, _ in dates]), np.logical_and.reduce([valid for _, valid in dates])
+
+    def _decode_date(self, raster: LazyRaster, window: Window) -> tuple[npt.NDArray[Any], BoolArray]:
+        pixels, mask = raster.read(self.bands, window, with_mask=self.scene.has_mask)
         valid: BoolArray = np.ones(pixels.shape[1:], np.bool_)
         if self.nodata is not None and not np.isnan(self.nodata):
             valid &= (pixels != self.nodata).all(0)

@@ -15,7 +15,7 @@ from ununennium.config import SceneConfig
 from ununennium.data.catalog import Scene, open_scene
 from ununennium.data.reader import SceneReader
 from ununennium.data.statistics import BandStatistics
-from ununennium.errors import DataError
+from ununennium.errors import ConfigError, DataError
 from ununennium.inference.predict import predict_bands
 from ununennium.inference.windows import window_reader
 from ununennium.inference.writers import ClassMapWriter
@@ -99,11 +99,10 @@ def check_fits(scene: Scene, contract: Mapping[str, Any]) -> None:
     Raises:
         DataError: bands are missing, or pixels have another size.
     """
-    bands = list(contract["bands"])
-    if max(bands) > scene.num_bands:
-        raise DataError(
-            f"scene {scene.name!r} has bands 1..{scene.num_bands}, and the model reads {bands}; give a scene with these"
-        )
+    try:
+        scene.band_numbers(contract["bands"])
+    except ConfigError as error:
+        raise DataError(f"the model reads bands {list(contract['bands'])}, and {error.remedy}") from error
     trained_on = contract["resolution"]
     if contract["crs"] is None or scene.crs is None or trained_on is None:
         return
