@@ -151,7 +151,7 @@ def test_processes_that_promote_at_once_lose_no_update(tmp_path):
     command = [sys.executable, str(Path(__file__).with_name("competing_promotions.py")), folder, version, "5"]
     workers = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:
-        outputs = [worker.communicate(timeout=120) for worker in workers]
+        outputs = [worker.communicate(timeout=240) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

@@ -118,7 +118,7 @@ def test_another_process_sees_what_this_one_wrote_on_disk(tmp_path: Path) -> Non
         "import sys; from ununennium.checkpoints.storage import open_storage;"
         "open_storage(sys.argv[1]).create('theirs.json', b'{}')"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "shared")], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "shared")], check=True, timeout=200)
     assert storage.list() == ["theirs.json"]
 
 

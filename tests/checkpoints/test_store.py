@@ -233,7 +233,7 @@ def test_many_calls_of_a_killed_save_leave_the_older_checkpoint_whole(tmp_path):
     def run(folder, call):
         return subprocess.run(
             [sys.executable, str(KILLED), str(folder), str(call)], env=environment, capture_output=True, text=True,
-            timeout=120, check=False,
+            timeout=240, check=False,
         )  # fmt: skip
 
     counted = run(tmp_path / "whole", 0)

@@ -113,7 +113,7 @@ def test_prefect_is_embedded_and_quiet(tmp_path: Path) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=True,
     )
     assert done.stdout.split() == [str(tmp_path / ".ununennium" / "prefect"), "True", "None", "False", "1"]
@@ -142,7 +142,7 @@ def test_wrong_settings_are_one_line_before_any_server_starts(
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == code

@@ -78,7 +78,7 @@ def _post(api: str, path: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(
         f"{api}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 
 
@@ -106,7 +106,7 @@ def test_the_server_starts_and_its_scheduler_makes_runs(server_environment: dict
     assert set(schema["properties"]) == {"config", "dry_run"}
     assert schema["definitions"]["TrainerSettings"]["properties"]["epochs"]["description"] == "Max training epochs."
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     scheduled: list[Any] = []
     while not scheduled and time.monotonic() < deadline:
         only = {"id": {"any_": [deployments["nightly"]["id"]]}}

@@ -41,7 +41,7 @@ def events(name: str, *, resource: str) -> list[Any]:
             answer = await client._client.post("/events/filter", json={"filter": wanted.model_dump(mode="json")})
             return list(answer.json()["events"])
 
-    for _ in range(40):  # they arrive by another road than the states
+    for _ in range(200):  # they arrive by another road than the states
         found = asyncio.run(read())
         if found:
             return found
@@ -197,7 +197,7 @@ def test_settings_are_validated_before_anything_runs(tiny: Tiny) -> None:
 def test_the_flow_process_imports_no_torch() -> None:
     """correctness 75; and a fork of this process would break loader workers (docs/dependencies.md)."""
     code = "import sys, flows.retrain; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=240, check=False).returncode == 0
 
 
 def test_the_library_imports_no_prefect() -> None:
@@ -205,7 +205,7 @@ def test_the_library_imports_no_prefect() -> None:
         "import sys; sys.modules['prefect'] = None; import ununennium.pipeline, ununennium.cli, ununennium.training, "
         "ununennium.training.worker, ununennium.evaluation.worker"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=240, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -240,12 +240,12 @@ def test_a_flow_that_is_ended_leaves_a_checkpoint_and_no_process(
             pytest.fail("".join(seen))
         (os.killpg if whole_group else os.kill)(process.pid, number)
         ended = time.monotonic()
-        seen.append(process.communicate(timeout=60)[0])
+        seen.append(process.communicate(timeout=150)[0])
     finally:
         process.kill()
         process.wait()
     assert process.returncode == status
-    assert time.monotonic() - ended < 30
+    assert time.monotonic() - ended < 120
     assert "".join(seen).count("Traceback") == 0
     (work,) = (tmp_path / "work").iterdir()
     home = f"PREFECT_HOME={tmp_path / '.ununennium' / 'prefect'}".encode()
@@ -260,7 +260,7 @@ def test_a_flow_that_is_ended_leaves_a_checkpoint_and_no_process(
                     found.append(command)
         return found
 
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while left() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left() == []

@@ -120,7 +120,7 @@ def test_the_local_rank_chooses_the_gpu(monkeypatch):
 
 def python(code):
     finished = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
@@ -183,7 +183,7 @@ def test_training_needs_nothing_beyond_torch_numpy_and_fsspec(bare_packages, tmp
         print(len(make(2).fit(resume_from={str(tmp_path)!r})["train_loss"]), "epochs")
         """
     finished = subprocess.run(
-        [sys.executable, "-S", "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-S", "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(bare_packages)}, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr

@@ -29,7 +29,7 @@ def run(tmp_path, *arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
         [sys.executable, str(PROGRAM), str(out), *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=120, check=False,
+        env=environment, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     return torch.load(out, weights_only=True)

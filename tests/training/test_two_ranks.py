@@ -27,7 +27,7 @@ def ranks(tmp_path_factory):
         str(out),
     ]
     finished = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120, check=False
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False
     )
     assert finished.returncode == 0, finished.stderr
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
