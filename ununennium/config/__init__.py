@@ -1,0 +1,221 @@
+"""One description of a run: the flow's parameter, the command line's YAML, the file handed to torchrun.
+
+``RunConfig`` is made of small sections, each field with a line of documentation that reappears in the JSON schema
+(the form in Prefect's UI) and in the file that ``ununennium init`` writes. Anything of a user's own (model, loss,
+optimizer, scheduler, transform) is an import path with keyword arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, SceneConfig, SplitConfig
+from ununennium.config.parsing import apply_overrides, as_config_error
+from ununennium.config.section import Component, PositiveInt, Section
+from ununennium.errors import ConfigError
+
+__all__ = [
+    "AugmentConfig",
+    "CheckpointSettings",
+    "Component",
+    "DataConfig",
+    "EarlyStoppingSettings",
+    "GateConfig",
+    "LauncherConfig",
+    "RegionConfig",
+    "RunConfig",
+    "SceneConfig",
+    "Section",
+    "SplitConfig",
+    "TrainerSettings",
+    "apply_overrides",
+]
+
+
+class TrainerSettings(Section):
+    """The training loop; the fields of ``ununennium.training.TrainerConfig``."""
+
+    epochs: PositiveInt = 100
+    """Max training epochs."""
+    device: str = "cuda"
+    """Computation device; where CUDA is missing the CPU is used with a warning."""
+    require_device: bool = False
+    """Fail at once, instead of going on on the CPU, where the device is missing."""
+    mixed_precision: bool | Literal["fp16", "bf16", "no"] = True
+    """``true``: fp16 on CUDA, bf16 on a CPU that computes it natively; or name one."""
+    accumulation_steps: PositiveInt = 1
+    """Micro-batches per optimizer step."""
+    gradient_clip: float | None = Field(default=1.0, gt=0.0)
+    """Max norm of the gradient; null for no clipping."""
+    scheduler_interval: Literal["auto", "step", "epoch"] = "auto"
+    """When the learning-rate scheduler advances."""
+    channels_last: bool = False
+    """NHWC memory layout, often faster for convolutions."""
+    compile: bool = False
+    """Compile the model with ``torch.compile``."""
+    deterministic: bool = False
+    """Only deterministic kernels: bit-equal runs, somewhat slower."""
+    time_limit_s: float | None = Field(default=None, gt=0.0)
+    """Stop after so many seconds at the next step, with a checkpoint."""
+    ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Keep an exponential moving average of the weights, and validate and promote that one."""
+
+
+class CheckpointSettings(Section):
+    """Which checkpoints are kept."""
+
+    monitor: str = "val_loss"
+    """Metric that ranks checkpoints: ``val_loss``, ``val_IoU``, ``val_F1``, or one class's, ``val_IoU_building``."""
+    mode: Literal["min", "max"] = "min"
+    """``min`` for a loss, ``max`` for accuracy or IoU."""
+    save_top_k: int = Field(default=1, ge=-1)
+    """Best checkpoints kept beside the newest one; -1 keeps all, 0 writes none."""
+
+
+class EarlyStoppingSettings(Section):
+    """When to stop before the last epoch."""
+
+    monitor: str = "val_loss"
+    """Metric that has to improve."""
+    mode: Literal["min", "max"] = "min"
+    """``min`` for a loss, ``max`` for accuracy or IoU."""
+    patience: PositiveInt = 10
+    """Epochs in a row without improvement before stopping."""
+    min_delta: float = Field(default=0.0, ge=0.0)
+    """A change must be larger than this to count."""
+
+
+class GateConfig(Section):
+    """What a new model must show on the holdout before it replaces the champion."""
+
+    metric: str = "IoU"
+    """Metric that must improve: ``IoU`` or ``F1`` (mean over classes), or one class's, ``IoU.building``."""
+    floors: dict[str, float] = {}
+    """Metric -> value that it must reach, champion or not, such as ``{"IoU.building": 0.3}``."""
+    min_improvement: float = 0.0
+    """The metric must exceed the champion's by more than this."""
+    max_class_drop: float | None = Field(default=0.1, ge=0.0)
+    """No class's IoU may fall by more than this below the champion's; null for no such guard."""
+
+
+class LauncherConfig(Section):
+    """How the training processes are started."""
+
+    nproc_per_node: PositiveInt = 1
+    """Processes on this machine, one per GPU."""
+    timeout_s: float | None = Field(default=None, gt=0.0)
+    """Stop the training, with a checkpoint, after so many seconds."""
+    grace_s: float = Field(default=25.0, gt=0.0)
+    """Seconds to write a checkpoint after being asked to stop, before being killed."""
+
+
+class RunConfig(Section):
+    """One description of a run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)
+    """Name of the model in the registry: lower-case letters, digits, ``-`` and ``_``."""
+    data: DataConfig
+    """Scenes, classes, split and chips."""
+    model: Component = Component(target="ununennium.models:UNet")
+    """The model; its parameters ``in_channels`` and ``num_classes`` are filled in."""
+    loss: Component = Component(target="ununennium.losses:CrossEntropyLoss")
+    """The loss; its parameters ``ignore_index`` and ``num_classes`` are filled in."""
+    optimizer: Component = Component(target="torch.optim:AdamW", kwargs={"lr": 1e-3, "weight_decay": 1e-4})
+    """The optimizer; called with the model's parameters first."""
+    scheduler: Component | None = None
+    """The learning-rate scheduler; called with the optimizer first; ``total_steps`` and ``epochs`` are filled in."""
+    trainer: TrainerSettings = TrainerSettings()
+    """The training loop."""
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    """Which checkpoints are kept."""
+    early_stopping: EarlyStoppingSettings | None = None
+    """When to stop before the last epoch; null to train all epochs."""
+    gate: GateConfig = GateConfig()
+    """What a new model must show before it is promoted."""
+    launcher: LauncherConfig = LauncherConfig()
+    """How the training processes are started."""
+    storage: str = "storage"
+    """Where runs, checkpoints and the registry live: a folder or any fsspec URL, such as ``s3://bucket/prefix``."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the weights, the chips and the augmentation."""
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any], *, source: str = "configuration") -> RunConfig:
+        """Validate ``settings``.
+
+        Raises:
+            ConfigError: the first setting that cannot work, with its dotted path, its value and what is right.
+        """
+        if not isinstance(settings, Mapping):
+            raise ConfigError(source, settings, "a run configuration is a mapping of sections; see 'ununennium init'")
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise as_config_error(cls, error, settings) from None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+        """Read a YAML file, with ``overrides`` such as ``trainer.epochs=5`` applied on top.
+
+        Relative scene paths are taken from the file's folder; ``storage`` from the working directory.
+
+        Raises:
+            ConfigError: the file cannot be read, is not YAML, or a setting cannot work.
+        """
+        file = Path(path)
+        try:
+            settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError("config", str(path), f"cannot be read: {error.strerror or error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError("config", str(path), f"is not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(settings, dict):
+            raise ConfigError("config", str(path), "is not a mapping of sections; 'ununennium init' writes one")
+        settings = apply_overrides(settings, overrides)
+        return cls.parse(settings, source=str(path)).with_scenes_relative_to(file.parent)
+
+    def with_scenes_relative_to(self, folder: str | Path) -> RunConfig:
+        """Return a copy whose relative scene paths are absolute, taken from ``folder``."""
+        base = Path(folder).resolve()
+
+        def absolute(location: str | None) -> str | None:
+            if location is None or "://" in location or location.startswith("/vsi"):
+                return location
+            return str(base / location)
+
+        scenes = [
+            scene.model_copy(
+                update={
+                    "image": [absolute(one) for one in scene.image]
+                    if isinstance(scene.image, list)
+                    else absolute(scene.image),
+                    "label": absolute(scene.label),
+                }
+            )
+            for scene in self.data.scenes
+        ]
+        return self.model_copy(update={"data": self.data.model_copy(update={"scenes": scenes})})
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML that ``load`` reads back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @model_validator(mode="after")
+    def _monitors_exist(self) -> RunConfig:
+        split = self.data.split
+        if split.validation == 0.0 and not split.validation_regions:
+            for section in ("checkpoints", "early_stopping"):
+                settings = getattr(self, section)
+                if settings is not None and settings.monitor.startswith("val_"):
+                    raise ValueError(
+                        f"{section}.monitor = {settings.monitor!r} needs validation, but data.split.validation is 0; "
+                        "give it a share or regions, or monitor 'train_loss'"
+                    )
+        if self.trainer.compile and self.trainer.deterministic:
+            raise ValueError("trainer.compile and trainer.deterministic do not go together; choose one")
+        return self

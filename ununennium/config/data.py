@@ -1,0 +1,137 @@
+"""The data section: scenes, classes, split, and how chips are drawn."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ununennium.config.section import Fraction, PositiveInt, Section
+
+
+class SceneConfig(Section):
+    """One image with its labels."""
+
+    image: str | list[str]
+    """GeoTIFF (or anything else that GDAL reads): a path or a URL. A list is a stack of dates on one grid."""
+    date: str | list[str] | None = None
+    """Day of the image (``2026-05-18``), or of each image of a stack."""
+    label: str | None = None
+    """A label raster on the image's grid, or a vector file (GeoJSON, GeoPackage, Shapefile)."""
+    name: str | None = None
+    """Name in reports; the image's file name without its ending if not given."""
+    label_field: str | None = None
+    """Vector labels: the attribute that holds a class name or value; without it every shape is ``label_value``."""
+    label_value: int = Field(default=1, ge=0)
+    """Vector labels without ``label_field``: the class value of every shape."""
+    outside: Literal["background", "unlabelled"] = "background"
+    """Vector labels: what pixels outside every shape are (``unlabelled`` for sparse labels)."""
+
+
+class RegionConfig(Section):
+    """A rectangle of a scene in pixels; an open end (``null``) reaches the scene's edge."""
+
+    scene: str | None = None
+    """Name of the scene; every scene if not given."""
+    rows: tuple[int, int | None] = (0, None)
+    """First row, and the row after the last."""
+    columns: tuple[int, int | None] = (0, None)
+    """First column, and the column after the last."""
+
+    @field_validator("rows", "columns")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int | None]) -> tuple[int, int | None]:
+        start, stop = value
+        if start < 0 or (stop is not None and stop <= start):
+            raise ValueError("give [first, one past the last] with 0 <= first < last, or null for the far edge")
+        return value
+
+
+class SplitConfig(Section):
+    """Which pixels train, which choose the best epoch (validation), and which judge it (holdout).
+
+    Folds are whole spatial blocks, never random pixels: neighbours are alike, and random pixels leak.
+    """
+
+    block_size: int = Field(default=128, ge=8)
+    """Side of a block in pixels."""
+    buffer: int = Field(default=16, ge=0)
+    """Pixels between training and the other folds that are not trained on; the model's receptive radius is ideal."""
+    validation: Fraction = 0.15
+    """Share of the blocks that validate."""
+    holdout: Fraction = 0.2
+    """Share of the blocks that are held out for the gate (unused where ``holdout_regions`` are given)."""
+    validation_regions: list[RegionConfig] = []
+    """Rectangles that validate, instead of a share."""
+    holdout_regions: list[RegionConfig] = []
+    """Rectangles that are held out, instead of a share."""
+    seed: int = 0
+    """Seed of the assignment of blocks; kept apart from the run's seed so that retraining keeps the holdout."""
+
+
+class AugmentConfig(Section):
+    """Seeded changes to training chips; each chip's are a function of (seed, epoch, chip)."""
+
+    flips: bool = True
+    """Mirror left-right and up-down."""
+    quarter_turns: bool = True
+    """Turn by 0, 90, 180 or 270 degrees."""
+    brightness: float = Field(default=0.0, ge=0.0)
+    """Standard deviation of a shift added to all pixels, in units of the band's standard deviation."""
+    contrast: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Standard deviation of a factor around 1 on all pixels."""
+    noise: float = Field(default=0.0, ge=0.0)
+    """Standard deviation of per-pixel noise, in units of the band's standard deviation."""
+
+
+class DataConfig(Section):
+    """Scenes, classes, split and how chips are drawn."""
+
+    scenes: list[SceneConfig] = Field(min_length=1)
+    """Images with labels."""
+    classes: list[str] = Field(min_length=2)
+    """Class names; a class's value in the labels is its place in this list, from 0."""
+    bands: list[int | str] | None = None
+    """Bands to read in the model's order, by name (the files' descriptions) or counted from 1; all if not given."""
+    nodata: float | None = None
+    """Pixel value without data, where the files carry no tag or a wrong one."""
+    ignore_index: int = 255
+    """Label value of unlabelled pixels; used by the loss and by every metric."""
+    chip_size: int = Field(default=128, ge=16)
+    """Side of a training chip in pixels."""
+    chips_per_epoch: int | None = Field(default=None, ge=1)
+    """Chips drawn per epoch; if not given, about as many as cover the training pixels once."""
+    batch_size: PositiveInt = 8
+    """Chips per micro-batch and process."""
+    class_balance: Fraction = 0.5
+    """Share of chips centred on a labelled pixel of a class drawn evenly among all but the most common one."""
+    num_workers: int = Field(default=0, ge=0)
+    """Loader processes per rank; 0 reads in the training process."""
+    split: SplitConfig = SplitConfig()
+    """Training, validation and holdout."""
+    augment: AugmentConfig = AugmentConfig()
+    """Changes to training chips."""
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        twice = sorted({name for name in value if value.count(name) > 1})
+        if twice:
+            raise ValueError(f"each class needs a name of its own; given twice: {', '.join(twice)}")
+        return value
+
+    @field_validator("bands")
+    @classmethod
+    def _from_one(cls, value: list[int | str] | None) -> list[int | str] | None:
+        if value is not None and (not value or any(isinstance(band, int) and band < 1 for band in value)):
+            raise ValueError("bands count from 1; leave it out (null) to read all")
+        return value
+
+    @model_validator(mode="after")
+    def _ignore_index_is_no_class(self) -> DataConfig:
+        if 0 <= self.ignore_index < len(self.classes):
+            raise ValueError(
+                f"ignore_index = {self.ignore_index} is also the value of class "
+                f"{self.classes[self.ignore_index]!r}; choose a value outside 0..{len(self.classes) - 1}, such as 255"
+            )
+        return self
