@@ -216,14 +216,14 @@ def test_complex_pixels(make):
 def test_statistics_of_other_bands(make):
     index = build_index(make.config(make.scene()))
     with pytest.raises(DataError, match="statistics of 3 bands do not fit 2 bands"):
-        TrainingChips(index, BandStatistics([0.0] * 3, [1.0] * 3, 1), chip_size=32, seed=0)
+        TrainingChips(index, BandStatistics([0.0] * 3, [1.0] * 3, 1), chip_size=32, num_chips=9, seed=0)
 
 
 def test_labels_that_changed_after_they_were_indexed(make):
     scene = make.scene()
     index = build_index(make.config(scene))
     make.raster("scene_label.tif", np.full((1, 256, 256), 255, np.uint8))
-    dataset = TrainingChips(index, compute_statistics(index), chip_size=32, seed=0)
+    dataset = TrainingChips(index, compute_statistics(index), chip_size=32, num_chips=9, seed=0)
     with pytest.raises(DataError, match=r"scene 'scene' is not as it was indexed.*index it again"):
         dataset[0, 0]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,16 +15,19 @@ from ununennium.data import (
     HOLDOUT,
     TRAIN,
     VALIDATION,
+    BandStatistics,
+    BucketedRandomSampler,
     ChipIndex,
     GridChips,
-    RandomChipSampler,
     TrainingChips,
     build_index,
     compute_statistics,
-    memory,
 )
+from ununennium.data.dataset import as_batch
+from ununennium.data.memory import DecodedCache
+from ununennium.data.regions import Regions, bucketed_order
 from ununennium.data.splits import assign_blocks
-from ununennium.data.transforms import augment
+from ununennium.data.transforms import shade, turn
 from ununennium.errors import ConfigError
 
 
@@ -100,34 +105,63 @@ def test_the_split_does_not_depend_on_the_runs_seed_and_survives_json(indexed, t
 
 @given(
     num_chips=st.integers(1, 60), world=st.integers(1, 5), seed=st.integers(0, 9), epoch=st.integers(0, 5),
-    start=st.integers(0, 20),
+    start=st.integers(0, 20), lanes=st.integers(0, 9), areas=st.integers(1, 12),
 )  # fmt: skip
-def test_ranks_share_a_permutation_evenly_and_a_resume_takes_the_rest(num_chips, world, seed, epoch, start):
+def test_ranks_share_a_permutation_evenly_and_a_resume_takes_the_rest(
+    num_chips, world, seed, epoch, start, lanes, areas
+):
     """correctness 63, 64: rank-disjoint, of equal length; the order is a function of (seed, epoch)."""
+
+    def sampler_of(rank=0, world=1):
+        return BucketedRandomSampler(
+            lambda epoch: np.arange(num_chips) * 7 % areas + epoch,
+            num_chips, lanes=lanes, seed=seed, rank=rank, world_size=world,
+        )  # fmt: skip
+
     if num_chips < world:
         with pytest.raises(ConfigError, match="each needs a chip"):
-            RandomChipSampler(num_chips, seed=seed, world_size=world)
+            sampler_of(0, world)
         return
-    drawn = []
+    alone = sampler_of()
+    alone.set_epoch(epoch)
+    order = [chip for _, chip in alone]
+    assert sorted(order) == list(range(num_chips))
     for rank in range(world):
-        sampler = RandomChipSampler(num_chips, seed=seed, rank=rank, world_size=world)
+        sampler = sampler_of(rank, world)
         sampler.set_epoch(epoch)
         mine = list(sampler)
+        assert mine == [(epoch, chip) for chip in order[: num_chips // world * world][rank::world]]
         assert len(mine) == len(sampler)
-        assert {e for e, _ in mine} <= {epoch}
         sampler.set_start(start)
         assert list(sampler) == mine[start:]
-        drawn += [chip for _, chip in mine]
-    assert len(set(drawn)) == len(drawn) == num_chips // world * world
-    assert set(drawn) <= set(range(num_chips))
-    if num_chips > 20:
-        other = RandomChipSampler(num_chips, seed=seed)
-        other.set_epoch(epoch + 1)
-        assert [c for _, c in other] != [c for _, c in RandomChipSampler(num_chips, seed=seed)] or epoch == -1
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    sampler = BucketedRandomSampler(lambda epoch: np.zeros(30, int), 30, lanes=8, seed=0)
+    orders = []
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        orders.append(tuple(chip for _, chip in sampler))
+    assert len(set(orders)) == 5
+
+
+@given(
+    areas=st.lists(st.integers(0, 9), min_size=1, max_size=200), lanes=st.integers(1, 9), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_an_order_leaves_a_region_when_it_is_done_with_it(areas, lanes, seed):
+    """Per lane: every region is entered once, except those that a border between lanes cuts."""
+    order = bucketed_order(np.array(areas), lanes, np.random.default_rng(seed))
+    assert sorted(order) == list(range(len(areas)))
+    entered = 0
+    for lane in range(lanes):
+        visited = [areas[chip] for chip in order[lane::lanes]]
+        entered += len([1 for before, now in zip([None, *visited], visited, strict=False) if before != now])
+    assert entered <= len(set(areas)) + lanes - 1
 
 
 def chips(indexed, seed=3, **arguments):
     config, index, statistics = indexed
+    arguments = {"num_chips": 60, **arguments}
     return TrainingChips(index, statistics, chip_size=config.chip_size, seed=seed, **arguments)
 
 
@@ -156,7 +190,7 @@ def test_a_training_chip_shows_and_labels_no_pixel_of_another_fold(make):
     index = build_index(make.config(scene, split={"buffer": 6}))
     statistics = compute_statistics(index)
     assert statistics.mean[0] < 3
-    dataset = TrainingChips(index, statistics, chip_size=32, seed=0)
+    dataset = TrainingChips(index, statistics, chip_size=32, num_chips=60, seed=0)
     labelled = 0
     for number in range(60):
         image, target = dataset[0, number]
@@ -175,7 +209,7 @@ def test_class_balance_centres_chips_on_the_rare_class(make):
     statistics = compute_statistics(index)
     share = {}
     for balance in (0.0, 1.0):
-        dataset = TrainingChips(index, statistics, chip_size=16, seed=0, class_balance=balance)
+        dataset = TrainingChips(index, statistics, chip_size=16, num_chips=80, seed=0, class_balance=balance)
         share[balance] = np.mean([bool((dataset[0, n][1] == 1).any()) for n in range(80)])
     assert share[1.0] == 1.0
     assert share[0.0] < 0.6
@@ -189,8 +223,6 @@ def test_the_grid_has_every_labelled_pixel_of_the_fold_exactly_once(make, chip, 
     scene["label"] = make.raster("holes.tif", np.where(rng.random((1, 256, 256)) < 0.3, 255, 1).astype(np.uint8))
     scene["image"] = make.raster("places.tif", np.arange(1, 65537, dtype=np.float32).reshape(1, 256, 256))
     index = build_index(make.config(scene, chip_size=chip, split={"seed": seed}))
-    from ununennium.data import BandStatistics
-
     grid = GridChips(index, BandStatistics([0.0], [1.0], 1), chip_size=chip, fold=fold)
     seen = np.zeros(65537, int)
     for number in range(len(grid)):
@@ -201,20 +233,97 @@ def test_the_grid_has_every_labelled_pixel_of_the_fold_exactly_once(make, chip, 
     np.testing.assert_array_equal(seen[1:].reshape(256, 256), expected)
 
 
-def test_chips_are_the_same_where_scenes_are_not_kept_in_memory(indexed, monkeypatch):
-    config, index, statistics = indexed
-    kept, grid = chips(indexed), GridChips(index, statistics, chip_size=40, fold=HOLDOUT)
-    expected = [kept[0, number] for number in range(20)] + [grid[number] for number in range(len(grid))]
-    del kept, grid
-    index.save(config.scenes[0].image + ".json")
-    index = ChipIndex.load(config.scenes[0].image + ".json")
-    monkeypatch.setattr(memory.DECODED, "budget_bytes", 0)
-    before = memory.DECODED.num_bytes
-    dataset, grid = chips((config, index, statistics)), GridChips(index, statistics, chip_size=40, fold=HOLDOUT)
-    windowed = [dataset[0, number] for number in range(20)] + [grid[number] for number in range(len(grid))]
-    assert memory.DECODED.num_bytes == before
-    for ours, theirs in zip(windowed, expected, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+@pytest.fixture
+def wide(make):
+    """A scene of 1024 x 1152 pixels in blocks of 128, whose pixels say where they are."""
+    places = np.arange(1, 1024 * 1152 + 1, dtype=np.float32).reshape(1, 1024, 1152)
+    label = np.broadcast_to((np.arange(1152) // 8 % 2).astype(np.uint8), (1, 1024, 1152))
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128}
+    return make.config({
+        "image": make.raster("places.tif", places, **tiles),
+        "label": make.raster("stripes.tif", np.ascontiguousarray(label), **tiles),
+    }, split={"block_size": 128, "buffer": 8})  # fmt: skip
+
+
+def test_chips_of_a_large_scene_lie_in_regions_that_fit_the_budget_and_show_the_file(wide):
+    """Eight regions in use fill the cache and never overfill it; each is decoded about once; pixels are the file's."""
+    index = build_index(wide)
+    cache = DecodedCache(2 * 2**20)
+    dataset = TrainingChips(
+        index, BandStatistics([0.0], [1.0], 1), chip_size=64, num_chips=400, seed=0, cache=cache,
+        augmentation=AugmentConfig(flips=False, quarter_turns=False),
+    )  # fmt: skip
+    assert dataset.regions.lanes == 8
+    assert dataset.regions.shapes.tolist() == [[256, 128]]
+    folds = whole(index)
+    labels = index.labels(index.scenes[0]).read(0, 0, 1024, 1152)
+    corners = []
+    for epoch in (0, 1):
+        sampler = BucketedRandomSampler(dataset.chip_regions, 400, lanes=8, seed=0)
+        sampler.set_epoch(epoch)
+        before, keys = cache.num_decoded, list(sampler)
+        used = dataset.chip_regions(epoch)
+        for first in range(0, 400, 32):
+            samples = dataset.__getitems__(keys[first : first + 32])
+            assert cache.num_bytes <= cache.budget_bytes
+            assert len({used[chip] for _, chip in keys[first : first + 32]}) >= 8
+            for image, target in samples:
+                image = image[0].numpy()
+                place = int(image.max()) - 1
+                row, col = place // 1152 - int((image > 0).any(1).nonzero()[0][-1]), 0
+                col = place % 1152 - int((image[place // 1152 - row] > 0).nonzero()[0][-1])
+                part = slice(row, row + 64), slice(col, col + 64)
+                expected = np.where(folds[part] <= TRAIN, np.arange(1, 1024 * 1152 + 1).reshape(1024, 1152)[part], 0)
+                np.testing.assert_array_equal(image, expected)
+                np.testing.assert_array_equal(target, np.where(folds[part] == TRAIN, labels[part], 255))
+                corners.append((epoch, row, col))
+        assert cache.num_decoded - before <= len(set(used.tolist())) + 8
+    assert len({(row % 128 > 64, col % 128 > 64) for _, row, col in corners}) == 4  # chips cross the blocks
+
+
+def test_chips_are_the_same_for_readers_of_any_history(wide):
+    """correctness 65: what is in the cache decides when a region is decoded, never what a chip shows."""
+    index = build_index(wide)
+    statistics = compute_statistics(index)
+    settings = {"chip_size": 64, "num_chips": 60, "seed": 1}
+    one, other = (TrainingChips(index, statistics, cache=DecodedCache(2**21), **settings) for _ in range(2))
+    keys = [(epoch, chip) for epoch in (0, 1) for chip in range(60)]
+    expected = {key: one[key] for key in keys}
+    for key in reversed(keys):
+        assert all(torch.equal(a, b) for a, b in zip(other[key], expected[key], strict=True))
+    images, targets = as_batch(other.__getitems__(keys[:7]))
+    for place, key in enumerate(keys[:7]):
+        assert torch.equal(images[place], expected[key][0])
+        assert torch.equal(targets[place], expected[key][1])
+
+
+def test_a_cache_too_small_for_a_chip_is_refused(wide):
+    index = build_index(wide)
+    with pytest.raises(ConfigError, match=r"data\.cache_mb = 0: a chip of 64 pixels takes 1 MB"):
+        TrainingChips(
+            index, compute_statistics(index), chip_size=64, num_chips=1, seed=0, cache=DecodedCache(9000),
+        )  # fmt: skip
+
+
+@given(
+    height=st.integers(64, 700), width=st.integers(64, 700),
+    block=st.sampled_from([(1, None), (64, 64), (96, 80), (256, 256)]),
+    chip=st.integers(16, 64), budget=st.integers(20, 400), epoch=st.integers(0, 4),
+)  # fmt: skip
+def test_regions_cover_every_pixel_and_hold_a_chip(height, width, block, chip, budget, epoch):
+    scene = SimpleNamespace(height=height, width=width, block_shape=(block[0], block[1] or width))
+    regions = Regions([scene], [5], chip, budget * 1024, seed=1)
+    cells = np.array([(0, row, col) for row in range(0, height, 64) for col in range(0, width, 64)])
+    numbers = regions.of(cells, epoch)
+    for number in set(numbers.tolist()):
+        window = regions.window(number, epoch)
+        assert 0 <= window.row <= window.row + window.height <= height
+        assert 0 <= window.col <= window.col + window.width <= width
+        assert min(window.height, window.width) >= chip
+        assert regions.num_bytes(window) * max(1, regions.lanes) <= budget * 1024
+        for _, row, col in cells[numbers == number]:
+            assert window.row <= row < min(row + 64, height) <= window.row + window.height
+            assert window.col <= col < min(col + 64, width) <= window.col + window.width
 
 
 def test_class_centred_chips_never_centre_on_a_pixel_without_data(make):
@@ -225,13 +334,14 @@ def test_class_centred_chips_never_centre_on_a_pixel_without_data(make):
     scene["image"] = make.raster("gaps.tif", image, nodata=0)
     index = build_index(make.config(scene))
     dataset = TrainingChips(
-        index, compute_statistics(index), chip_size=16, seed=0, class_balance=1.0,
+        index, compute_statistics(index), chip_size=16, num_chips=50, seed=0, class_balance=1.0,
         augmentation=AugmentConfig(flips=False, quarter_turns=False),
     )  # fmt: skip
     checked = 0
     for number in range(50):
-        place, row, col = dataset._draw(np.random.default_rng([0, 0, number]))
-        bounds = dataset._bounds[place]
+        window = dataset.regions.window(int(dataset.chip_regions(0)[number]), 0)
+        row, col = dataset._draw((0, number), window, dataset._decoded(window, None), None)
+        bounds = dataset._bounds[0]
         if bounds[0] < row < bounds[1] - 16 and bounds[2] < col < bounds[3] - 16:
             assert dataset[0, number][1][8, 8] != 255
             checked += 1
@@ -246,14 +356,13 @@ def test_augmentation_moves_labels_with_their_pixels():
     image = np.where(valid, target, 0)[None].astype(np.float32)
     shapes = set()
     for seed in range(40):
-        moved, moved_target = augment(image, valid, target, AugmentConfig(), np.random.default_rng(seed))
+        moved, moved_target = turn([image, target], AugmentConfig(), np.random.default_rng(seed))
         shapes.add(moved.tobytes())
         kept = moved[0] != 0
         np.testing.assert_array_equal(moved[0][kept], moved_target[kept])
         assert (moved[0] != 0).sum() == (image != 0).sum()
     assert len(shapes) == 8
-    shaded, _ = augment(
-        image, valid, target, AugmentConfig(flips=False, quarter_turns=False, brightness=1.0, noise=1.0), rng
-    )
+    shaded = image.copy()
+    shade(shaded, valid, AugmentConfig(brightness=1.0, noise=1.0), rng)
     assert (shaded[0][~valid] == 0).all()
     assert (shaded[0][valid] != image[0][valid]).all()

@@ -17,7 +17,7 @@ from rasterio.features import rasterize
 
 from ununennium.data import SceneReader, build_index, compute_statistics, normalise, open_catalog
 from ununennium.data.labels import LabelReader
-from ununennium.data.memory import DecodedCache
+from ununennium.data.memory import Decoded, DecodedCache
 from ununennium.data.raster import LazyRaster
 from ununennium.data.splits import TRAIN
 from ununennium.errors import DataError
@@ -36,10 +36,9 @@ def noisy(make):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(row=st.integers(-40, 110), col=st.integers(-40, 110), height=st.integers(1, 64), width=st.integers(1, 64))
-@pytest.mark.parametrize("budget", [0, 2**30])
-def test_a_window_is_what_numpy_cuts_from_the_padded_scene(noisy, budget, row, col, height, width):
+def test_a_window_is_what_numpy_cuts_from_the_padded_scene(noisy, row, col, height, width):
     scene, image = noisy
-    reader = SceneReader(scene, [3, 1], cache=DecodedCache(budget))
+    reader = SceneReader(scene, [3, 1])
     pixels, valid = reader.read(row, col, height, width)
     np.testing.assert_array_equal(reader.read_valid(row, col, height, width), valid)
     padded = np.full((2, 400, 400), -9.0)
@@ -74,34 +73,29 @@ def test_a_reader_is_pickled_and_opens_again_in_another_process(noisy):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-@given(sizes=st.lists(st.integers(1, 60), max_size=12), budget=st.integers(0, 200))
-def test_decoded_scenes_keep_to_their_budget_and_give_it_back(sizes, budget):
-    cache = DecodedCache(budget)
-    held, expected, decoded = [], 0, None
-    for number, size in enumerate(sizes):
-        decoded = cache.get(number, size, lambda size=size: (np.zeros(size, np.uint8),))
-        assert (decoded is not None) == (expected + size <= budget)
-        expected += size if decoded is not None else 0
-        held.append(decoded)
-        assert cache.num_bytes == expected <= budget
-        if decoded is not None:
-            assert cache.get(number, size, pytest.fail) is decoded
-    held.clear()
-    del decoded
-    assert cache.num_bytes == 0
+@given(asked=st.lists(st.integers(0, 9), max_size=40), budget=st.integers(0, 40))
+def test_the_cache_keeps_what_was_used_last_within_its_budget(asked, budget):
+    """Entries of 1..10 bytes; the reference is a plain list in order of use."""
+    cache, reference, decoded = DecodedCache(budget), [], []
 
+    def entry(number):
+        decoded.append(number)
+        assert sum(n + 1 for n in reference) + number + 1 <= budget or not reference  # room is made before
+        return Decoded(np.zeros(number + 1, np.uint8), None, np.zeros(0, np.uint8))
 
-def test_readers_of_one_scene_share_its_pixels(noisy):
-    scene, _ = noisy
-    cache = DecodedCache(2**20)
-    readers = [SceneReader(scene, cache=cache) for _ in range(3)]
-    for reader in readers:
-        reader.read(0, 0, 4, 4)
-    assert cache.num_bytes == 96 * 80 * (3 * 2 + 1)
-    SceneReader(scene, [1], cache=cache).read(0, 0, 4, 4)
-    readers.clear()
-    del reader
-    assert cache.num_bytes == 0
+    for number in asked:
+        was_there = number in reference
+        if was_there:
+            reference.remove(number)
+        while reference and not was_there and sum(n + 1 for n in reference) + number + 1 > budget:
+            reference.pop(0)
+        before = len(decoded)
+        assert len(cache.get(number, number + 1, lambda number=number: entry(number)).pixels) == number + 1
+        assert (len(decoded) == before) == was_there
+        reference.append(number)
+        assert cache.num_bytes == sum(n + 1 for n in reference)
+    assert cache.num_decoded == len(decoded)
+    assert pickle.loads(pickle.dumps(cache)).num_bytes == 0
 
 
 def test_gdals_cache_is_bounded_unless_the_user_bounds_it(noisy, monkeypatch):
@@ -160,10 +154,9 @@ def test_label_rasters_of_any_type(make, dtype, ignore):
         values[0, 0] = np.nan
         make.raster("typed.tif", values[None], nodata=9)
         expected[0, 0] = ignore
-    for cache in (DecodedCache(0), DecodedCache(2**20)):
-        labels = LabelReader(opened, ["a", "b"], ignore, cache=cache).read(0, 0, 256, 256)
-        assert labels.dtype == np.int64
-        np.testing.assert_array_equal(labels, expected)
+    labels = LabelReader(opened, ["a", "b"], ignore).read(0, 0, 256, 256)
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(labels, expected)
 
 
 def test_vector_labels_are_what_rasterize_gives_for_the_whole_scene(make, atlanta):

@@ -107,6 +107,11 @@ class DataConfig(Section):
     """Share of chips centred on a labelled pixel of a class drawn evenly among all but the most common one."""
     num_workers: int = Field(default=0, ge=0)
     """Loader processes per rank; 0 reads in the training process."""
+    cache_mb: int = Field(default=256, ge=1)
+    """Decoded pixels that each process keeps (every rank and every loader worker), in MB; training chips are shuffled
+    within what fits, and mix eight places at any moment."""
+    max_unreadable: Fraction = 0.01
+    """Share of a scene that may be damaged: those blocks are named and left out; beyond it the run fails."""
     split: SplitConfig = SplitConfig()
     """Training, validation and holdout."""
     augment: AugmentConfig = AugmentConfig()

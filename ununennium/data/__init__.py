@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ununennium.data.index import ChipIndex, build_index
     from ununennium.data.loaders import Loaders, build_loaders
     from ununennium.data.reader import SceneReader
-    from ununennium.data.sampler import RandomChipSampler
+    from ununennium.data.sampler import BucketedRandomSampler
     from ununennium.data.splits import HOLDOUT, TRAIN, VALIDATION, Split
     from ununennium.data.statistics import BandStatistics, compute_statistics, normalise
 
@@ -21,10 +21,10 @@ __all__ = [
     "TRAIN",
     "VALIDATION",
     "BandStatistics",
+    "BucketedRandomSampler",
     "ChipIndex",
     "GridChips",
     "Loaders",
-    "RandomChipSampler",
     "Scene",
     "SceneReader",
     "Split",
@@ -44,7 +44,7 @@ _HOME = {
     "ChipIndex": "index",
     "GridChips": "dataset",
     "Loaders": "loaders",
-    "RandomChipSampler": "sampler",
+    "BucketedRandomSampler": "sampler",
     "Scene": "catalog",
     "SceneReader": "reader",
     "Split": "splits",

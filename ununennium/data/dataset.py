@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,20 +14,44 @@ from torch.utils.data import Dataset
 
 from ununennium.config import AugmentConfig
 from ununennium.data.index import CELL, ChipIndex
-from ununennium.data.labels import LabelArray, LabelReader
+from ununennium.data.labels import LabelReader
+from ununennium.data.memory import Decoded, DecodedCache
+from ununennium.data.randomness import generator
 from ununennium.data.reader import SceneReader
+from ununennium.data.regions import IntArray, Regions, Window
 from ununennium.data.splits import TRAIN
-from ununennium.data.statistics import BandStatistics, normalise
-from ununennium.data.transforms import augment
+from ununennium.data.statistics import BandStatistics
+from ununennium.data.transforms import shade, turn
 from ununennium.errors import DataError
 
-_ANY = -1  # instead of a class
+CACHE_BYTES = 256 * 2**20
+"""What a dataset of its own keeps decoded; ``data.cache_mb`` says it for those of a run."""
+_STRIP = 256
+
+Pair = tuple[Tensor, Tensor]
 
 
-class _Chips:
-    """What both kinds of chips share: readers of all scenes, and statistics."""
+class Samples(list[Pair]):
+    """The chips of a batch, as views of the tensors that are the batch already.
 
-    def __init__(self, index: ChipIndex, statistics: BandStatistics, chip_size: int) -> None:
+    Attributes:
+        batch: images (B, channels, size, size), and targets (B, size, size).
+    """
+
+    batch: Pair
+
+
+def as_batch(samples: Samples) -> Pair:
+    """The batch that ``samples`` are views of: a loader's ``collate_fn`` that copies nothing."""
+    return samples.batch
+
+
+class _Chips(Dataset[Pair]):
+    """What both kinds of chips share: readers of all scenes, what they decoded, and statistics."""
+
+    def __init__(
+        self, index: ChipIndex, statistics: BandStatistics, chip_size: int, seed: int, cache: DecodedCache | None
+    ) -> None:
         if len(statistics.mean) != len(index.bands):
             raise DataError(f"statistics of {len(statistics.mean)} bands do not fit {len(index.bands)} bands")
         self.index = index
@@ -31,9 +59,85 @@ class _Chips:
         self.chip_size = chip_size
         self.readers: list[SceneReader] = [index.reader(scene) for scene in index.scenes]
         self.labels: list[LabelReader] = [index.labels(scene) for scene in index.scenes]
+        self._mean, self._std = (
+            np.asarray(values, np.float32)[:, None, None] for values in (statistics.mean, statistics.std)
+        )
+        self._target_dtype = np.promote_types(
+            np.min_scalar_type(index.ignore_index), np.min_scalar_type(len(index.classes))
+        )
+        self._cache = DecodedCache(CACHE_BYTES) if cache is None else cache
+        per_pixel = [
+            reader.num_channels * np.dtype(reader.scene.dtype).itemsize + 1 + self._target_dtype.itemsize
+            for reader in self.readers
+        ]
+        self.regions = Regions(index.scenes, per_pixel, chip_size, self._cache.budget_bytes, seed)
+
+    def __getitems__(self, keys: Sequence[Any]) -> Samples:
+        """The chips of a batch; ``as_batch`` takes them as they are, any other ``collate_fn`` one by one."""
+        size = self.chip_size
+        images = np.empty((len(keys), len(self._mean), size, size), np.float32)
+        targets = np.empty((len(keys), size, size), np.int64)
+        for key, image, target in zip(keys, images, targets, strict=True):
+            self._fill(key, image, target)
+        batch = torch.from_numpy(images), torch.from_numpy(targets)
+        samples = Samples(zip(*batch, strict=True))
+        samples.batch = batch
+        return samples
+
+    def __getitem__(self, key: Any) -> Pair:
+        """Image float32 (channels, size, size), and target int64 (size, size)."""
+        return self.__getitems__([key])[0]
+
+    def _fill(self, key: Any, image: npt.NDArray[np.float32], target: npt.NDArray[np.int64]) -> None:
+        raise NotImplementedError
+
+    def _decoded(self, window: Window, judge: int | None) -> Decoded:
+        """A window's pixels and targets: of training if ``judge`` is None, or of that fold."""
+        key = (judge, window)
+        return self._cache.get(key, self.regions.num_bytes(window), lambda: self._decode(window, judge))
+
+    def _decode(self, window: Window, judge: int | None) -> Decoded:
+        place, left, width = window.place, window.col, window.width
+        scene = self.index.scenes[place]
+        pixels, shown = self.readers[place].decode(window.row, left, window.height, width)
+        target = np.empty(shown.shape, self._target_dtype)
+        for first in range(0, window.height, _STRIP):
+            rows = slice(first, min(first + _STRIP, window.height))
+            top, height = window.row + first, rows.stop - first
+            labels = self.labels[place].read(top, left, height, width)
+            folds = self.index.split.folds(scene, top, left, height, width)
+            labels[(folds != (TRAIN if judge is None else judge)) | ~shown[rows]] = self.index.ignore_index
+            target[rows] = labels
+            if judge is None:
+                shown[rows] &= folds <= TRAIN  # the buffer may be seen, validation and holdout may not
+        return Decoded(pixels, None if shown.all() else shown, target)
+
+    def _normalise(self, image: npt.NDArray[np.float32], shown: npt.NDArray[np.bool_] | None) -> None:
+        """As ``statistics.normalise``, in place."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            image -= self._mean
+            image /= self._std
+        if shown is not None:
+            np.copyto(image, 0.0, where=~shown)
 
 
-class TrainingChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
+class Plan(NamedTuple):
+    """Where the chips of an epoch lie, before a pixel is read; each array has an item per chip.
+
+    Attributes:
+        wanted: int64, the class whose pixels are drawn from; the number of classes for any.
+        cells: int64, the place of a cell in the index.
+        ranks: int64, the number of a pixel among those of the class in the cell.
+        regions: int64, the region that the cell lies in.
+    """
+
+    wanted: IntArray
+    cells: IntArray
+    ranks: IntArray
+    regions: IntArray
+
+
+class TrainingChips(_Chips):
     """Random chips of the training fold; chip ``(epoch, i)`` is a function of (seed, epoch, i) alone.
 
     A share ``class_balance`` of the chips is centred on a pixel of a class that is drawn evenly among all but the most
@@ -44,12 +148,15 @@ class TrainingChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
         index: where the labels are.
         statistics: for the normalisation.
         chip_size: side of a chip.
+        num_chips: chips per epoch.
         seed: of the chips' places and augmentation.
         class_balance: share of class-centred chips.
         augmentation: which changes are made.
+        cache: of decoded regions; its budget decides how large they are.
 
     Raises:
         DataError: no pixel trains.
+        ConfigError: a chip alone is larger than the cache.
     """
 
     def __init__(
@@ -58,11 +165,14 @@ class TrainingChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
         statistics: BandStatistics,
         *,
         chip_size: int,
+        num_chips: int,
         seed: int,
         class_balance: float = 0.5,
         augmentation: AugmentConfig | None = None,
+        cache: DecodedCache | None = None,
     ) -> None:
-        super().__init__(index, statistics, chip_size)
+        super().__init__(index, statistics, chip_size, seed, cache)
+        self.num_chips = num_chips
         self.seed = seed
         self.class_balance = class_balance
         self.augmentation = augmentation or AugmentConfig()
@@ -75,52 +185,85 @@ class TrainingChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
         present = np.flatnonzero(totals)
         self._rare = present[present != totals.argmax()] if len(present) > 1 else present
         self._bounds = _bounds_per_scene(index)
+        self._planned: tuple[int, Plan] | None = None
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Image float32 (bands, size, size), and target int64 (size, size), of chip ``key = (epoch, i)``."""
-        rng = np.random.default_rng([self.seed, *key])
-        place, row, col = self._draw(rng)
-        scene, size = self.index.scenes[place], self.chip_size
-        image, valid = self.readers[place].read(row, col, size, size)
-        folds = self.index.split.folds(scene, row, col, size, size)
-        valid &= folds <= TRAIN  # the buffer may be seen, validation and holdout may not
-        target = self.labels[place].read(row, col, size, size)
-        target[(folds != TRAIN) | ~valid] = self.index.ignore_index
-        image = normalise(image, valid, self.statistics)
-        image, target = augment(image, valid, target, self.augmentation, rng)
-        return torch.from_numpy(image), torch.from_numpy(target)
+    def __len__(self) -> int:
+        return self.num_chips
 
-    def _draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        """Scene, first row and first column of a chip."""
-        wanted = int(rng.choice(self._rare)) if rng.random() < self.class_balance else _ANY
-        cumulative = self._cumulative[wanted]
-        rank = int(rng.integers(cumulative[-1]))
-        number = int(np.searchsorted(cumulative, rank, side="right"))
-        place, row, col = self._pixel(number, wanted, rank - int(cumulative[number - 1] if number else 0))
-        size, (top, bottom, left, right) = self.chip_size, self._bounds[place]
-        scene = self.index.scenes[place]
-        if wanted == _ANY:  # anywhere that holds the pixel, so that places at the edge are no rarer than others
+    def plan(self, epoch: int) -> Plan:
+        """Where the chips of an epoch lie."""
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = epoch, self._plan(epoch)
+        return self._planned[1]
+
+    def chip_regions(self, epoch: int) -> IntArray:
+        """The region of each chip of an epoch, int64 (num_chips,)."""
+        return self.plan(epoch).regions
+
+    def _plan(self, epoch: int) -> Plan:
+        balance, choice, rank = (
+            generator(stream, self.seed, epoch).random(self.num_chips) for stream in ("balance", "class", "rank")
+        )
+        rare = self._rare[(choice * len(self._rare)).astype(np.int64)]
+        wanted = np.where(balance < self.class_balance, rare, len(self.index.classes))
+        ranks = (rank * self._cumulative[wanted, -1]).astype(np.int64)
+        cells = np.empty_like(ranks)
+        for value in np.unique(wanted):
+            its = wanted == value
+            cells[its] = np.searchsorted(self._cumulative[value], ranks[its], side="right")
+        ranks -= np.where(cells > 0, self._cumulative[wanted, cells - 1], 0)
+        return Plan(wanted, cells, ranks, self.regions.of(self.index.cells.places[cells], epoch))
+
+    def _fill(self, key: tuple[int, int], image: npt.NDArray[np.float32], target: npt.NDArray[np.int64]) -> None:
+        epoch, number = key
+        window = self.regions.window(int(self.plan(epoch).regions[number]), epoch)
+        decoded = self._decoded(window, None)
+        rng = generator("chip", self.seed, epoch, number)
+        row, col = self._draw(key, window, decoded, rng)
+        part = ..., slice(row - window.row, None), slice(col - window.col, None)
+        size = slice(self.chip_size)
+        arrays = [array[part][..., size, size] for array in decoded if array is not None]
+        pixels, *shown, labels = turn(arrays, self.augmentation, rng)
+        image[...] = pixels
+        target[...] = labels
+        self._normalise(image, shown[0] if shown else None)
+        shade(image, shown[0] if shown else None, self.augmentation, rng)
+
+    def _draw(
+        self, key: tuple[int, int], window: Window, decoded: Decoded, rng: np.random.Generator
+    ) -> tuple[int, int]:
+        """First row and first column of a chip in its scene."""
+        row, col, anywhere = self._pixel(key, window, decoded)
+        size, place = self.chip_size, window.place
+        scene, (top, bottom, left, right) = self.index.scenes[place], self._bounds[place]
+        if anywhere:  # anywhere that holds the pixel, so that places at the edge are no rarer than others
             row, col = row + int(rng.integers(size)) - size // 2, col + int(rng.integers(size)) - size // 2
-        return place, _first(row, size, top, bottom, scene.height), _first(col, size, left, right, scene.width)
+        row = _first(row, size, top, bottom, scene.height)
+        col = _first(col, size, left, right, scene.width)
+        return (
+            min(max(row, window.row), window.row + window.height - size),
+            min(max(col, window.col), window.col + window.width - size),
+        )
 
-    def _pixel(self, number: int, wanted: int, rank: int) -> tuple[int, int, int]:
-        """Scene, row and column of the ``rank``-th training pixel of a class in a cell, in reading order."""
-        place, row, col = self.index.cells.places[number].tolist()
-        scene = self.index.scenes[place]
-        window = row, col, min(CELL, scene.height - row), min(CELL, scene.width - col)
-        labels = self.labels[place].read(*window)
-        chosen = (self.index.split.folds(scene, *window) == TRAIN) & self.readers[place].read_valid(*window)
-        chosen &= (labels == wanted) if wanted != _ANY else (labels != self.index.ignore_index)
-        pixels = np.flatnonzero(chosen)
+    def _pixel(self, key: tuple[int, int], window: Window, decoded: Decoded) -> tuple[int, int, bool]:
+        """Row and column of the pixel that a chip is drawn by, and whether the chip lies anywhere around it."""
+        plan, number = self.plan(key[0]), key[1]
+        wanted, rank = int(plan.wanted[number]), int(plan.ranks[number])
+        _, row, col = self.index.cells.places[plan.cells[number]].tolist()
+        top, left = row - window.row, col - window.col
+        labels = decoded.target[top : top + CELL, left : left + CELL]
+        anywhere = wanted == len(self.index.classes)
+        pixels = np.flatnonzero(labels != self.index.ignore_index if anywhere else labels == wanted)
         if rank >= len(pixels):
             raise DataError(
-                f"scene {scene.name!r} is not as it was indexed, at row {row}, column {col}; index it again"
+                f"scene {self.index.scenes[window.place].name!r} is not as it was indexed, at row {row}, column {col}; "
+                "index it again"
             )
-        pixel = int(pixels[rank])
-        return place, row + pixel // window[3], col + pixel % window[3]
+        down, right = divmod(int(pixels[rank]), labels.shape[1])
+        return row + down, col + right, anywhere
 
 
-class GridChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
+class GridChips(_Chips):
     """Chips on a grid over one fold; over all chips, each labelled pixel of the fold is in one target exactly once.
 
     Chips see the whole image around the fold. At a scene's far edges a chip moves inward, and its target leaves out
@@ -131,41 +274,68 @@ class GridChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
         statistics: for the normalisation.
         chip_size: side of a chip.
         fold: VALIDATION or HOLDOUT (or TRAIN).
+        cache: of decoded regions.
     """
 
-    def __init__(self, index: ChipIndex, statistics: BandStatistics, *, chip_size: int, fold: int) -> None:
-        super().__init__(index, statistics, chip_size)
+    def __init__(
+        self,
+        index: ChipIndex,
+        statistics: BandStatistics,
+        *,
+        chip_size: int,
+        fold: int,
+        cache: DecodedCache | None = None,
+    ) -> None:
+        super().__init__(index, statistics, chip_size, 0, cache)
         self.fold = fold
-        self._chips: list[tuple[int, int, int]] = []
-        for place, scene in enumerate(index.scenes):
-            for row in range(0, scene.height, chip_size):
-                for col in range(0, scene.width, chip_size):
-                    if (self._target(place, row, col) != index.ignore_index).any():
-                        self._chips.append((place, row, col))
+        self._chips: list[tuple[Window, int, int]] = []
+        for place in range(len(index.scenes)):
+            self._chips += self._chips_of(place)
 
     def __len__(self) -> int:
         return len(self._chips)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        """Image float32 (bands, size, size), and target int64 (size, size)."""
-        place, row, col = self._chips[number]
+    def _chips_of(self, place: int) -> list[tuple[Window, int, int]]:
+        """The chips of a scene, region after region: a window to decode, and the chip's place on the grid."""
         scene, size = self.index.scenes[place], self.chip_size
-        first_row, first_col = min(row, scene.height - size), min(col, scene.width - size)
-        image, valid = self.readers[place].read(first_row, first_col, size, size)
-        own = self._target(place, row, col)
-        target = np.full((size, size), self.index.ignore_index, np.int64)
-        target[row - first_row :, col - first_col :] = own[: size - (row - first_row), : size - (col - first_col)]
-        target[~valid] = self.index.ignore_index
-        return torch.from_numpy(normalise(image, valid, self.statistics)), torch.from_numpy(target)
+        height, width = (max(1, int(side) // size) * size for side in self.regions.shapes[place])
+        found = []
+        for top in range(0, scene.height, height):
+            for left in range(0, scene.width, width):
+                bottom, right = min(top + height, scene.height), min(left + width, scene.width)
+                first_row, first_col = min(top, scene.height - size), min(left, scene.width - size)
+                window = Window(place, first_row, first_col, bottom - first_row, right - first_col)
+                found += [
+                    (window, row, col)
+                    for row in range(top, bottom, size)
+                    for col in range(left, right, size)
+                    if self._is_judged(place, row, col)
+                ]
+        return found
 
-    def _target(self, place: int, row: int, col: int) -> LabelArray:
+    def _is_judged(self, place: int, row: int, col: int) -> bool:
         window = row, col, self.chip_size, self.chip_size
         mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
-        if not mine.any():
-            return np.full(mine.shape, self.index.ignore_index, np.int64)
-        target = self.labels[place].read(*window)
-        target[~mine] = self.index.ignore_index
-        return target
+        return bool(mine.any() and (self.labels[place].read(*window)[mine] != self.index.ignore_index).any())
+
+    def _fill(self, key: int, image: npt.NDArray[np.float32], target: npt.NDArray[np.int64]) -> None:
+        window, row, col = self._chips[key]
+        scene, size = self.index.scenes[window.place], self.chip_size
+        first_row, first_col = min(row, scene.height - size), min(col, scene.width - size)
+        decoded = self._decoded(window, self.fold)
+        top, left = first_row - window.row, first_col - window.col
+        part = ..., slice(top, top + size), slice(left, left + size)
+        image[...] = decoded.pixels[part]
+        target[...] = decoded.target[part]
+        target[: row - first_row] = self.index.ignore_index  # the chip before has these
+        target[:, : col - first_col] = self.index.ignore_index
+        self._normalise(image, None if decoded.shown is None else decoded.shown[part])
+
+
+def chips_that_cover(index: ChipIndex, chip_size: int, multiple: int) -> int:
+    """A multiple, above 0, about as many chips as cover the training pixels once."""
+    pixels = sum(index.labelled["train"])
+    return max(1, math.ceil(pixels / chip_size**2 / multiple)) * multiple
 
 
 def _bounds_per_scene(index: ChipIndex) -> list[tuple[int, int, int, int]]:

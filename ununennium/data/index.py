@@ -68,6 +68,7 @@ class ChipIndex:
         cells: squares with training labels.
         labelled: fold name to labelled pixels per class.
         data_sha256: hash of the contents of all files.
+        max_unreadable: share of a scene that may be damaged.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ChipIndex:
         cells: Cells,
         labelled: dict[str, list[int]],
         data_sha256: str,
+        max_unreadable: float = 0.0,
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
@@ -91,10 +93,11 @@ class ChipIndex:
         self.cells = cells
         self.labelled = labelled
         self.data_sha256 = data_sha256
+        self.max_unreadable = max_unreadable
 
     def reader(self, scene: Scene) -> SceneReader:
         """A reader of the scene's pixels, with the index's bands and nodata."""
-        return SceneReader(scene, self.bands, self.nodata)
+        return SceneReader(scene, self.bands, self.nodata, max_unreadable=self.max_unreadable)
 
     def labels(self, scene: Scene) -> LabelReader:
         """A reader of the scene's labels."""
@@ -134,6 +137,7 @@ class ChipIndex:
             "cells": {"places": self.cells.places.tolist(), "counts": self.cells.counts.tolist()},
             "labelled": self.labelled,
             "data_sha256": self.data_sha256,
+            "max_unreadable": self.max_unreadable,
         }
         Path(path).write_text(json.dumps(values), encoding="utf-8")
 
@@ -161,7 +165,7 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
     """
     scenes = open_catalog(config)
     bands: list[int | str] = config.bands or list(range(1, scenes[0].num_bands + 1))
-    readers = [SceneReader(scene, bands, config.nodata) for scene in scenes]
+    readers = [SceneReader(scene, bands, config.nodata, max_unreadable=config.max_unreadable) for scene in scenes]
     labels = [LabelReader(scene, config.classes, config.ignore_index) for scene in scenes]
     rectangles = rectangles_of(scenes, config.split)
     regions = Split(scenes, config.split.block_size, 0, rectangles, {})
@@ -178,7 +182,16 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
     cells, labelled = _count_cells(readers, labels, split, config)
     _check_folds(labelled, config)
     return ChipIndex(
-        scenes, config.classes, bands, config.nodata, config.ignore_index, split, cells, labelled, _hash_files(scenes)
+        scenes,
+        config.classes,
+        bands,
+        config.nodata,
+        config.ignore_index,
+        split,
+        cells,
+        labelled,
+        _hash_files(scenes),
+        config.max_unreadable,
     )
 
 

@@ -14,8 +14,7 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 
 from ununennium.data.catalog import Scene
-from ununennium.data.memory import DECODED, Decoded, DecodedCache
-from ununennium.data.raster import LazyRaster, file_signature
+from ununennium.data.raster import LazyRaster
 from ununennium.data.reader import clip
 from ununennium.errors import DataError
 
@@ -25,21 +24,18 @@ LabelArray = npt.NDArray[np.int64]
 class LabelReader:
     """Reads windows of a scene's labels.
 
-    Like ``SceneReader``, it may be pickled or forked, and keeps what fits into the budget of ``cache``.
+    Like ``SceneReader``, it may be pickled or forked.
 
     Args:
         scene: a scene with labels.
         classes: class names; a class's value is its place.
         ignore_index: the value of unlabelled pixels.
-        cache: where decoded labels are kept.
 
     Raises:
         DataError: the scene has no labels.
     """
 
-    def __init__(
-        self, scene: Scene, classes: Sequence[str], ignore_index: int, *, cache: DecodedCache = DECODED
-    ) -> None:
+    def __init__(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> None:
         if scene.label is None:
             raise DataError(f"scene {scene.name!r} has no labels; give data.scenes[].label a raster or a vector file")
         self.scene = scene
@@ -49,16 +45,9 @@ class LabelReader:
         self._what = f"labels of scene {scene.name!r}"
         self._raster = LazyRaster(scene.label, self._what, (scene.height, scene.width))
         self._shapes: _Shapes | None = None
-        self._cache = cache
-        self._decoded: Decoded | None = None
-        self._fits = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_shapes": None, "_decoded": None, "_fits": True, "_cache": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._cache = DECODED
+        return {**self.__dict__, "_shapes": None}
 
     def read(self, row: int, col: int, height: int, width: int) -> LabelArray:
         """Labels of a window, int64 (height, width); ``ignore_index`` where unlabelled, and outside the scene.
@@ -77,15 +66,7 @@ class LabelReader:
 
     def _read_inside(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
         decode = self._from_shapes if self.scene.label_kind == "vector" else self._from_raster
-        if self._decoded is None and self._fits:
-            key = (file_signature(self._path), self.scene, self.classes, self.ignore_index)
-            size = self.scene.height, self.scene.width
-            self._decoded = self._cache.get(key, size[0] * size[1], lambda: (_compact(decode(0, 0, *size)),))
-            self._fits = self._decoded is not None
-        if self._decoded is None:
-            return decode(row, col, height, width)
-        window: npt.NDArray[Any] = self._decoded.arrays[0][row : row + height, col : col + width]
-        return window
+        return decode(row, col, height, width)
 
     def _from_raster(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
         values = self._raster.read([1], Window(col, row, width, height))[0][0]
@@ -177,10 +158,3 @@ def to_crs(shapes: Any, source: str, target: str) -> Any:
         return np.column_stack(move.transform(points[:, 0], points[:, 1]))
 
     return shapely.transform(shapes, moved)
-
-
-def _compact(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same labels in a byte each, where they fit."""
-    if labels.dtype == np.uint8 or labels.min() < 0 or labels.max() > 255:
-        return labels
-    return labels.astype(np.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ununennium.config import DataConfig
-from ununennium.data.dataset import GridChips, TrainingChips
+from ununennium.data.dataset import GridChips, TrainingChips, as_batch, chips_that_cover
 from ununennium.data.index import ChipIndex
-from ununennium.data.sampler import RandomChipSampler
+from ununennium.data.memory import DecodedCache
+from ununennium.data.sampler import BucketedRandomSampler
 from ununennium.data.splits import VALIDATION
 from ununennium.data.statistics import BandStatistics
 from ununennium.data.workers import obey_parent, start_worker_server
@@ -55,18 +55,29 @@ def build_loaders(
         DataError: nothing to train on.
         ConfigError: fewer chips than ranks.
     """
+    cache = DecodedCache(config.cache_mb << 20)
     chips = TrainingChips(
         index,
         statistics,
         chip_size=config.chip_size,
+        num_chips=config.chips_per_epoch
+        or chips_that_cover(index, config.chip_size, multiple=config.batch_size * world_size),
         seed=seed,
         class_balance=config.class_balance,
         augmentation=config.augment,
+        cache=cache,
     )
-    num_chips = config.chips_per_epoch or _chips_that_cover(index, config, world_size)
-    sampler = RandomChipSampler(num_chips, seed=seed, rank=rank, world_size=world_size)
+    sampler = BucketedRandomSampler(
+        chips.chip_regions,
+        len(chips),
+        lanes=chips.regions.lanes,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
     options: dict[str, Any] = {
         "num_workers": config.num_workers,
+        "collate_fn": as_batch,
         "pin_memory": torch.cuda.is_available(),
         # Loaders draw a seed for their workers, by default from the generator that training draws from (dropout).
         "generator": torch.Generator(),
@@ -81,14 +92,8 @@ def build_loaders(
     train: Batches = DataLoader(chips, batch_size=config.batch_size, sampler=sampler, **options)
     validation: Batches | None = None
     if sum(index.labelled["validation"]):
-        grid = GridChips(index, statistics, chip_size=config.chip_size, fold=VALIDATION)
-        shard = torch.utils.data.Subset(grid, range(rank, len(grid), world_size))  # disjoint, nothing padded
+        grid = GridChips(index, statistics, chip_size=config.chip_size, fold=VALIDATION, cache=cache)
+        ends = [len(grid) * number // world_size for number in (rank, rank + 1)]
+        shard = torch.utils.data.Subset(grid, range(*ends))  # disjoint, nothing padded, neighbours together
         validation = DataLoader(shard, batch_size=config.batch_size, **options)
     return Loaders(train, validation)
-
-
-def _chips_that_cover(index: ChipIndex, config: DataConfig, world_size: int) -> int:
-    """Whole batches, about as many as cover the training pixels once."""
-    pixels = sum(index.labelled["train"])
-    per_step = config.batch_size * world_size
-    return max(1, math.ceil(pixels / config.chip_size**2 / per_step)) * per_step

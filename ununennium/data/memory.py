@@ -1,37 +1,38 @@
-"""Decoded scenes in memory, within one budget per process.
-
-Random chips touch every scene again and again, so a cache that evicts would decode whole scenes for single chips. This
-one admits what fits and turns away the rest, whose readers then decode window by window.
-"""
+"""What is decoded and kept: parts of scenes, within one budget per process."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
-from weakref import WeakValueDictionary
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-DECODED_BYTES = 512 * 2**20
-"""Budget of all decoded pixels, labels and folds, for each process that reads (ranks and loader workers)."""
 
+class Decoded(NamedTuple):
+    """A window of a scene, decoded.
 
-class Decoded:
-    """Arrays of a whole scene; what they take is given back when the last reader lets go of them."""
+    Attributes:
+        pixels: (channels, height, width) in the file's own dtype.
+        shown: bool (height, width), what a chip may show; None where that is everything.
+        target: integer (height, width), what trains or validates; the index's ``ignore_index`` elsewhere.
+    """
 
-    __slots__ = ("__weakref__", "arrays")
-
-    def __init__(self, arrays: tuple[npt.NDArray[Any], ...]) -> None:
-        self.arrays = arrays
+    pixels: npt.NDArray[Any]
+    shown: npt.NDArray[Any] | None
+    target: npt.NDArray[Any]
 
     @property
     def num_bytes(self) -> int:
         """What the arrays take."""
-        return sum(array.nbytes for array in self.arrays)
+        return sum(array.nbytes for array in self if array is not None)
 
 
 class DecodedCache:
-    """Keeps what fits into a budget for as long as somebody uses it, and shares it among those who ask for the same.
+    """Keeps what was used last, within a budget.
+
+    Room is made before anything is decoded, so that the budget holds at every moment; what alone is larger than the
+    budget is kept alone. Pickled, it arrives empty: each process decodes for itself.
 
     Args:
         budget_bytes: bound of what is kept.
@@ -39,26 +40,30 @@ class DecodedCache:
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
-        self._held: WeakValueDictionary[Hashable, Decoded] = WeakValueDictionary()
-
-    @property
-    def num_bytes(self) -> int:
+        self._held: OrderedDict[Hashable, Decoded] = OrderedDict()
+        self.num_bytes = 0
         """What is kept now."""
-        return sum(decoded.num_bytes for decoded in self._held.values())
+        self.num_decoded = 0
+        """How often something was decoded."""
 
-    def get(self, key: Hashable, num_bytes: int, decode: Callable[[], tuple[npt.NDArray[Any], ...]]) -> Decoded | None:
-        """What ``key`` stands for, decoded if nobody holds it yet; None if it does not fit any more.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": OrderedDict(), "num_bytes": 0, "num_decoded": 0}
+
+    def get(self, key: Hashable, num_bytes: int, decode: Callable[[], Decoded]) -> Decoded:
+        """What ``key`` stands for, decoded unless it is still here.
 
         Args:
             key: equal for equal contents.
-            num_bytes: what the arrays will take, about.
+            num_bytes: what the arrays will take at most.
             decode: makes them.
         """
         found = self._held.get(key)
-        if found is None and self.num_bytes + num_bytes <= self.budget_bytes:
-            found = self._held[key] = Decoded(decode())
+        if found is not None:
+            self._held.move_to_end(key)
+            return found
+        while self._held and self.num_bytes + num_bytes > self.budget_bytes:
+            self.num_bytes -= self._held.popitem(last=False)[1].num_bytes
+        found = self._held[key] = decode()
+        self.num_bytes += found.num_bytes
+        self.num_decoded += 1
         return found
-
-
-DECODED = DecodedCache(DECODED_BYTES)
-"""The one that all readers of this process share."""

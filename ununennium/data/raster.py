@@ -32,6 +32,10 @@ def bounded_cache() -> AbstractContextManager[Any]:
     return bounded
 
 
+class UnreadableError(DataError):
+    """A part of a raster cannot be read: it is damaged, or its server gave up."""
+
+
 def open_dataset(path: str, what: str) -> Any:
     """A rasterio dataset; a scene without georeference is nothing to warn of.
 
@@ -105,7 +109,7 @@ class LazyRaster:
         """Pixels (bands, height, width) of a window inside the raster, and the file's mask (0 is invalid) if wanted.
 
         Raises:
-            DataError: the file cannot be read there.
+            UnreadableError: the file cannot be read there.
         """
         dataset = self.dataset
         try:
@@ -113,7 +117,7 @@ class LazyRaster:
                 pixels = dataset.read(list(bands), window=window)
                 return pixels, dataset.dataset_mask(window=window) if with_mask else None
         except (RasterioIOError, OSError) as error:
-            raise DataError(
+            raise UnreadableError(
                 f"{self.what}: {self.path} cannot be read at row {window.row_off}, column {window.col_off} "
                 f"({error}); is the file damaged?"
             ) from error

@@ -6,6 +6,7 @@ invalid (GDAL's own boundless reads build a virtual raster each time, a hundred 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy.typing as npt
 from rasterio.windows import Window
 
 from ununennium.data.catalog import Scene
-from ununennium.data.memory import DECODED, Decoded, DecodedCache
-from ununennium.data.raster import LazyRaster, file_signature
+from ununennium.data.raster import LazyRaster, UnreadableError
+from ununennium.errors import DataError
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -27,13 +28,13 @@ class SceneReader:
     """Reads windows of one scene.
 
     Files are opened when first read, and again in each process that reads, so a reader may be pickled or forked.
-    Scenes that fit into the budget of ``cache`` are decoded once and kept.
 
     Args:
         scene: what to read.
         bands: bands to read in this order, by name or from 1; None reads all.
         nodata: pixel value without data, instead of the file's tag.
-        cache: where decoded scenes are kept.
+        max_unreadable: share of the scene's pixels that may be damaged: the blocks that they are in are named in a
+            warning, and invalid.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class SceneReader:
         bands: Sequence[int | str] | None = None,
         nodata: float | None = None,
         *,
-        cache: DecodedCache = DECODED,
+        max_unreadable: float = 0.0,
     ) -> None:
         self.scene = scene
         self.bands = scene.band_numbers(bands or range(1, scene.num_bands + 1))
@@ -50,17 +51,8 @@ class SceneReader:
         self.nodata = scene.nodata if nodata is None else nodata
         shape = scene.height, scene.width
         self._rasters = [LazyRaster(image, f"image of scene {scene.name!r}", shape) for image in scene.images]
-        self._cache = cache
-        self._decoded: Decoded | None = None
-        self._fits = True
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Pixels are decoded again where the reader goes; another process has a budget of its own.
-        return {**self.__dict__, "_decoded": None, "_fits": True, "_cache": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._cache = DECODED
+        self.max_unreadable = max_unreadable
+        self._unreadable: dict[tuple[int, int], int] = {}  # first row and column of a block, and its pixels
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[FloatArray, BoolArray]:
         """Pixels of a window.
@@ -78,7 +70,7 @@ class SceneReader:
         inside = clip(row, col, height, width, self.scene)
         if inside is not None:
             here, window = inside
-            image[(slice(None), *here)], valid[here] = self._read_inside(*window)
+            image[(slice(None), *here)], valid[here] = self.decode(*window)
             image[:, ~valid] = 0.0
         return image, valid
 
@@ -92,7 +84,7 @@ class SceneReader:
         inside = clip(row, col, height, width, self.scene)
         if inside is not None:
             here, window = inside
-            valid[here] = self._read_inside(*window)[1]
+            valid[here] = self.decode(*window)[1]
         return valid
 
     def strips(self) -> Iterator[tuple[int, int]]:
@@ -104,34 +96,28 @@ class SceneReader:
         for row in range(0, self.scene.height, rows):
             yield row, min(rows, self.scene.height - row)
 
-    def _read_inside(self, row: int, col: int, height: int, width: int) -> tuple[npt.NDArray[Any], BoolArray]:
-        if self._decoded is None and self._fits:
-            self._decoded = self._decode_whole()
-            self._fits = self._decoded is not None
-        if self._decoded is None:
-            return self._decode(row, col, height, width)
-        pixels, valid = self._decoded.arrays
-        window = slice(row, row + height), slice(col, col + width)
-        return pixels[(slice(None), *window)], valid[window]
+    def decode(self, row: int, col: int, height: int, width: int) -> tuple[npt.NDArray[Any], BoolArray]:
+        """Pixels of a window inside the scene, as the file has them.
 
-    def _decode_whole(self) -> Decoded | None:
-        height, width = self.scene.height, self.scene.width
-        key = (*map(file_signature, self.scene.files), self.scene, self.bands, self.nodata)
-        num_bytes = height * width * (self.num_channels * np.dtype(self.scene.dtype).itemsize + 1)
-        decoded = self._cache.get(key, num_bytes, lambda: self._decode(0, 0, height, width))
-        if decoded is not None:
-            for raster in self._rasters:
-                raster.close()
-        return decoded
+        Returns:
+            Image (channels, height, width) in the file's dtype, whatever it holds where invalid; and valid, as in
+            ``read``.
 
-    def _decode(self, row: int, col: int, height: int, width: int) -> tuple[npt.NDArray[Any], BoolArray]:
+        Raises:
+            DataError: more than ``max_unreadable`` of the scene cannot be read.
+        """
         dates = [self._decode_date(raster, Window(col, row, width, height)) for raster in self._rasters]
         if len(dates) == 1:
             return dates[0]
         return np.concatenate([pixels for pixels, _ in dates]), np.logical_and.reduce([valid for _, valid in dates])
 
     def _decode_date(self, raster: LazyRaster, window: Window) -> tuple[npt.NDArray[Any], BoolArray]:
-        pixels, mask = raster.read(self.bands, window, with_mask=self.scene.has_mask)
+        try:
+            pixels, mask = raster.read(self.bands, window, with_mask=self.scene.has_mask)
+        except UnreadableError as error:
+            if not self.max_unreadable or self._is_one_block(window):
+                return self._leave_out(window, error)
+            return self._decode_blocks(raster, window)
         valid: BoolArray = np.ones(pixels.shape[1:], np.bool_)
         if self.nodata is not None and not np.isnan(self.nodata):
             valid &= (pixels != self.nodata).all(0)
@@ -140,6 +126,45 @@ class SceneReader:
         if mask is not None:
             valid &= mask != 0
         return pixels, valid
+
+    def _decode_blocks(self, raster: LazyRaster, window: Window) -> tuple[npt.NDArray[Any], BoolArray]:
+        """What can be read of a window, block by block."""
+        height, width = self.scene.block_shape
+        bottom, right = window.row_off + window.height, window.col_off + window.width
+        rows = []
+        for top in range(window.row_off // height * height, bottom, height):
+            row = []
+            for left in range(window.col_off // width * width, right, width):
+                first = max(top, window.row_off), max(left, window.col_off)
+                last = min(top + height, bottom), min(left + width, right)
+                part = Window(first[1], first[0], last[1] - first[1], last[0] - first[0])
+                row.append(self._decode_date(raster, part))
+            rows.append([np.concatenate(parts, -1) for parts in zip(*row, strict=True)])
+        pixels, valid = (np.concatenate(parts, -2) for parts in zip(*rows, strict=True))
+        return pixels, valid
+
+    def _is_one_block(self, window: Window) -> bool:
+        height, width = self.scene.block_shape
+        last_row, last_col = window.row_off + window.height - 1, window.col_off + window.width - 1
+        return bool(window.row_off // height == last_row // height and window.col_off // width == last_col // width)
+
+    def _leave_out(self, window: Window, error: UnreadableError) -> tuple[npt.NDArray[Any], BoolArray]:
+        """Nothing, for a window in one damaged block; or the error, if too much of the scene is damaged."""
+        scene, (height, width) = self.scene, self.scene.block_shape
+        row, col = window.row_off // height * height, window.col_off // width * width
+        self._unreadable[row, col] = min(height, scene.height - row) * min(width, scene.width - col)
+        share = sum(self._unreadable.values()) / (scene.height * scene.width)
+        if share > self.max_unreadable:
+            if not self.max_unreadable:
+                raise error
+            raise DataError(
+                f"scene {scene.name!r}: {len(self._unreadable)} blocks, {share:.1%} of it, cannot be read, more "
+                f"than data.max_unreadable = {self.max_unreadable:g}; mend the file or leave the scene out. "
+                f"The last: {error}"
+            ) from error
+        warnings.warn(f"left out, as unreadable: a block of {height} x {width} pixels: {error}", stacklevel=2)
+        shape = window.height, window.width
+        return np.zeros((len(self.bands), *shape), self.scene.dtype), np.zeros(shape, np.bool_)
 
 
 def clip(

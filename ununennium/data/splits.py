@@ -19,7 +19,6 @@ import numpy.typing as npt
 from ununennium.config import RegionConfig, SplitConfig
 from ununennium.data import overlaps
 from ununennium.data.catalog import Scene
-from ununennium.data.memory import DECODED, Decoded
 from ununennium.data.reader import clip
 from ununennium.errors import ConfigError
 
@@ -30,8 +29,6 @@ FoldArray = npt.NDArray[np.uint8]
 Block = tuple[str, int, int]  # group, block row, block column
 # Rectangles in pixels of a group's grid: fold, row, row after, column, column after.
 Rectangle = tuple[str, int, int, int, int, int]
-
-_STRIP_PIXELS = 2**22
 
 
 class Split:
@@ -59,11 +56,7 @@ class Split:
         self.blocks = dict(blocks)
         self._places = {scene.name: place_on_grid(scene) for scene in scenes}
         self._scenes = {scene.name: scene for scene in scenes}
-        self._decoded: dict[str, Decoded | None] = {}
         self._elsewhere: dict[str, list[overlaps.Judged]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_decoded": {}}
 
     def folds(self, scene: Scene, row: int, col: int, height: int, width: int) -> FoldArray:
         """Fold of each pixel of a window.
@@ -76,22 +69,7 @@ class Split:
         if inside is None:
             return folds
         here, (top, left, its_height, its_width) = inside
-        if scene.name not in self._decoded:
-            key, size = (id(self), scene.name), scene.height * scene.width
-            self._decoded[scene.name] = DECODED.get(key, size, lambda: (self._compute_whole(scene),))
-        decoded = self._decoded[scene.name]
-        if decoded is not None:
-            folds[here] = decoded.arrays[0][top : top + its_height, left : left + its_width]
-        else:
-            folds[here] = self._compute(scene, top, left, its_height, its_width)
-        return folds
-
-    def _compute_whole(self, scene: Scene) -> FoldArray:
-        folds = np.empty((scene.height, scene.width), np.uint8)
-        rows = max(1, _STRIP_PIXELS // scene.width)
-        for row in range(0, scene.height, rows):
-            height = min(rows, scene.height - row)
-            folds[row : row + height] = self._compute(scene, row, 0, height, scene.width)
+        folds[here] = self._compute(scene, top, left, its_height, its_width)
         return folds
 
     def _compute(self, scene: Scene, row: int, col: int, height: int, width: int) -> FoldArray:

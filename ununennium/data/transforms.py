@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from ununennium.config import AugmentConfig
-from ununennium.data.labels import LabelArray
 from ununennium.data.reader import BoolArray, FloatArray
 
+Array = npt.NDArray[Any]
 
-def augment(
-    image: FloatArray, valid: BoolArray, target: LabelArray, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[FloatArray, LabelArray]:
-    """Turn, mirror and shade a normalised chip; labels move with their pixels, invalid pixels stay 0.
+
+def turn(arrays: Sequence[Array], config: AugmentConfig, rng: np.random.Generator) -> list[Array]:
+    """Turn and mirror arrays alike.
 
     Args:
-        image: float32 (bands, size, size), normalised.
-        valid: bool (size, size).
-        target: int64 (size, size).
-        config: which changes, and how strong.
+        arrays: of any dtype, (..., size, size).
+        config: which changes.
         rng: decides them; a function of (seed, epoch, chip).
 
     Returns:
-        Image and target, contiguous, of the same shapes.
+        Views.
     """
+    turned = list(arrays)
     if config.quarter_turns:
         turns = int(rng.integers(4))
-        image, valid, target = np.rot90(image, turns, (1, 2)), np.rot90(valid, turns), np.rot90(target, turns)
+        turned = [np.rot90(array, turns, (-2, -1)) for array in turned]
     if config.flips:
-        for axis in (0, 1):
+        for axis in (-2, -1):
             if rng.random() < 0.5:
-                image, valid, target = np.flip(image, axis + 1), np.flip(valid, axis), np.flip(target, axis)
+                turned = [np.flip(array, axis) for array in turned]
+    return turned
+
+
+def shade(image: FloatArray, valid: BoolArray | None, config: AugmentConfig, rng: np.random.Generator) -> None:
+    """Change the brightness and contrast of a chip, and add noise, in place; invalid pixels stay 0.
+
+    Args:
+        image: float32 (bands, size, size), normalised.
+        valid: bool (size, size); None where that is everything.
+        config: how strong.
+        rng: decides the changes; a function of (seed, epoch, chip).
+    """
     if config.contrast or config.brightness or config.noise:
         factor = 1.0 + config.contrast * rng.standard_normal()
         shift = config.brightness * rng.standard_normal()
-        image = image * np.float32(factor) + np.float32(shift)
+        image *= np.float32(factor)
+        image += np.float32(shift)
         if config.noise:
-            image = image + np.float32(config.noise) * rng.standard_normal(image.shape, np.float32)
-        image[:, ~valid] = 0.0
-    return np.ascontiguousarray(image), np.ascontiguousarray(target)
+            image += np.float32(config.noise) * rng.standard_normal(image.shape, np.float32)
+        if valid is not None:
+            np.copyto(image, 0.0, where=~valid)
