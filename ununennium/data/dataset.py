@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ununennium.config import AugmentConfig
 from ununennium.data.index import CELL, ChipIndex
 from ununennium.data.labels import LabelReader
-from ununennium.data.memory import Decoded, DecodedCache
+from ununennium.data.memory import Buffers, Decoded, DecodedCache
 from ununennium.data.randomness import generator
 from ununennium.data.reader import SceneReader
 from ununennium.data.regions import IntArray, Regions, Window
@@ -66,6 +66,7 @@ class _Chips(Dataset[Pair]):
             np.min_scalar_type(index.ignore_index), np.min_scalar_type(len(index.classes))
         )
         self._cache = DecodedCache(CACHE_BYTES) if cache is None else cache
+        self._buffers = Buffers(len(self._mean), chip_size)
         per_pixel = [
             reader.num_channels * np.dtype(reader.scene.dtype).itemsize + 1 + self._target_dtype.itemsize
             for reader in self.readers
@@ -74,11 +75,10 @@ class _Chips(Dataset[Pair]):
 
     def __getitems__(self, keys: Sequence[Any]) -> Samples:
         """The chips of a batch; ``as_batch`` takes them as they are, any other ``collate_fn`` one by one."""
-        size = self.chip_size
-        images = np.empty((len(keys), len(self._mean), size, size), np.float32)
-        targets = np.empty((len(keys), size, size), np.int64)
-        for key, image, target in zip(keys, images, targets, strict=True):
-            self._fill(key, image, target)
+        images, targets = self._buffers.take(len(keys))
+        with np.errstate(invalid="ignore", over="ignore"):  # of pixels that are not shown
+            for key, image, target in zip(keys, images, targets, strict=True):
+                self._fill(key, image, target)
         batch = torch.from_numpy(images), torch.from_numpy(targets)
         samples = Samples(zip(*batch, strict=True))
         samples.batch = batch
@@ -114,9 +114,8 @@ class _Chips(Dataset[Pair]):
 
     def _normalise(self, image: npt.NDArray[np.float32], shown: npt.NDArray[np.bool_] | None) -> None:
         """As ``statistics.normalise``, in place."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            image -= self._mean
-            image /= self._std
+        image -= self._mean
+        image /= self._std
         if shown is not None:
             np.copyto(image, 0.0, where=~shown)
 
@@ -186,6 +185,9 @@ class TrainingChips(_Chips):
         self._rare = present[present != totals.argmax()] if len(present) > 1 else present
         self._bounds = _bounds_per_scene(index)
         self._planned: tuple[int, Plan] | None = None
+        # Columns are read twice as fast where rows do not begin a power of two of bytes apart.
+        padded = np.empty((len(self._mean), chip_size, chip_size + 16), np.float32)
+        self._scratch = padded[..., :chip_size]
 
     def __len__(self) -> int:
         return self.num_chips
@@ -223,6 +225,9 @@ class TrainingChips(_Chips):
         part = ..., slice(row - window.row, None), slice(col - window.col, None)
         size = slice(self.chip_size)
         arrays = [array[part][..., size, size] for array in decoded if array is not None]
+        if self.augmentation.quarter_turns:
+            self._scratch[...] = arrays[0]
+            arrays[0] = self._scratch
         pixels, *shown, labels = turn(arrays, self.augmentation, rng)
         image[...] = pixels
         target[...] = labels

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 
@@ -67,3 +69,33 @@ class DecodedCache:
         self.num_bytes += found.num_bytes
         self.num_decoded += 1
         return found
+
+
+class Buffers:
+    """Arrays for batches. The memory of a batch is used again once nobody holds it, its tensors or views of them:
+    memory that is fresh from the system costs as much as filling it.
+
+    Args:
+        num_channels: of images.
+        size: side of a chip.
+    """
+
+    _MOST = 4
+    _UNUSED = 3  # references to an array that only the list and the question itself hold
+
+    def __init__(self, num_channels: int, size: int) -> None:
+        self._shapes = (num_channels, size, size), (size, size)
+        self._held: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": []}
+
+    def take(self, count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Images float32 (count, channels, size, size), and targets int64 (count, size, size), of any content."""
+        for images, targets in self._held:
+            if len(images) == count and max(sys.getrefcount(images), sys.getrefcount(targets)) <= self._UNUSED:
+                return images, targets
+        image_shape, target_shape = self._shapes
+        images, targets = np.empty((count, *image_shape), np.float32), np.empty((count, *target_shape), np.int64)
+        self._held = [*self._held[1 - self._MOST :], (images, targets)]
+        return images, targets

@@ -68,8 +68,9 @@ class Regions:
     ) -> None:
         self.bytes_per_pixel = list(bytes_per_pixel)
         self._seed = seed
+        self._shifted: tuple[int, IntArray] | None = None
         self._sizes = np.array([(scene.height, scene.width) for scene in scenes], np.int64)
-        smallest = math.ceil(chip_size / UNIT) * UNIT
+        smallest = self._smallest = math.ceil(chip_size / UNIT) * UNIT
         needed = max(
             min(smallest, scene.height) * min(smallest, scene.width) * each
             for scene, each in zip(scenes, bytes_per_pixel, strict=True)
@@ -108,12 +109,17 @@ class Regions:
         return numbers
 
     def window(self, region: int, epoch: int) -> Window:
-        """The window of a region; at a scene's edges it moves inward, so that a chip always fits."""
+        """The window of a region; at a scene's edges it is smaller, but a chip always fits."""
         place, mask = region >> 2 * _BITS, (1 << _BITS) - 1
-        shape, size = self.shapes[place], self._sizes[place]
-        grid = np.array([region >> _BITS & mask, region & mask])
-        first = np.clip(grid * shape - self._shifts(epoch)[place], 0, size - shape)
-        return Window(place, int(first[0]), int(first[1]), int(shape[0]), int(shape[1]))
+        ends = []
+        for axis, number in enumerate((region >> _BITS & mask, region & mask)):
+            side, size = int(self.shapes[place, axis]), int(self._sizes[place, axis])
+            first = number * side - int(self._shifts(epoch)[place, axis])
+            low, high = max(first, 0), min(first + side, size)
+            least = min(self._smallest, size)
+            ends.append((max(0, high - least), high) if first > 0 and high - low < least else (low, max(high, least)))
+        (top, bottom), (left, right) = ends
+        return Window(place, top, left, bottom - top, right - left)
 
     def num_bytes(self, window: Window) -> int:
         """What a window takes when decoded."""
@@ -121,6 +127,11 @@ class Regions:
 
     def _shifts(self, epoch: int) -> IntArray:
         """Pixels by which the grid of each scene is moved up and left, int64 (scenes, 2)."""
+        if self._shifted is None or self._shifted[0] != epoch:
+            self._shifted = epoch, self._draw_shifts(epoch)
+        return self._shifted[1]
+
+    def _draw_shifts(self, epoch: int) -> IntArray:
         draws = generator("borders", self._seed, epoch).random(self.shapes.shape)
         shifts: IntArray = (draws * (self.shapes // self._steps)).astype(np.int64) * self._steps
         shifts[self.shapes == self._sizes] = 0

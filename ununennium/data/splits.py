@@ -76,7 +76,8 @@ class Split:
         reach = self.buffer
         raw = self._assigned(scene, row - reach, col - reach, height + 2 * reach, width + 2 * reach)
         folds = raw[reach : reach + height, reach : reach + width].copy()
-        folds[(folds == TRAIN) & _any_within(raw > TRAIN, reach)] = NONE
+        if (raw > TRAIN).any():
+            folds[(folds == TRAIN) & _any_within(raw > TRAIN, reach)] = NONE
         if scene.name not in self._elsewhere:
             self._elsewhere[scene.name] = self._judged_elsewhere(scene)
         for judged in self._elsewhere[scene.name]:
@@ -254,8 +255,8 @@ def assign_blocks(
 def _any_within(mask: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
     """Whether any pixel within ``reach`` rows and columns is set, for the interior that is ``reach`` from the edges."""
     size = 2 * reach + 1
-    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    sums[1:, 1:] = mask.cumsum(0).cumsum(1)
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64 if mask.size >= 2**31 else np.int32)
+    sums[1:, 1:] = mask.cumsum(0, sums.dtype).cumsum(1)
     inside: npt.NDArray[np.bool_] = (
         sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
     ) > 0
