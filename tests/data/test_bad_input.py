@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from ununennium.data import BandStatistics, TrainingChips, build_index, compute_statistics
+from ununennium.data import BandStatistics, SceneReader, TrainingChips, build_index, compute_statistics
 from ununennium.errors import ConfigError, DataError
 
 
@@ -32,6 +32,62 @@ def test_an_image_that_is_cut_short(make):
     Path(scene["image"]).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"scene 'scene'.*(damaged|cannot be read)"):
         build_index(make.config(scene))
+
+
+def damage(path, *blocks):
+    """Overwrite blocks (row, column) of a tiled GeoTIFF with what no decoder takes for data."""
+    with rasterio.open(path) as dataset:
+        places = [
+            [int(dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=1)) for what in ("OFFSET", "SIZE")]
+            for row, col in blocks
+        ]
+    with open(path, "r+b") as file:
+        for offset, size in places:
+            file.seek(offset)
+            file.write(b"\xff" * size)
+
+
+@pytest.fixture
+def tiled(make):
+    """A scene of 16 x 16 deflated blocks of 64 pixels."""
+    return make.scene(size=1024, tiled=True, blockxsize=64, blockysize=64, compress="deflate")
+
+
+def test_a_damaged_block_is_named_and_left_out_and_the_rest_trains(make, tiled):
+    whole = build_index(make.config(tiled))
+    before = SceneReader(whole.scenes[0]).read(0, 0, 1024, 1024)[0]
+    damage(tiled["image"], (5, 7))
+    with pytest.warns(
+        UserWarning, match=r"left out, as unreadable: .*scene\.tif cannot be read at row 320, column 448"
+    ):
+        index = build_index(make.config(tiled))
+    damaged = np.zeros((1024, 1024), bool)
+    damaged[320:384, 448:512] = True
+    with pytest.warns(UserWarning, match="left out"):
+        image, valid = index.reader(index.scenes[0]).read(0, 0, 1024, 1024)
+    np.testing.assert_array_equal(valid, ~damaged)
+    np.testing.assert_array_equal(image, np.where(damaged, 0, before))
+    assert sum(map(sum, index.labelled.values())) <= 1024 * 1024 - 64 * 64
+    assert not ((index.cells.places == (0, 320, 448)).all(1)).any()
+    with pytest.warns(UserWarning, match="left out"):
+        statistics = compute_statistics(index)
+    dataset = TrainingChips(index, statistics, chip_size=64, num_chips=200, seed=0, class_balance=0.0)
+    with pytest.warns(UserWarning, match="left out"):
+        assert (dataset[0, 0][1] != 255).any()
+    assert all((dataset[0, number][1] != 255).any() for number in range(200))
+
+
+def test_a_scene_with_too_many_damaged_blocks_is_refused(make, tiled):
+    damage(tiled["image"], (5, 7), (5, 8), (9, 9))
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(
+            DataError, match=r"'scene': 3 blocks, 1\.2% of it, .* more than data\.max_unreadable = 0\.01; mend"
+        ),
+    ):
+        build_index(make.config(tiled))
+    with pytest.raises(DataError, match=r"cannot be read at row 0, column 0"):
+        build_index(make.config(tiled, max_unreadable=0))
 
 
 def test_a_missing_label(make):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 from dataclasses import replace
@@ -103,16 +104,23 @@ def test_gdals_cache_is_bounded_unless_the_user_bounds_it(noisy, monkeypatch):
     scene, _ = noisy
     seen = []
     with LazyRaster(scene.images[0], "image", (96, 80)).dataset as dataset:
-        spy = SimpleNamespace(shape=dataset.shape, read=lambda *_, **__: seen.append(_cache_max()))
+        spy = SimpleNamespace(
+            shape=dataset.shape,
+            block_shapes=dataset.block_shapes,
+            dtypes=dataset.dtypes,
+            read=lambda *_, **__: seen.append(_cache_max()),
+        )
         monkeypatch.setattr("rasterio.open", lambda _: spy)
         monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
         window = rasterio.windows.Window(0, 0, 1, 1)
         LazyRaster(scene.images[0], "image", (96, 80)).read([1], window)
+        LazyRaster(scene.images[0], "image", (96, 80)).read([1], window, cache_bytes=10)
         with rasterio.Env(GDAL_CACHEMAX=10 * 2**20):
             LazyRaster(scene.images[0], "image", (96, 80)).read([1], window)
         monkeypatch.setenv("GDAL_CACHEMAX", "33")
         LazyRaster(scene.images[0], "image", (96, 80)).read([1], window)
-    assert seen == [64 * 2**20, 10 * 2**20, None]
+    two_blocks = 2 * math.prod(spy.block_shapes[0]) * 3 * 2
+    assert seen == [64 * 2**20, two_blocks, 10 * 2**20, None]
 
 
 def _cache_max():

@@ -17,6 +17,7 @@ from ununennium.data.index import CELL, ChipIndex
 from ununennium.data.labels import LabelReader
 from ununennium.data.memory import Buffers, Decoded, DecodedCache
 from ununennium.data.randomness import generator
+from ununennium.data.raster import GDAL_REGION_CACHE_BYTES
 from ununennium.data.reader import SceneReader
 from ununennium.data.regions import IntArray, Regions, Window
 from ununennium.data.splits import TRAIN
@@ -99,7 +100,9 @@ class _Chips(Dataset[Pair]):
     def _decode(self, window: Window, judge: int | None) -> Decoded:
         place, left, width = window.place, window.col, window.width
         scene = self.index.scenes[place]
-        pixels, shown = self.readers[place].decode(window.row, left, window.height, width)
+        pixels, shown = self.readers[place].decode(
+            window.row, left, window.height, width, cache_bytes=GDAL_REGION_CACHE_BYTES
+        )
         target = np.empty(shown.shape, self._target_dtype)
         for first in range(0, window.height, _STRIP):
             rows = slice(first, min(first + _STRIP, window.height))

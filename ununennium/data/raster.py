@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import rasterio
 from rasterio.env import getenv, hasenv
@@ -18,17 +19,19 @@ from ununennium.errors import DataError
 
 GDAL_CACHE_BYTES = 64 * 2**20
 """Bound of GDAL's cache of decoded blocks, per process; GDAL's own is 5 % of the machine's memory in every process."""
+GDAL_REGION_CACHE_BYTES = 12 * 2**20
+"""The same for reads of whole blocks, which are not read again."""
 
 
-def bounded_cache() -> AbstractContextManager[Any]:
-    """GDAL reads in here keep at most ``GDAL_CACHE_BYTES`` of decoded blocks, unless the user set a bound.
+def bounded_cache(num_bytes: int = GDAL_CACHE_BYTES) -> AbstractContextManager[Any]:
+    """GDAL reads in here keep at most ``num_bytes`` of decoded blocks, unless the user set a bound.
 
     The environment variable ``GDAL_CACHEMAX`` (in MB) and an enclosing ``rasterio.Env(GDAL_CACHEMAX=...)`` (in bytes)
     are the user's.
     """
     if "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv()):
         return nullcontext()
-    bounded: AbstractContextManager[Any] = rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES)
+    bounded: AbstractContextManager[Any] = rasterio.Env(GDAL_CACHEMAX=num_bytes)
     return bounded
 
 
@@ -78,6 +81,7 @@ class LazyRaster:
         self.shape = shape
         self._dataset: Any = None
         self._pid = -1
+        self._block_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_dataset": None, "_pid": -1}
@@ -100,20 +104,29 @@ class LazyRaster:
             if dataset.shape != self.shape:
                 dataset.close()
                 raise DataError(f"{self.what}: {self.path} is not the file that was indexed; index it again")
+            height, width = dataset.block_shapes[0]
+            self._block_bytes = height * width * sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
             self._dataset, self._pid = dataset, os.getpid()
         return self._dataset
 
     def read(
-        self, bands: Sequence[int], window: Window, *, with_mask: bool = False
+        self, bands: Sequence[int], window: Window, *, with_mask: bool = False, cache_bytes: int = GDAL_CACHE_BYTES
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
         """Pixels (bands, height, width) of a window inside the raster, and the file's mask (0 is invalid) if wanted.
+
+        Args:
+            bands: numbers from 1.
+            window: inside the raster.
+            with_mask: read the mask too.
+            cache_bytes: bound of GDAL's cache; a few blocks with all their bands are kept in any case, as GDAL would
+                decode them anew for each band.
 
         Raises:
             UnreadableError: the file cannot be read there.
         """
         dataset = self.dataset
         try:
-            with bounded_cache():
+            with bounded_cache(max(cache_bytes, 2 * self._block_bytes)):
                 pixels = dataset.read(list(bands), window=window)
                 return pixels, dataset.dataset_mask(window=window) if with_mask else None
         except (RasterioIOError, OSError) as error:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rasterio.windows import Window
 
 from ununennium.data.catalog import Scene
-from ununennium.data.raster import LazyRaster, UnreadableError
+from ununennium.data.raster import GDAL_CACHE_BYTES, LazyRaster, UnreadableError
 from ununennium.errors import DataError
 
 FloatArray = npt.NDArray[np.float32]
@@ -96,8 +96,14 @@ class SceneReader:
         for row in range(0, self.scene.height, rows):
             yield row, min(rows, self.scene.height - row)
 
-    def decode(self, row: int, col: int, height: int, width: int) -> tuple[npt.NDArray[Any], BoolArray]:
+    def decode(
+        self, row: int, col: int, height: int, width: int, *, cache_bytes: int = GDAL_CACHE_BYTES
+    ) -> tuple[npt.NDArray[Any], BoolArray]:
         """Pixels of a window inside the scene, as the file has them.
+
+        Args:
+            row, col, height, width: the window.
+            cache_bytes: bound of GDAL's cache of blocks.
 
         Returns:
             Image (channels, height, width) in the file's dtype, whatever it holds where invalid; and valid, as in
@@ -106,14 +112,17 @@ class SceneReader:
         Raises:
             DataError: more than ``max_unreadable`` of the scene cannot be read.
         """
-        dates = [self._decode_date(raster, Window(col, row, width, height)) for raster in self._rasters]
+        window = Window(col, row, width, height)
+        dates = [self._decode_date(raster, window, cache_bytes) for raster in self._rasters]
         if len(dates) == 1:
             return dates[0]
         return np.concatenate([pixels for pixels, _ in dates]), np.logical_and.reduce([valid for _, valid in dates])
 
-    def _decode_date(self, raster: LazyRaster, window: Window) -> tuple[npt.NDArray[Any], BoolArray]:
+    def _decode_date(
+        self, raster: LazyRaster, window: Window, cache_bytes: int = GDAL_CACHE_BYTES
+    ) -> tuple[npt.NDArray[Any], BoolArray]:
         try:
-            pixels, mask = raster.read(self.bands, window, with_mask=self.scene.has_mask)
+            pixels, mask = raster.read(self.bands, window, with_mask=self.scene.has_mask, cache_bytes=cache_bytes)
         except UnreadableError as error:
             if not self.max_unreadable or self._is_one_block(window):
                 return self._leave_out(window, error)
