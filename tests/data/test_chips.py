@@ -216,14 +216,17 @@ def test_class_balance_centres_chips_on_the_rare_class(make):
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(chip=st.integers(16, 100), fold=st.sampled_from([TRAIN, VALIDATION, HOLDOUT]), seed=st.integers(0, 20))
-def test_the_grid_has_every_labelled_pixel_of_the_fold_exactly_once(make, chip, fold, seed):
+@given(
+    chip=st.integers(16, 100), fold=st.sampled_from([TRAIN, VALIDATION, HOLDOUT]), seed=st.integers(0, 20),
+    cache=st.sampled_from([100_000, 200_000, 10**7]),
+)  # fmt: skip
+def test_the_grid_has_every_labelled_pixel_of_the_fold_exactly_once(make, chip, fold, seed, cache):
     rng = np.random.default_rng(7)
     scene = make.scene()
     scene["label"] = make.raster("holes.tif", np.where(rng.random((1, 256, 256)) < 0.3, 255, 1).astype(np.uint8))
     scene["image"] = make.raster("places.tif", np.arange(1, 65537, dtype=np.float32).reshape(1, 256, 256))
     index = build_index(make.config(scene, chip_size=chip, split={"seed": seed}))
-    grid = GridChips(index, BandStatistics([0.0], [1.0], 1), chip_size=chip, fold=fold)
+    grid = GridChips(index, BandStatistics([0.0], [1.0], 1), chip_size=chip, fold=fold, cache=DecodedCache(cache))
     seen = np.zeros(65537, int)
     for number in range(len(grid)):
         image, target = grid[number]
