@@ -242,6 +242,7 @@ def summarise(run: RunDirectory, *, reason: str | None = None) -> dict[str, Any]
         "stop_reason": stop_reason,
         "epochs": result["epochs"] if result else None,
         "best_epoch": result["best_epoch"] if result else None,
+        "data_wait": result.get("data_wait") if result else None,
         "holdout": {"IoU": metrics["IoU"], "F1": metrics["F1"]} if metrics else None,
         "verdict": verdict,
         "reason": reason or gate_reason or (result["message"] if result else None),

@@ -57,6 +57,8 @@ def closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("stop reason", f"{summary['stop_reason']} ({_WORDS.get(summary['stop_reason'], '')})"),
         ("epochs", f"{summary.get('epochs') or 0}, best {summary['best_epoch'] or '-'}"),
     ]
+    if summary.get("data_wait") is not None:
+        rows.append(("waiting for data", f"{summary['data_wait']:.1%} of the training time"))
     holdout = summary.get("holdout") or {}
     for name in holdout.get("IoU", {}):
         rows.append((f"holdout {name}", f"IoU {number(holdout['IoU'][name])}   F1 {number(holdout['F1'].get(name))}"))

@@ -87,6 +87,7 @@ class TrainingResult:
         precision: ``fp32``, ``bf16`` or ``fp16``.
         world_size: number of processes.
         skipped_steps: optimizer steps skipped for a non-finite gradient or a window without a valid pixel.
+        data_wait: share of the training time that went by waiting for batches, from 0 to 1; None without an epoch.
         duration_s: seconds, with start-up.
         error: the root cause, if a process failed.
     """
@@ -106,6 +107,7 @@ class TrainingResult:
     precision: str = ""
     world_size: int = 0
     skipped_steps: int = 0
+    data_wait: float | None = None
     duration_s: float = 0.0
     error: RankError | None = None
 

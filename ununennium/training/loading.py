@@ -2,8 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+
+class DataWait:
+    """Measures how long training waits for its batches: inside ``next``, and while the loader starts.
+
+    Two readings of a clock per batch, and no wait for the device. On a GPU, which works on while the host waits for
+    data, the share is an upper bound of what the device idles.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._waited_s = 0.0
+        self._run = [0.0, 0.0]
+
+    def measure(self, load: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """Start an epoch: the batches of the iterator that ``load`` makes, timed as they are taken."""
+        self._started = self._clock()
+        self._waited_s = 0.0
+        batches = load()
+        self._waited_s = self._clock() - self._started
+        return self._timed(batches)
+
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        nothing = object()
+        while True:
+            asked = self._clock()
+            batch = next(batches, nothing)
+            self._waited_s += self._clock() - asked
+            if batch is nothing:
+                return
+            yield batch
+
+    def epoch(self) -> list[float]:
+        """Seconds waited since ``measure``, and seconds passed."""
+        return [self._waited_s, self._clock() - self._started]
+
+    def close_epoch(self, waited_s: float, passed_s: float) -> dict[str, float]:
+        """Add an epoch to the run; returns its figures, ``train_s`` in seconds and ``data_wait`` from 0 to 1."""
+        self._run = [self._run[0] + waited_s, self._run[1] + passed_s]
+        return {"train_s": passed_s, "data_wait": share(waited_s, passed_s)}
+
+    @property
+    def of_run(self) -> float:
+        """Share of the training time of all closed epochs that went by waiting; NaN before the first."""
+        return share(*self._run)
+
+
+def share(part: float, whole: float) -> float:
+    """``part / whole``; NaN of nothing."""
+    return part / whole if whole else math.nan
 
 
 def epoch_batches(loader: Any, epoch: int, batches_done: int) -> Iterator[Any]:

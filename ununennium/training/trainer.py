@@ -19,7 +19,7 @@ from ununennium.errors import DataError, NonFiniteError
 from ununennium.training import distributed
 from ununennium.training.callbacks.callback import HOOKS, Callback, overrides
 from ununennium.training.config import TrainerConfig, resolve_device
-from ununennium.training.loading import epoch_batches, mark_windows
+from ununennium.training.loading import DataWait, epoch_batches, mark_windows
 from ununennium.training.objective import Objective, unpack
 from ununennium.training.optimization import StepResult, Window
 from ununennium.training.precision import resolve_precision
@@ -69,6 +69,9 @@ class Trainer:
         state: position, counters, and after ``fit`` the stop reason.
         history: metric name to one value per completed epoch.
         metrics: the running epoch's metrics; callbacks add theirs in ``on_validation_end``.
+        timing: figures of the epoch that no two runs share, hence no metrics: ``train_s``, seconds without validation,
+            and ``data_wait``, the share of them spent waiting for batches (mean of the ranks).
+        data_wait: measures that share; ``data_wait.of_run`` is that of all epochs trained here.
         module: the model without wrappers.
 
     Raises:
@@ -108,6 +111,7 @@ class Trainer:
         self.state = TrainerState()
         self.history: dict[str, list[float]] = {}
         self.metrics: dict[str, float] = {}
+        self.timing: dict[str, float] = {}
         self.resumed_from: str | None = None
 
         self.module.to(self.device)
@@ -126,6 +130,7 @@ class Trainer:
         self._on_host = self.device.type == "cpu"
         self._loss = WeightedSum(self.device)
         self._gradient_norm = WeightedSum(self.device)
+        self.data_wait = DataWait()
         self._nonfinite_in_a_row = 0
         self._stop: tuple[StopReason, str] | None = None
         self._deadline = math.inf
@@ -282,7 +287,7 @@ class Trainer:
         done = self.state.batches_done
         self._loss.load(self.state.running.get("loss", [0.0, 0.0]))
         self._gradient_norm.load(self.state.running.get("gradient_norm", [0.0, 0.0]))
-        self.metrics = {}
+        self.metrics, self.timing = {}, {}
         self._window.discard()
         resumed_random_state = None
         if done:  # replay what the loader drew at the start of the epoch, then go on where the checkpoint was written
@@ -290,13 +295,15 @@ class Trainer:
             set_random_state(self._epoch_random_state)
         else:
             self._epoch_random_state = random_state()
-        batches = epoch_batches(self.train_loader, self.state.epoch, done)
+        batches = self.data_wait.measure(lambda: epoch_batches(self.train_loader, self.state.epoch, done))
         if resumed_random_state is not None:
             set_random_state(resumed_random_state)
         return batches
 
     def _reduce_training_metrics(self) -> None:
-        loss_total, loss_weight = distributed.sum_over_ranks(self._loss.sums(), self.device)
+        sums = [*self._loss.sums(), *self.data_wait.epoch()]
+        loss_total, loss_weight, *seconds = distributed.sum_over_ranks(sums, self.device)
+        self.timing = self.data_wait.close_epoch(*(total / distributed.world_size() for total in seconds))
         self.metrics["train_loss"] = mean_of([loss_total, loss_weight])
         self.metrics["grad_norm"] = mean_of(self._gradient_norm.sums())
         self.metrics["lr"] = float(self.optimizer.param_groups[0]["lr"])

@@ -191,6 +191,7 @@ def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback) 
                 "precision": trainer.precision.name,
                 "world_size": distributed.world_size(),
                 "skipped_steps": trainer.state.skipped_steps,
+                "data_wait": trainer.data_wait.of_run,
                 "duration_s": round(time.monotonic() - started, 3),
             },
         )

@@ -17,9 +17,12 @@ from ununennium.training.callbacks.callback import Callback
 if TYPE_CHECKING:
     from ununennium.training.trainer import Trainer
 
+WORTH_SAYING = 0.05
+"""Share of an epoch's training time spent waiting for data from which on a progress line says so."""
+
 
 class MetricsFile(Callback):
-    """Writes one row per epoch to a CSV or JSON-lines file, flushed at once, by rank 0.
+    """Writes one row per epoch, metrics and timing, to a CSV or JSON-lines file, flushed at once, by rank 0.
 
     After a resume, rows of epochs that are run again are dropped first, so that the file equals the history.
 
@@ -46,7 +49,7 @@ class MetricsFile(Callback):
             return
         state = trainer.state
         row: dict[str, float] = {"epoch": state.epoch, "global_step": state.global_step}
-        row |= {"skipped_steps": state.skipped_steps, **trainer.metrics}
+        row |= {"skipped_steps": state.skipped_steps, **trainer.metrics, **trainer.timing}
         if self.path.suffix == ".jsonl":
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({key: _json_value(value) for key, value in row.items()}) + "\n")
@@ -104,7 +107,7 @@ class TensorBoard(Callback):
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         if self._writer is not None:
-            for name, value in trainer.metrics.items():
+            for name, value in {**trainer.metrics, **trainer.timing}.items():
                 self._writer.add_scalar(name, value, trainer.state.epoch)
             self._writer.flush()
 
@@ -181,7 +184,9 @@ def epoch_line(trainer: Trainer, seconds: float) -> str:
     first = ["train_loss", "val_loss", "val_IoU"]
     shown = [name for name in first if name in trainer.metrics]
     values = "  ".join(f"{name} {trainer.metrics[name]:.4f}" for name in shown)
-    return f"epoch {trainer.state.epoch:>3}  {values}  lr {trainer.metrics['lr']:.2e}  {seconds:.1f} s"
+    line = f"epoch {trainer.state.epoch:>3}  {values}  lr {trainer.metrics['lr']:.2e}  {seconds:.1f} s"
+    wait = trainer.timing.get("data_wait", 0.0)
+    return f"{line}  waits for data {wait:.0%}" if wait >= WORTH_SAYING else line
 
 
 def _wants_bar(live: bool | None, stream: TextIO) -> bool:
