@@ -18,8 +18,9 @@ from ununennium.data.index import build_index
 from ununennium.data.statistics import compute_statistics
 from ununennium.errors import ConfigError, PromotionConflict, UnunenniumError
 from ununennium.evaluation.evaluate import Evaluation
-from ununennium.evaluation.gate import decide
+from ununennium.evaluation.gate import check_metrics, decide
 from ununennium.runs import RunDirectory, read_json, write_json
+from ununennium.tasks import headline
 from ununennium.training.launch import OnLine, TrainingResult, evaluate_in_subprocess, launch
 
 ATTEMPTS = 3
@@ -86,6 +87,7 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> Plan:
     config = run.config()
     if config.checkpoints.save_top_k == 0:
         raise ConfigError("checkpoints.save_top_k", 0, "keeps no checkpoint to evaluate; give 1 or more, or -1")
+    check_metrics(config.gate, config.data.classes, config.data.task)
     champion = Registry(run.storage, config.name).current()
     index = build_index(config.data, on_line)
     index.save(run.index_file)
@@ -242,7 +244,7 @@ def summarise(run: RunDirectory, *, reason: str | None = None) -> dict[str, Any]
         "stop_reason": stop_reason,
         "epochs": result["epochs"] if result else None,
         "best_epoch": result["best_epoch"] if result else None,
-        "holdout": {"IoU": metrics["IoU"], "F1": metrics["F1"]} if metrics else None,
+        "holdout": headline(metrics) if metrics else None,
         "verdict": verdict,
         "reason": reason or gate_reason or (result["message"] if result else None),
         "checkpoints": result["checkpoints"] if result else [],

@@ -138,13 +138,18 @@ def runs(
 def _row(summary: dict[str, Any]) -> dict[str, Any]:
     from ununennium.report import number
 
-    iou = (summary["holdout"] or {}).get("IoU", {})
+    holdout = summary["holdout"] or {}
+    of_classes = "IoU" if "IoU" in holdout else ""
+    shown = holdout.get(of_classes, holdout)
     return {
         "run": summary["run_id"],
         "started": summary["started"][:16].replace("T", " "),
         "stop reason": summary["stop_reason"],
         "best epoch": summary["best_epoch"],
-        "holdout IoU": "  ".join(f"{name} {number(value)}" for name, value in iou.items()) or None,
+        "holdout": "  ".join(
+            [*filter(None, [of_classes]), *(f"{name} {number(value)}" for name, value in shown.items())]
+        )
+        or None,
         "verdict": summary["verdict"],
         "reason": summary["reason"],
     }

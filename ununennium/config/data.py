@@ -89,6 +89,8 @@ class DataConfig(Section):
 
     scenes: list[SceneConfig] = Field(min_length=1)
     """Images with labels."""
+    task: Literal["segmentation"] = "segmentation"
+    """What is predicted: ``segmentation`` (a class for every pixel)."""
     classes: list[str] = Field(min_length=2)
     """Class names; a class's value in the labels is its place in this list, from 0."""
     bands: list[int | str] | None = None

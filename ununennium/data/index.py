@@ -30,6 +30,7 @@ from ununennium.data.splits import (
     rectangles_of,
 )
 from ununennium.errors import DataError
+from ununennium.tasks import TASKS
 
 CELL = 64
 _STRIP_CELLS = 8
@@ -68,6 +69,7 @@ class ChipIndex:
         cells: squares with training labels.
         labelled: fold name to labelled pixels per class.
         data_sha256: hash of the contents of all files.
+        task: what is predicted, a name of ``ununennium.tasks.TASKS``.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class ChipIndex:
         cells: Cells,
         labelled: dict[str, list[int]],
         data_sha256: str,
+        task: str = "segmentation",
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
@@ -91,6 +94,7 @@ class ChipIndex:
         self.cells = cells
         self.labelled = labelled
         self.data_sha256 = data_sha256
+        self.task = TASKS[task]
 
     def reader(self, scene: Scene) -> SceneReader:
         """A reader of the scene's pixels, with the index's bands and nodata."""
@@ -99,6 +103,10 @@ class ChipIndex:
     def labels(self, scene: Scene) -> LabelReader:
         """A reader of the scene's labels."""
         return LabelReader(scene, self.classes, self.ignore_index)
+
+    def targets(self, scene: Scene) -> LabelReader:
+        """A reader of what a model is to predict."""
+        return self.labels(scene)
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know before training: scenes, and labelled pixels per fold and class."""
@@ -134,6 +142,7 @@ class ChipIndex:
             "cells": {"places": self.cells.places.tolist(), "counts": self.cells.counts.tolist()},
             "labelled": self.labelled,
             "data_sha256": self.data_sha256,
+            "task": self.task.name,
         }
         Path(path).write_text(json.dumps(values), encoding="utf-8")
 
@@ -160,6 +169,7 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         ConfigError: settings that do not fit the files.
     """
     scenes = open_catalog(config)
+    TASKS[config.task].check_scenes(scenes)
     bands: list[int | str] = config.bands or list(range(1, scenes[0].num_bands + 1))
     readers = [SceneReader(scene, bands, config.nodata) for scene in scenes]
     labels = [LabelReader(scene, config.classes, config.ignore_index) for scene in scenes]
@@ -178,7 +188,16 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
     cells, labelled = _count_cells(readers, labels, split, config)
     _check_folds(labelled, config)
     return ChipIndex(
-        scenes, config.classes, bands, config.nodata, config.ignore_index, split, cells, labelled, _hash_files(scenes)
+        scenes,
+        config.classes,
+        bands,
+        config.nodata,
+        config.ignore_index,
+        split,
+        cells,
+        labelled,
+        _hash_files(scenes),
+        config.task,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -200,8 +201,10 @@ def _draw_scene(index: ChipIndex, scene: Scene, predicted: Path, config: RunConf
 
 
 def _in_words(evaluation: Evaluation) -> str:
-    iou = evaluation.metrics["IoU"]
-    return "IoU " + "  ".join(f"{name} {value:.4f}" for name, value in iou.items())
+    name, main = next(iter(evaluation.metrics.items()))
+    if isinstance(main, Mapping):
+        return f"{name} " + "  ".join(f"{label} {value:.4f}" for label, value in main.items())
+    return "  ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
 
 
 def _say(line: str) -> None:

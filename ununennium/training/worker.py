@@ -40,7 +40,6 @@ from ununennium.training.callbacks import (
     EarlyStopping,
     MetricsFile,
     Progress,
-    SegmentationMetrics,
 )
 from ununennium.training.config import TrainerConfig
 from ununennium.training.launch import PREEMPTED_EXIT_CODE, register_process
@@ -130,7 +129,7 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
     )
     callbacks: list[Callback] = [
         *more_callbacks,
-        SegmentationMetrics(num_classes, config.data.ignore_index, config.data.classes),
+        index.task.metrics_callback(index),
         MetricsFile(str(run.metrics_file)),
         Progress(_say),
         Heartbeat(run),
