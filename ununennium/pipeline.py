@@ -118,10 +118,7 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
     beat = f"{config.gate.metric} must exceed the champion's by more than {config.gate.min_improvement:g}"
     rows = [
         ("run", run.run_id),
-        (
-            "data",
-            "; ".join(f"{s['name']} {s['height']} x {s['width']} px, {s['bands']} band(s)" for s in data["scenes"]),
-        ),
+        ("data", "; ".join(_scene(scene) for scene in data["scenes"])),
         *_data_rows(data),
         ("training", training),
         ("model", component(config.model)),
@@ -269,6 +266,11 @@ def component(part: Component) -> str:
     """A component as it would be written in Python."""
     arguments = ", ".join(f"{key}={value!r}" for key, value in part.kwargs.items())
     return f"{part.target.replace(':', '.').rpartition('.')[2]}({arguments})"
+
+
+def _scene(scene: Mapping[str, Any]) -> str:
+    dates = f", {scene['dates']} dates" if scene["dates"] > 1 else ""
+    return f"{scene['name']} {scene['height']} x {scene['width']} px, {scene['bands']} band(s){dates}"
 
 
 def _data_rows(data: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -76,7 +76,27 @@ class Segmentation:
         return ClassScores(index)
 
 
-TASKS: Mapping[str, Segmentation] = {task.name: task for task in (Segmentation(),)}
+class Change(Segmentation):
+    """A class for every pixel, such as unchanged and built, from an image before and one after."""
+
+    name = "change"
+
+    def check_scenes(self, scenes: Sequence[Scene]) -> None:
+        """Make sure that every scene has two dates.
+
+        Raises:
+            ConfigError: one has not.
+        """
+        for place, scene in enumerate(scenes):
+            if scene.num_dates != 2:
+                raise ConfigError(
+                    f"data.scenes.{place}.image",
+                    list(scene.images),
+                    "change is seen between two dates: give [before, after], two images on one grid",
+                )
+
+
+TASKS: Mapping[str, Segmentation] = {task.name: task for task in (Segmentation(), Change())}
 """The tasks by the name that ``data.task`` gives."""
 
 

@@ -19,7 +19,10 @@ EXAMPLES = (
 
 
 def predict(
-    scene: Annotated[str, typer.Argument(help="A GeoTIFF or anything else that GDAL reads: a path or a URL.")],
+    scene: Annotated[
+        list[str],
+        typer.Argument(help="A GeoTIFF or anything else that GDAL reads: a path or a URL; of a stack, one per date."),
+    ],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the model whose champion predicts.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The class map to write, a GeoTIFF.")],
     quicklook: Annotated[

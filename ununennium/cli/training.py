@@ -139,17 +139,14 @@ def _row(summary: dict[str, Any]) -> dict[str, Any]:
     from ununennium.report import number
 
     holdout = summary["holdout"] or {}
-    of_classes = "IoU" if "IoU" in holdout else ""
-    shown = holdout.get(of_classes, holdout)
+    family = "IoU" if "IoU" in holdout else ""
+    values = "  ".join(f"{name} {number(value)}" for name, value in holdout.get(family, holdout).items())
     return {
         "run": summary["run_id"],
         "started": summary["started"][:16].replace("T", " "),
         "stop reason": summary["stop_reason"],
         "best epoch": summary["best_epoch"],
-        "holdout": "  ".join(
-            [*filter(None, [of_classes]), *(f"{name} {number(value)}" for name, value in shown.items())]
-        )
-        or None,
+        "holdout": f"{family} {values}".strip() or None,
         "verdict": summary["verdict"],
         "reason": summary["reason"],
     }

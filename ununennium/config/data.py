@@ -89,8 +89,11 @@ class DataConfig(Section):
 
     scenes: list[SceneConfig] = Field(min_length=1)
     """Images with labels."""
-    task: Literal["segmentation"] = "segmentation"
-    """What is predicted: ``segmentation`` (a class for every pixel)."""
+    task: Literal["segmentation", "change"] = "segmentation"
+    """What is predicted: ``segmentation`` (a class for every pixel) or ``change`` (the same from two dates)."""
+    layout: Literal["channels", "stack"] = "channels"
+    """How stacks of dates reach the model: (batch, dates x bands, rows, columns), or, for ``stack``, (batch, dates,
+    bands, rows, columns)."""
     classes: list[str] = Field(min_length=2)
     """Class names; a class's value in the labels is its place in this list, from 0."""
     bands: list[int | str] | None = None

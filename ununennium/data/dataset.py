@@ -88,7 +88,7 @@ class TrainingChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
         target[(folds != TRAIN) | ~valid] = self.index.ignore_index
         image = normalise(image, valid, self.statistics)
         image, target = augment(image, valid, target, self.augmentation, rng)
-        return torch.from_numpy(image), torch.from_numpy(target)
+        return torch.from_numpy(self.index.arrange(image)), torch.from_numpy(target)
 
     def _draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Scene, first row and first column of a chip."""
@@ -156,7 +156,8 @@ class GridChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
         target = np.full((size, size), self.index.ignore_index, np.int64)
         target[row - first_row :, col - first_col :] = own[: size - (row - first_row), : size - (col - first_col)]
         target[~valid] = self.index.ignore_index
-        return torch.from_numpy(normalise(image, valid, self.statistics)), torch.from_numpy(target)
+        image = self.index.arrange(normalise(image, valid, self.statistics))
+        return torch.from_numpy(image), torch.from_numpy(target)
 
     def _target(self, place: int, row: int, col: int) -> LabelArray:
         window = row, col, self.chip_size, self.chip_size

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene, open_catalog
 from ununennium.data.labels import LabelReader
-from ununennium.data.reader import SceneReader
+from ununennium.data.layout import arrange, channels
+from ununennium.data.reader import FloatArray, SceneReader
 from ununennium.data.splits import (
     FOLDS,
     HOLDOUT,
@@ -69,7 +70,8 @@ class ChipIndex:
         cells: squares with training labels.
         labelled: fold name to labelled pixels per class.
         data_sha256: hash of the contents of all files.
-        task: what is predicted, a name of ``ununennium.tasks.TASKS``.
+        task: what is predicted.
+        layout: how stacks of dates reach the model, see ``DataConfig.layout``.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class ChipIndex:
         labelled: dict[str, list[int]],
         data_sha256: str,
         task: str = "segmentation",
+        layout: str = "channels",
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
@@ -95,6 +98,21 @@ class ChipIndex:
         self.labelled = labelled
         self.data_sha256 = data_sha256
         self.task = TASKS[task]
+        self.layout = layout
+
+    @property
+    def num_dates(self) -> int:
+        """Dates of every scene."""
+        return self.scenes[0].num_dates
+
+    @property
+    def in_channels(self) -> int:
+        """What a model is told as ``in_channels``."""
+        return channels(len(self.bands), self.num_dates, self.layout)
+
+    def arrange(self, image: FloatArray) -> FloatArray:
+        """``image`` (dates x bands, height, width) as the model takes it."""
+        return arrange(image, self.num_dates, self.layout)
 
     def reader(self, scene: Scene) -> SceneReader:
         """A reader of the scene's pixels, with the index's bands and nodata."""
@@ -143,6 +161,7 @@ class ChipIndex:
             "labelled": self.labelled,
             "data_sha256": self.data_sha256,
             "task": self.task.name,
+            "layout": self.layout,
         }
         Path(path).write_text(json.dumps(values), encoding="utf-8")
 
@@ -198,6 +217,7 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         labelled,
         _hash_files(scenes),
         config.task,
+        config.layout,
     )
 
 

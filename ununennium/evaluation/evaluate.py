@@ -114,7 +114,8 @@ def evaluate(
             continue
         top, left, height, width = box
         targets = index.targets(scene)
-        read = _only(index, scene, fold, top, left, window_reader(index.reader(scene), statistics, top, left))
+        context = window_reader(index.reader(scene), statistics, top, left, layout=index.layout)
+        read = _only(index, scene, fold, top, left, context)
         writer = None
         if prediction_path is not None:
             file = Path(prediction_path) / f"{scene.name}.tif"
@@ -146,7 +147,8 @@ def _only(index: ChipIndex, scene: Scene, fold: int, top: int, left: int, read: 
     def read_fold(row: int, col: int, height: int, width: int) -> tuple[FloatArray, BoolArray]:
         wanted = index.split.folds(scene, top + row, left + col, height, width) == fold
         if not wanted.any():  # such a tile is not predicted, so its pixels need not be read
-            return np.zeros((len(index.bands), height, width), np.float32), wanted
+            nothing = np.zeros((index.num_dates * len(index.bands), height, width), np.float32)
+            return index.arrange(nothing), wanted
         image, valid = read(row, col, height, width)
         return image, valid & wanted
 

@@ -53,6 +53,7 @@ def prediction_panel(
     path: str | Path,
     *,
     ignore_index: int = 255,
+    later: npt.NDArray[Any] | None = None,
 ) -> None:
     """Image, label, prediction and errors (in the colour of what was predicted), as a PNG.
 
@@ -63,6 +64,7 @@ def prediction_panel(
         classes: class names, for the legend.
         path: where the picture goes.
         ignore_index: label value of unlabelled pixels, shown white.
+        later: the image of the last date of a stack, shown beside that of the first.
     """
     height, width = label.shape
     unlabelled, missing = label == ignore_index, prediction == NODATA
@@ -73,14 +75,16 @@ def prediction_panel(
     wrong = (label != prediction) & ~unlabelled & ~missing
     for number in range(len(classes)):
         difference[wrong & (prediction == number)] = colour(number) if number else standing_out
+    images = [("Image", image)] if later is None else [("First date", image), ("Last date", later)]
     shown: tuple[tuple[str, npt.NDArray[Any]], ...] = (
-        ("Image", _stretch(image)),
+        *((title, _stretch(one)) for title, one in images),
         ("Label", _coloured(label, len(classes), unlabelled)),
         ("Prediction", _coloured(prediction, len(classes), missing)),
         ("Errors", difference),
     )
-    rows, columns = (1, 4) if width < 1.5 * height else (2, 2) if width < 4 * height else (4, 1)
-    longest = {1: 6.0, 2: 5.0, 4: 9.0}[rows]
+    num = len(shown)
+    rows, columns = (1, num) if width < 1.5 * height else (2, -(-num // 2)) if width < 4 * height else (num, 1)
+    longest = {1: 6.0, 2: 5.0}.get(rows, 9.0)
     scale = min(longest / height, 4.2 / width) if rows == 1 else longest / width
     figure, axes = _figure(rows, columns, width=max(scale * width, 1.6), height=max(scale * height, 0.6) + 0.3)
     for axis, (title, picture) in zip(axes, shown, strict=True):

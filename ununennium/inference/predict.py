@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ununennium.errors import ConfigError, DataError
 
 ReadWindow = Callable[[int, int, int, int], tuple[NDArray[np.float32], NDArray[np.bool_]]]
-"""``(row, col, height, width) -> (image (C, height, width), valid (height, width))``, normalised, invalid pixels 0.
+"""``(row, col, height, width) -> (image (C, height, width), valid (height, width))``, normalised, invalid pixels 0;
+the image of a stack of dates may be (T, C, height, width).
 
 Rows and columns count from the region's corner, and windows reach outside it; what does not exist there is invalid.
 A tile whose mask is all False is not predicted.
@@ -138,7 +139,7 @@ def _batches(
 
 def _forward(model: nn.Module, images: Tensor, num_classes: int, autocast: torch.dtype | None, tta: bool) -> Tensor:
     """Class probabilities (N, K, tile, tile) in float32."""
-    expected = (images.shape[0], num_classes, *images.shape[2:])
+    expected = (images.shape[0], num_classes, *images.shape[-2:])
     views = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)] if tta else [(0, False)]
     total = torch.zeros(expected, device=images.device)
     context: contextlib.AbstractContextManager[Any] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class MappedScene:
 def map_scene(
     model: nn.Module,
     contract: Mapping[str, Any],
-    image: str,
+    image: str | Sequence[str],
     output: str | Path,
     *,
     device: torch.device | str = "cpu",
@@ -55,7 +55,7 @@ def map_scene(
     Args:
         model: as ``load_artifact`` gives it.
         contract: what goes with it.
-        image: the scene: a path or URL that GDAL reads.
+        image: the scene: a path or URL that GDAL reads, or one for each date of a stack.
         output: the GeoTIFF to write.
         device: computation device.
         tta: average over the eight flips and turns.
@@ -64,7 +64,7 @@ def map_scene(
     Raises:
         DataError: the scene cannot be read, or is not what the model was trained for.
     """
-    scene = open_scene(SceneConfig(image=image))
+    scene = open_scene(SceneConfig(image=image if isinstance(image, str) else list(image)))
     check_fits(scene, contract)
     nodata = None if scene.nodata is not None else contract["nodata"]
     reader = SceneReader(scene, list(contract["bands"]), nodata)
@@ -76,7 +76,7 @@ def map_scene(
     with writer:
         for band in predict_bands(
             model.to(device),
-            window_reader(reader, statistics),
+            window_reader(reader, statistics, layout=contract.get("layout", "channels")),
             scene.height,
             scene.width,
             num_classes=len(classes),
@@ -97,8 +97,14 @@ def check_fits(scene: Scene, contract: Mapping[str, Any]) -> None:
     """Refuse a scene that the model was not trained for.
 
     Raises:
-        DataError: bands are missing, or pixels have another size.
+        DataError: bands are missing, pixels have another size, or there are more or fewer dates.
     """
+    num_dates = contract.get("num_dates", 1)
+    if scene.num_dates != num_dates:
+        raise DataError(
+            f"scene {scene.name!r} has {scene.num_dates} date(s), and the model reads {num_dates}; give one image for "
+            "each, in the order of the training scenes"
+        )
     try:
         scene.band_numbers(contract["bands"])
     except ConfigError as error:
