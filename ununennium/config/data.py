@@ -89,13 +89,15 @@ class DataConfig(Section):
 
     scenes: list[SceneConfig] = Field(min_length=1)
     """Images with labels."""
-    task: Literal["segmentation", "change"] = "segmentation"
-    """What is predicted: ``segmentation`` (a class for every pixel) or ``change`` (the same from two dates)."""
+    task: Literal["segmentation", "change", "regression"] = "segmentation"
+    """What is predicted: ``segmentation`` (a class for every pixel), ``change`` (the same from two dates) or
+    ``regression`` (a number for every pixel)."""
     layout: Literal["channels", "stack"] = "channels"
     """How stacks of dates reach the model: (batch, dates x bands, rows, columns), or, for ``stack``, (batch, dates,
     bands, rows, columns)."""
-    classes: list[str] = Field(min_length=2)
-    """Class names; a class's value in the labels is its place in this list, from 0."""
+    classes: list[str] = Field(min_length=1)
+    """Class names; a class's value in the labels is its place in this list, from 0. For a regression the one name of
+    what is predicted, such as ``elevation``."""
     bands: list[int | str] | None = None
     """Bands to read in the model's order, by name (the files' descriptions) or counted from 1; all if not given."""
     nodata: float | None = None
@@ -131,6 +133,15 @@ class DataConfig(Section):
         if value is not None and (not value or any(isinstance(band, int) and band < 1 for band in value)):
             raise ValueError("bands count from 1; leave it out (null) to read all")
         return value
+
+    @model_validator(mode="after")
+    def _classes_fit_the_task(self) -> DataConfig:
+        number = len(self.classes)
+        if self.task == "regression" and number != 1:
+            raise ValueError(f"classes has {number} names; a regression predicts one thing: give one name for it")
+        if self.task != "regression" and number < 2:
+            raise ValueError(f"classes has {number} name; a {self.task} tells at least 2 classes apart")
+        return self
 
     @model_validator(mode="after")
     def _ignore_index_is_no_class(self) -> DataConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,12 +12,13 @@ from torch.utils.data import Dataset
 
 from ununennium.config import AugmentConfig
 from ununennium.data.index import CELL, ChipIndex
-from ununennium.data.labels import LabelArray, LabelReader
+from ununennium.data.labels import LabelReader
 from ununennium.data.reader import SceneReader
 from ununennium.data.splits import TRAIN
 from ununennium.data.statistics import BandStatistics, normalise
 from ununennium.data.transforms import augment
 from ununennium.errors import DataError
+from ununennium.tasks import TargetReader
 
 _ANY = -1  # instead of a class
 
@@ -31,6 +34,7 @@ class _Chips:
         self.chip_size = chip_size
         self.readers: list[SceneReader] = [index.reader(scene) for scene in index.scenes]
         self.labels: list[LabelReader] = [index.labels(scene) for scene in index.scenes]
+        self.targets: list[TargetReader] = [index.targets(scene) for scene in index.scenes]
 
 
 class TrainingChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
@@ -77,15 +81,18 @@ class TrainingChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
         self._bounds = _bounds_per_scene(index)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Image float32 (bands, size, size), and target int64 (size, size), of chip ``key = (epoch, i)``."""
+        """Image float32 (bands, size, size), and target (size, size) of chip ``key = (epoch, i)``.
+
+        The target is int64, or float32 for a regression.
+        """
         rng = np.random.default_rng([self.seed, *key])
         place, row, col = self._draw(rng)
         scene, size = self.index.scenes[place], self.chip_size
         image, valid = self.readers[place].read(row, col, size, size)
         folds = self.index.split.folds(scene, row, col, size, size)
         valid &= folds <= TRAIN  # the buffer may be seen, validation and holdout may not
-        target = self.labels[place].read(row, col, size, size)
-        target[(folds != TRAIN) | ~valid] = self.index.ignore_index
+        target = self.targets[place].read(row, col, size, size)
+        target[(folds != TRAIN) | ~valid] = self.index.fill
         image = normalise(image, valid, self.statistics)
         image, target = augment(image, valid, target, self.augmentation, rng)
         return torch.from_numpy(self.index.arrange(image)), torch.from_numpy(target)
@@ -140,32 +147,32 @@ class GridChips(_Chips, Dataset[tuple[Tensor, Tensor]]):
         for place, scene in enumerate(index.scenes):
             for row in range(0, scene.height, chip_size):
                 for col in range(0, scene.width, chip_size):
-                    if (self._target(place, row, col) != index.ignore_index).any():
+                    if index.is_labelled(self._target(place, row, col)).any():
                         self._chips.append((place, row, col))
 
     def __len__(self) -> int:
         return len(self._chips)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        """Image float32 (bands, size, size), and target int64 (size, size)."""
+        """Image float32 (bands, size, size), and target (size, size), int64, or float32 for a regression."""
         place, row, col = self._chips[number]
         scene, size = self.index.scenes[place], self.chip_size
         first_row, first_col = min(row, scene.height - size), min(col, scene.width - size)
         image, valid = self.readers[place].read(first_row, first_col, size, size)
         own = self._target(place, row, col)
-        target = np.full((size, size), self.index.ignore_index, np.int64)
+        target = self.index.no_target(size, size)
         target[row - first_row :, col - first_col :] = own[: size - (row - first_row), : size - (col - first_col)]
-        target[~valid] = self.index.ignore_index
+        target[~valid] = self.index.fill
         image = self.index.arrange(normalise(image, valid, self.statistics))
         return torch.from_numpy(image), torch.from_numpy(target)
 
-    def _target(self, place: int, row: int, col: int) -> LabelArray:
+    def _target(self, place: int, row: int, col: int) -> npt.NDArray[Any]:
         window = row, col, self.chip_size, self.chip_size
         mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
         if not mine.any():
-            return np.full(mine.shape, self.index.ignore_index, np.int64)
-        target = self.labels[place].read(*window)
-        target[~mine] = self.index.ignore_index
+            return self.index.no_target(*mine.shape)
+        target = self.targets[place].read(*window)
+        target[~mine] = self.index.fill
         return target
 
 

@@ -30,8 +30,9 @@ from ununennium.data.splits import (
     place_on_grid,
     rectangles_of,
 )
+from ununennium.data.values import TargetScale
 from ununennium.errors import DataError
-from ununennium.tasks import TASKS
+from ununennium.tasks import TASKS, TargetReader
 
 CELL = 64
 _STRIP_CELLS = 8
@@ -72,6 +73,7 @@ class ChipIndex:
         data_sha256: hash of the contents of all files.
         task: what is predicted.
         layout: how stacks of dates reach the model, see ``DataConfig.layout``.
+        target_scale: how the targets of a regression are standardised; None for other tasks.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class ChipIndex:
         data_sha256: str,
         task: str = "segmentation",
         layout: str = "channels",
+        target_scale: Sequence[float] | None = None,
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
@@ -99,6 +102,7 @@ class ChipIndex:
         self.data_sha256 = data_sha256
         self.task = TASKS[task]
         self.layout = layout
+        self.target_scale = None if target_scale is None else TargetScale(*target_scale)
 
     @property
     def num_dates(self) -> int:
@@ -120,11 +124,24 @@ class ChipIndex:
 
     def labels(self, scene: Scene) -> LabelReader:
         """A reader of the scene's labels."""
-        return LabelReader(scene, self.classes, self.ignore_index)
+        return self.task.label_reader(scene, self.classes, self.ignore_index)
 
-    def targets(self, scene: Scene) -> LabelReader:
+    def targets(self, scene: Scene) -> TargetReader:
         """A reader of what a model is to predict."""
-        return self.labels(scene)
+        return self.task.target_reader(scene, self)
+
+    @property
+    def fill(self) -> float:
+        """The target of an unlabelled pixel."""
+        return self.task.fill(self.ignore_index)
+
+    def no_target(self, height: int, width: int) -> npt.NDArray[Any]:
+        """Targets (height, width), all unlabelled."""
+        return np.full((height, width), self.fill, self.task.target_dtype)
+
+    def is_labelled(self, target: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which targets are labelled."""
+        return self.task.is_labelled(target, self.ignore_index)
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know before training: scenes, and labelled pixels per fold and class."""
@@ -162,6 +179,7 @@ class ChipIndex:
             "data_sha256": self.data_sha256,
             "task": self.task.name,
             "layout": self.layout,
+            "target_scale": self.target_scale,
         }
         Path(path).write_text(json.dumps(values), encoding="utf-8")
 
@@ -188,10 +206,11 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         ConfigError: settings that do not fit the files.
     """
     scenes = open_catalog(config)
-    TASKS[config.task].check_scenes(scenes)
+    task = TASKS[config.task]
+    task.check_scenes(scenes)
     bands: list[int | str] = config.bands or list(range(1, scenes[0].num_bands + 1))
     readers = [SceneReader(scene, bands, config.nodata) for scene in scenes]
-    labels = [LabelReader(scene, config.classes, config.ignore_index) for scene in scenes]
+    labels = [task.label_reader(scene, config.classes, config.ignore_index) for scene in scenes]
     rectangles = rectangles_of(scenes, config.split)
     regions = Split(scenes, config.split.block_size, 0, rectangles, {})
     blocks: dict[Block, npt.NDArray[np.int64]] = {}
@@ -218,6 +237,7 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         _hash_files(scenes),
         config.task,
         config.layout,
+        task.target_scale(readers, split),
     )
 
 

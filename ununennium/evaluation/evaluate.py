@@ -1,4 +1,4 @@
-"""A model's metrics on a fold: one confusion matrix over every labelled pixel, each counted once."""
+"""A model's metrics on a fold: sums over every labelled pixel, each counted once."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Evaluation:
 
     Attributes:
         classes: class names.
-        confusion: labelled pixels, rows by label, columns by prediction.
+        confusion: labelled pixels, rows by label, columns by prediction; empty for a regression.
         metrics: ``{"IoU": {"mean": .., "<class>": ..}, "F1": {...}, "accuracy": .., "kappa": ..}``; NaN for a class
-            that is neither labelled nor predicted, which leaves the mean.
+            that is neither labelled nor predicted, which leaves the mean. Of a regression ``{"RMSE": .., "MAE": ..,
+            "bias": .., "R2": ..}``.
         num_pixels: labelled pixels that were counted.
         split_sha256: hash of the split.
         data_sha256: hash of the data.
@@ -90,13 +91,13 @@ def evaluate(
     """Predict a fold of every scene, and count its labelled pixels.
 
     Args:
-        model: from (N, C, H, W) to logits (N, K, H, W).
+        model: from (N, C, H, W) to logits (N, K, H, W), or to values (N, 1, H, W).
         index: scenes, split and labels.
         statistics: for the normalisation.
         config: the data section of the run.
         fold: which pixels are counted.
         device: where the model is.
-        prediction_path: folder for the predicted classes, one GeoTIFF per scene, nodata outside the fold; None writes
+        prediction_path: folder for what is predicted, one GeoTIFF per scene, nodata outside the fold; None writes
             none.
         tta: average over the eight flips and turns.
 
@@ -106,7 +107,7 @@ def evaluate(
     from ununennium.inference.predict import predict_bands
     from ununennium.inference.windows import window_reader
 
-    scores = index.task.scores(index)
+    scores = index.task.scores(index.classes, index.ignore_index, index.target_scale)
     tile = max(256, config.chip_size)
     for scene in index.scenes:
         box = _bounding_box(index, scene, fold)
@@ -122,7 +123,15 @@ def evaluate(
             writer = scores.writer(file, scene, row=top, col=left, height=height, width=width)
         with writer or contextlib.nullcontext():
             for band in predict_bands(
-                model, read, height, width, num_classes=len(index.classes), tile=tile, device=device, tta=tta
+                model,
+                read,
+                height,
+                width,
+                num_classes=len(index.classes),
+                tile=tile,
+                device=device,
+                tta=tta,
+                output=scores.output,
             ):
                 predicted = scores.predict(band)
                 scores.update(predicted, targets.read(top + band.row, left, *predicted.shape), band.valid)

@@ -28,6 +28,7 @@ from ununennium.config import DataConfig, RunConfig
 from ununennium.data.catalog import Scene
 from ununennium.data.index import ChipIndex
 from ununennium.data.statistics import BandStatistics
+from ununennium.data.values import TargetScale, ValueReader
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.evaluation import pictures
 from ununennium.evaluation.evaluate import Evaluation, evaluate
@@ -125,6 +126,8 @@ def evaluate_champion(
     its_index = copy.copy(index)
     its_index.bands = list(its_contract["bands"])
     its_index.layout = its_contract.get("layout", "channels")
+    its_scale = its_contract.get("target_scale")
+    its_index.target_scale = None if its_scale is None else TargetScale(*its_scale)
     its_statistics = BandStatistics(**its_contract["statistics"], num_pixels=0)
     champion = evaluate(model.to(device), its_index, its_statistics, config.data, device=device)
     _say(f"champion (generation {current.generation}) on the same holdout: {_in_words(champion)}")
@@ -166,6 +169,7 @@ def contract(
         "task": data.task,
         "num_dates": index.num_dates,
         "layout": index.layout,
+        "target_scale": index.target_scale,
         "classes": data.classes,
         "ignore_index": data.ignore_index,
         "bands": index.bands,
@@ -207,10 +211,13 @@ def _draw_scene(index: ChipIndex, scene: Scene, predicted: Path, config: RunConf
     image, _ = index.reader(scene).read(*window)
     dates = image.reshape(scene.num_dates, -1, *image.shape[1:])
     first, *later = (np.moveaxis(date[[2, 1, 0]], 0, -1) if len(date) >= 3 else date[0] for date in dates)
-    label = index.labels(scene).read(*window)
+    if index.task.name == "regression":
+        truth = ValueReader(scene).read(*window)
+        pictures.value_panel(first, truth, prediction, config.data.classes[0], path, later=later[-1] if later else None)
+        return
     pictures.prediction_panel(
         first,
-        label,
+        index.labels(scene).read(*window),
         prediction,
         config.data.classes,
         path,

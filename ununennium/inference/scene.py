@@ -18,7 +18,7 @@ from ununennium.data.statistics import BandStatistics
 from ununennium.errors import ConfigError, DataError
 from ununennium.inference.predict import predict_bands
 from ununennium.inference.windows import window_reader
-from ununennium.inference.writers import ClassMapWriter
+from ununennium.tasks import TASKS
 
 _MOST_STRETCH = 1.1
 
@@ -29,8 +29,8 @@ class MappedScene:
 
     Attributes:
         scene: the image's metadata.
-        path: the class map.
-        pixels: mapped pixels per class name.
+        path: the map.
+        pixels: mapped pixels per class name; of a regression, of the one name.
         unmapped: pixels without data.
     """
 
@@ -50,7 +50,7 @@ def map_scene(
     tta: bool = False,
     on_rows: Callable[[int, int], None] | None = None,
 ) -> MappedScene:
-    """Write the class map of a scene.
+    """Write the map of a scene: its classes, or the values that a regression predicts.
 
     Args:
         model: as ``load_artifact`` gives it.
@@ -72,8 +72,9 @@ def map_scene(
     classes = list(contract["classes"])
     counts, unmapped = np.zeros(len(classes), np.int64), 0
     tile = max(256, int(contract["chip_size"]))
-    writer = ClassMapWriter(output, scene, row=0, col=0, height=scene.height, width=scene.width, classes=classes)
-    with writer:
+    task = TASKS[contract.get("task", "segmentation")]
+    scores = task.scores(classes, contract["ignore_index"], contract.get("target_scale"))
+    with scores.writer(Path(output), scene, row=0, col=0, height=scene.height, width=scene.width) as writer:
         for band in predict_bands(
             model.to(device),
             window_reader(reader, statistics, layout=contract.get("layout", "channels")),
@@ -83,10 +84,11 @@ def map_scene(
             tile=tile,
             device=device,
             tta=tta,
+            output=scores.output,
         ):
-            predicted = band.probabilities.argmax(0).astype(np.uint8)
+            predicted = scores.predict(band)
             writer.write(band.row, predicted, band.valid)
-            counts += np.bincount(predicted[band.valid], minlength=len(classes))
+            counts += scores.tally(predicted, band.valid)
             unmapped += int((~band.valid).sum())
             if on_rows is not None:
                 on_rows(band.row + len(predicted), scene.height)
