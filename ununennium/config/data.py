@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ununennium.config.section import Fraction, PositiveInt, Section
 
@@ -121,7 +121,12 @@ class DataConfig(Section):
 
     @field_validator("classes")
     @classmethod
-    def _distinct(cls, value: list[str]) -> list[str]:
+    def _fit_the_task(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        task = info.data.get("task", "segmentation")
+        if task == "regression" and len(value) != 1:
+            raise ValueError("a regression predicts one thing: give one name for it")
+        if task != "regression" and len(value) < 2:
+            raise ValueError(f"{task} tells at least 2 classes apart; give the name of each")
         twice = sorted({name for name in value if value.count(name) > 1})
         if twice:
             raise ValueError(f"each class needs a name of its own; given twice: {', '.join(twice)}")
@@ -133,15 +138,6 @@ class DataConfig(Section):
         if value is not None and (not value or any(isinstance(band, int) and band < 1 for band in value)):
             raise ValueError("bands count from 1; leave it out (null) to read all")
         return value
-
-    @model_validator(mode="after")
-    def _classes_fit_the_task(self) -> DataConfig:
-        number = len(self.classes)
-        if self.task == "regression" and number != 1:
-            raise ValueError(f"classes has {number} names; a regression predicts one thing: give one name for it")
-        if self.task != "regression" and number < 2:
-            raise ValueError(f"classes has {number} name; a {self.task} tells at least 2 classes apart")
-        return self
 
     @model_validator(mode="after")
     def _ignore_index_is_no_class(self) -> DataConfig:

@@ -114,6 +114,7 @@ def value_panel(
     """
     images = [("Image", image)] if later is None else [("First date", image), ("Last date", later)]
     figure, axes = _panels(len(images) + 3, *truth.shape)
+    figure.set_figheight(figure.get_figheight() + 1.0)  # for the colour scales
     for axis, (title, picture) in zip(axes, images, strict=False):
         shown = _stretch(picture)
         axis.imshow(shown, cmap="gray" if shown.ndim == 2 else None, interpolation="nearest")

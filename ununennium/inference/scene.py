@@ -73,7 +73,7 @@ def map_scene(
     counts, unmapped = np.zeros(len(classes), np.int64), 0
     tile = max(256, int(contract["chip_size"]))
     task = TASKS[contract.get("task", "segmentation")]
-    scores = task.scores(classes, contract["ignore_index"], contract.get("target_scale"))
+    scores = task.scores(classes, contract.get("ignore_index", 255), contract.get("target_scale"))
     with scores.writer(Path(output), scene, row=0, col=0, height=scene.height, width=scene.width) as writer:
         for band in predict_bands(
             model.to(device),
