@@ -24,6 +24,7 @@ from ununennium.data.splits import TRAIN
 from ununennium.data.statistics import BandStatistics
 from ununennium.data.transforms import shade, turn
 from ununennium.errors import DataError
+from ununennium.tasks import TargetReader
 
 CACHE_BYTES = 256 * 2**20
 """What a dataset of its own keeps decoded; ``data.cache_mb`` says it for those of a run."""
@@ -60,14 +61,14 @@ class _Chips(Dataset[Pair]):
         self.chip_size = chip_size
         self.readers: list[SceneReader] = [index.reader(scene) for scene in index.scenes]
         self.labels: list[LabelReader] = [index.labels(scene) for scene in index.scenes]
+        self.targets: list[TargetReader] = [index.targets(scene) for scene in index.scenes]
         self._mean, self._std = (
-            np.asarray(values, np.float32)[:, None, None] for values in (statistics.mean, statistics.std)
+            np.asarray(values * index.num_dates, np.float32)[:, None, None]
+            for values in (statistics.mean, statistics.std)
         )
-        self._target_dtype = np.promote_types(
-            np.min_scalar_type(index.ignore_index), np.min_scalar_type(len(index.classes))
-        )
+        self._target_dtype = _compact(index)
         self._cache = DecodedCache(CACHE_BYTES) if cache is None else cache
-        self._buffers = Buffers(len(self._mean), chip_size)
+        self._buffers = Buffers(len(self._mean), chip_size, index.task.target_dtype)
         per_pixel = [
             reader.num_channels * np.dtype(reader.scene.dtype).itemsize + 1 + self._target_dtype.itemsize
             for reader in self.readers
@@ -80,16 +81,20 @@ class _Chips(Dataset[Pair]):
         with np.errstate(invalid="ignore", over="ignore"):  # of pixels that are not shown
             for key, image, target in zip(keys, images, targets, strict=True):
                 self._fill(key, image, target)
-        batch = torch.from_numpy(images), torch.from_numpy(targets)
+        arranged = images.reshape(len(keys), *self.index.arrange(images[0]).shape)
+        batch = torch.from_numpy(arranged), torch.from_numpy(targets)
         samples = Samples(zip(*batch, strict=True))
         samples.batch = batch
         return samples
 
     def __getitem__(self, key: Any) -> Pair:
-        """Image float32 (channels, size, size), and target int64 (size, size)."""
+        """Image float32 (channels, size, size), and target (size, size), int64, or float32 for a regression.
+
+        The image is (dates, bands, size, size) where ``data.layout`` is ``stack``.
+        """
         return self.__getitems__([key])[0]
 
-    def _fill(self, key: Any, image: npt.NDArray[np.float32], target: npt.NDArray[np.int64]) -> None:
+    def _fill(self, key: Any, image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
         raise NotImplementedError
 
     def _decoded(self, window: Window, judge: int | None) -> Decoded:
@@ -107,10 +112,10 @@ class _Chips(Dataset[Pair]):
         for first in range(0, window.height, _STRIP):
             rows = slice(first, min(first + _STRIP, window.height))
             top, height = window.row + first, rows.stop - first
-            labels = self.labels[place].read(top, left, height, width)
+            values = self.targets[place].read(top, left, height, width)
             folds = self.index.split.folds(scene, top, left, height, width)
-            labels[(folds != (TRAIN if judge is None else judge)) | ~shown[rows]] = self.index.ignore_index
-            target[rows] = labels
+            values[(folds != (TRAIN if judge is None else judge)) | ~shown[rows]] = self.index.fill
+            target[rows] = values
             if judge is None:
                 shown[rows] &= folds <= TRAIN  # the buffer may be seen, validation and holdout may not
         return Decoded(pixels, None if shown.all() else shown, target)
@@ -219,7 +224,7 @@ class TrainingChips(_Chips):
         ranks -= np.where(cells > 0, self._cumulative[wanted, cells - 1], 0)
         return Plan(wanted, cells, ranks, self.regions.of(self.index.cells.places[cells], epoch))
 
-    def _fill(self, key: tuple[int, int], image: npt.NDArray[np.float32], target: npt.NDArray[np.int64]) -> None:
+    def _fill(self, key: tuple[int, int], image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
         epoch, number = key
         window = self.regions.window(int(self.plan(epoch).regions[number]), epoch)
         decoded = self._decoded(window, None)
@@ -259,15 +264,16 @@ class TrainingChips(_Chips):
         wanted, rank = int(plan.wanted[number]), int(plan.ranks[number])
         _, row, col = self.index.cells.places[plan.cells[number]].tolist()
         top, left = row - window.row, col - window.col
-        labels = decoded.target[top : top + CELL, left : left + CELL]
+        target = decoded.target[top : top + CELL, left : left + CELL]
         anywhere = wanted == len(self.index.classes)
-        pixels = np.flatnonzero(labels != self.index.ignore_index if anywhere else labels == wanted)
+        has_classes = np.issubdtype(target.dtype, np.integer)
+        pixels = np.flatnonzero(target == wanted if has_classes and not anywhere else self.index.is_labelled(target))
         if rank >= len(pixels):
             raise DataError(
                 f"scene {self.index.scenes[window.place].name!r} is not as it was indexed, at row {row}, column {col}; "
                 "index it again"
             )
-        down, right = divmod(int(pixels[rank]), labels.shape[1])
+        down, right = divmod(int(pixels[rank]), target.shape[1])
         return row + down, col + right, anywhere
 
 
@@ -326,7 +332,7 @@ class GridChips(_Chips):
         mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
         return bool(mine.any() and (self.labels[place].read(*window)[mine] != self.index.ignore_index).any())
 
-    def _fill(self, key: int, image: npt.NDArray[np.float32], target: npt.NDArray[np.int64]) -> None:
+    def _fill(self, key: int, image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
         window, row, col = self._chips[key]
         scene, size = self.index.scenes[window.place], self.chip_size
         first_row, first_col = min(row, scene.height - size), min(col, scene.width - size)
@@ -335,9 +341,16 @@ class GridChips(_Chips):
         part = ..., slice(top, top + size), slice(left, left + size)
         image[...] = decoded.pixels[part]
         target[...] = decoded.target[part]
-        target[: row - first_row] = self.index.ignore_index  # the chip before has these
-        target[:, : col - first_col] = self.index.ignore_index
+        target[: row - first_row] = self.index.fill  # the chip before has these
+        target[:, : col - first_col] = self.index.fill
         self._normalise(image, None if decoded.shown is None else decoded.shown[part])
+
+
+def _compact(index: ChipIndex) -> np.dtype[Any]:
+    """The smallest type that holds the targets."""
+    if index.task.target_dtype != "int64":
+        return np.dtype(index.task.target_dtype)
+    return np.promote_types(np.min_scalar_type(index.ignore_index), np.min_scalar_type(len(index.classes)))
 
 
 def chips_that_cover(index: ChipIndex, chip_size: int, multiple: int) -> int:

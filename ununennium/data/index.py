@@ -17,7 +17,8 @@ import numpy.typing as npt
 from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene, open_catalog
 from ununennium.data.labels import LabelReader
-from ununennium.data.reader import SceneReader
+from ununennium.data.layout import arrange, channels
+from ununennium.data.reader import FloatArray, SceneReader
 from ununennium.data.splits import (
     FOLDS,
     HOLDOUT,
@@ -29,7 +30,9 @@ from ununennium.data.splits import (
     place_on_grid,
     rectangles_of,
 )
+from ununennium.data.values import TargetScale
 from ununennium.errors import DataError
+from ununennium.tasks import TASKS, TargetReader
 
 CELL = 64
 _STRIP_CELLS = 8
@@ -69,6 +72,9 @@ class ChipIndex:
         labelled: fold name to labelled pixels per class.
         data_sha256: hash of the contents of all files.
         max_unreadable: share of a scene that may be damaged.
+        task: what is predicted.
+        layout: how stacks of dates reach the model, see ``DataConfig.layout``.
+        target_scale: how the targets of a regression are standardised; None for other tasks.
     """
 
     def __init__(
@@ -83,6 +89,9 @@ class ChipIndex:
         labelled: dict[str, list[int]],
         data_sha256: str,
         max_unreadable: float = 0.0,
+        task: str = "segmentation",
+        layout: str = "channels",
+        target_scale: Sequence[float] | None = None,
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
@@ -94,6 +103,23 @@ class ChipIndex:
         self.labelled = labelled
         self.data_sha256 = data_sha256
         self.max_unreadable = max_unreadable
+        self.task = TASKS[task]
+        self.layout = layout
+        self.target_scale = None if target_scale is None else TargetScale(*target_scale)
+
+    @property
+    def num_dates(self) -> int:
+        """Dates of every scene."""
+        return self.scenes[0].num_dates
+
+    @property
+    def in_channels(self) -> int:
+        """What a model is told as ``in_channels``."""
+        return channels(len(self.bands), self.num_dates, self.layout)
+
+    def arrange(self, image: FloatArray) -> FloatArray:
+        """``image`` (dates x bands, height, width) as the model takes it."""
+        return arrange(image, self.num_dates, self.layout)
 
     def reader(self, scene: Scene) -> SceneReader:
         """A reader of the scene's pixels, with the index's bands and nodata."""
@@ -101,7 +127,24 @@ class ChipIndex:
 
     def labels(self, scene: Scene) -> LabelReader:
         """A reader of the scene's labels."""
-        return LabelReader(scene, self.classes, self.ignore_index)
+        return self.task.label_reader(scene, self.classes, self.ignore_index)
+
+    def targets(self, scene: Scene) -> TargetReader:
+        """A reader of what a model is to predict."""
+        return self.task.target_reader(scene, self)
+
+    @property
+    def fill(self) -> float:
+        """The target of an unlabelled pixel."""
+        return self.task.fill(self.ignore_index)
+
+    def no_target(self, height: int, width: int) -> npt.NDArray[Any]:
+        """Targets (height, width), all unlabelled."""
+        return np.full((height, width), self.fill, self.task.target_dtype)
+
+    def is_labelled(self, target: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which targets are labelled."""
+        return self.task.is_labelled(target, self.ignore_index)
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know before training: scenes, and labelled pixels per fold and class."""
@@ -138,6 +181,9 @@ class ChipIndex:
             "labelled": self.labelled,
             "data_sha256": self.data_sha256,
             "max_unreadable": self.max_unreadable,
+            "task": self.task.name,
+            "layout": self.layout,
+            "target_scale": self.target_scale,
         }
         Path(path).write_text(json.dumps(values), encoding="utf-8")
 
@@ -164,9 +210,11 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         ConfigError: settings that do not fit the files.
     """
     scenes = open_catalog(config)
+    task = TASKS[config.task]
+    task.check_scenes(scenes)
     bands: list[int | str] = config.bands or list(range(1, scenes[0].num_bands + 1))
     readers = [SceneReader(scene, bands, config.nodata, max_unreadable=config.max_unreadable) for scene in scenes]
-    labels = [LabelReader(scene, config.classes, config.ignore_index) for scene in scenes]
+    labels = [task.label_reader(scene, config.classes, config.ignore_index) for scene in scenes]
     rectangles = rectangles_of(scenes, config.split)
     regions = Split(scenes, config.split.block_size, 0, rectangles, {})
     blocks: dict[Block, npt.NDArray[np.int64]] = {}
@@ -192,6 +240,9 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         labelled,
         _hash_files(scenes),
         config.max_unreadable,
+        config.task,
+        config.layout,
+        task.target_scale(readers, split),
     )
 
 

@@ -59,6 +59,8 @@ def compute_statistics(index: ChipIndex) -> BandStatistics:
                 continue
             image, valid = reader.read(row, 0, height, scene.width)
             pixels = image[:, used & valid].astype(np.float64)
+            # Of a stack, a band's pixels of all dates count alike.
+            pixels = pixels.reshape(scene.num_dates, len(index.bands), -1).swapaxes(0, 1).reshape(len(index.bands), -1)
             number = pixels.shape[1]
             if not number:
                 continue
@@ -77,12 +79,13 @@ def normalise(image: FloatArray, valid: BoolArray, statistics: BandStatistics) -
     """``(image - mean) / std`` per band, and 0 where invalid.
 
     Args:
-        image: float32 (bands, height, width).
+        image: float32 (bands, height, width), or (dates x bands, height, width).
         valid: bool (height, width).
-        statistics: of as many bands.
+        statistics: of as many bands; those of a band are the same at every date.
     """
-    mean = np.asarray(statistics.mean, np.float32)[:, None, None]
-    std = np.asarray(statistics.std, np.float32)[:, None, None]
+    num_dates = len(image) // len(statistics.mean)
+    mean = np.asarray(statistics.mean * num_dates, np.float32)[:, None, None]
+    std = np.asarray(statistics.std * num_dates, np.float32)[:, None, None]
     scaled: FloatArray = (image - mean) / std
     scaled[:, ~valid] = 0.0
     return scaled
