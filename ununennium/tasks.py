@@ -85,8 +85,10 @@ class Task(Protocol):
         """The target of an unlabelled pixel."""
         ...
 
-    def is_labelled(self, target: npt.NDArray[Any], ignore_index: int) -> npt.NDArray[np.bool_]:
-        """Which targets are not the fill."""
+    def is_labelled(
+        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Which targets are not the fill; with a class's ``number``, which the index counts as that class."""
         ...
 
     def metrics_callback(self, index: ChipIndex) -> Callback:
@@ -131,9 +133,11 @@ class Segmentation:
         """``ignore_index``."""
         return ignore_index
 
-    def is_labelled(self, target: npt.NDArray[Any], ignore_index: int) -> npt.NDArray[np.bool_]:
-        """Not ``ignore_index``."""
-        labelled: npt.NDArray[np.bool_] = target != ignore_index
+    def is_labelled(
+        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Not ``ignore_index``; or the class itself."""
+        labelled: npt.NDArray[np.bool_] = target != ignore_index if number is None else target == number
         return labelled
 
     def metrics_callback(self, index: ChipIndex) -> Callback:
@@ -206,8 +210,10 @@ class Regression:
         """NaN."""
         return float("nan")
 
-    def is_labelled(self, target: npt.NDArray[Any], ignore_index: int) -> npt.NDArray[np.bool_]:
-        """Not NaN."""
+    def is_labelled(
+        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Not NaN: that is the one class which the index counts."""
         labelled: npt.NDArray[np.bool_] = target == target
         return labelled
 

@@ -10,7 +10,7 @@ import torch
 from ununennium.checkpoints.artifact import load_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import AugmentConfig, DataConfig
-from ununennium.data import GridChips, TrainingChips, build_index, compute_statistics
+from ununennium.data import GridChips, TrainingChips, build_index, build_loaders, compute_statistics
 from ununennium.data.splits import HOLDOUT, TRAIN, VALIDATION
 from ununennium.errors import ConfigError, DataError
 from ununennium.evaluation.worker import check_comparable
@@ -54,11 +54,17 @@ def test_chips_of_a_stack_are_the_dates_in_their_order(scenes, layout, shape):
     pixels = dates_of(scene) - np.array(statistics.mean)[:, None, None]
     pixels /= np.array(statistics.std)[:, None, None]
     grid = GridChips(index, statistics, chip_size=32, fold=VALIDATION)
+    assert len(grid) > 1
     for number, (_, row, col) in enumerate(grid._chips):
         image, _ = grid[number]
         assert image.shape == shape
         expected = pixels[:, :, row : row + 32, col : col + 32].reshape(shape)
         np.testing.assert_allclose(image.numpy(), expected, atol=1e-4)
+    loaders = build_loaders(
+        configure(scene, task="segmentation", layout=layout, batch_size=4), index, statistics, seed=0
+    )
+    batch, target = next(iter(loaders.train))
+    assert (batch.shape, target.shape) == ((4, *shape), (4, 32, 32))
 
 
 def test_all_dates_are_turned_and_mirrored_alike(scenes):

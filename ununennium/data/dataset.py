@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 
 from ununennium.config import AugmentConfig
 from ununennium.data.index import CELL, ChipIndex
-from ununennium.data.labels import LabelReader
 from ununennium.data.memory import Buffers, Decoded, DecodedCache
 from ununennium.data.randomness import generator
 from ununennium.data.raster import GDAL_REGION_CACHE_BYTES
@@ -60,13 +59,16 @@ class _Chips(Dataset[Pair]):
         self.statistics = statistics
         self.chip_size = chip_size
         self.readers: list[SceneReader] = [index.reader(scene) for scene in index.scenes]
-        self.labels: list[LabelReader] = [index.labels(scene) for scene in index.scenes]
         self.targets: list[TargetReader] = [index.targets(scene) for scene in index.scenes]
         self._mean, self._std = (
-            np.asarray(values * index.num_dates, np.float32)[:, None, None]
+            np.asarray(values * index.num_dates, np.float32)[:, None, None]  # a band has the same at every date
             for values in (statistics.mean, statistics.std)
         )
-        self._target_dtype = _compact(index)
+        self._target_dtype = np.dtype(index.task.target_dtype)
+        if self._target_dtype.kind == "i":  # class numbers are kept in what is wide enough for them
+            self._target_dtype = np.promote_types(
+                np.min_scalar_type(index.ignore_index), np.min_scalar_type(len(index.classes))
+            )
         self._cache = DecodedCache(CACHE_BYTES) if cache is None else cache
         self._buffers = Buffers(len(self._mean), chip_size, index.task.target_dtype)
         per_pixel = [
@@ -81,17 +83,13 @@ class _Chips(Dataset[Pair]):
         with np.errstate(invalid="ignore", over="ignore"):  # of pixels that are not shown
             for key, image, target in zip(keys, images, targets, strict=True):
                 self._fill(key, image, target)
-        arranged = images.reshape(len(keys), *self.index.arrange(images[0]).shape)
-        batch = torch.from_numpy(arranged), torch.from_numpy(targets)
+        batch = torch.from_numpy(self.index.arrange(images)), torch.from_numpy(targets)
         samples = Samples(zip(*batch, strict=True))
         samples.batch = batch
         return samples
 
     def __getitem__(self, key: Any) -> Pair:
-        """Image float32 (channels, size, size), and target (size, size), int64, or float32 for a regression.
-
-        The image is (dates, bands, size, size) where ``data.layout`` is ``stack``.
-        """
+        """Image float32 (channels, size, size) or, stacked, (dates, bands, size, size), and target (size, size)."""
         return self.__getitems__([key])[0]
 
     def _fill(self, key: Any, image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
@@ -112,10 +110,10 @@ class _Chips(Dataset[Pair]):
         for first in range(0, window.height, _STRIP):
             rows = slice(first, min(first + _STRIP, window.height))
             top, height = window.row + first, rows.stop - first
-            values = self.targets[place].read(top, left, height, width)
+            labels = self.targets[place].read(top, left, height, width)
             folds = self.index.split.folds(scene, top, left, height, width)
-            values[(folds != (TRAIN if judge is None else judge)) | ~shown[rows]] = self.index.fill
-            target[rows] = values
+            labels[(folds != (TRAIN if judge is None else judge)) | ~shown[rows]] = self.index.fill
+            target[rows] = labels
             if judge is None:
                 shown[rows] &= folds <= TRAIN  # the buffer may be seen, validation and holdout may not
         return Decoded(pixels, None if shown.all() else shown, target)
@@ -149,7 +147,7 @@ class TrainingChips(_Chips):
 
     A share ``class_balance`` of the chips is centred on a pixel of a class that is drawn evenly among all but the most
     common one; the others lie anywhere. A chip shows no pixel of another fold: those are invalid, hence 0, and
-    whatever does not train is ``ignore_index`` in the target.
+    whatever does not train is ``ignore_index`` in the target, or NaN of a regression.
 
     Args:
         index: where the labels are.
@@ -264,16 +262,15 @@ class TrainingChips(_Chips):
         wanted, rank = int(plan.wanted[number]), int(plan.ranks[number])
         _, row, col = self.index.cells.places[plan.cells[number]].tolist()
         top, left = row - window.row, col - window.col
-        target = decoded.target[top : top + CELL, left : left + CELL]
+        labels = decoded.target[top : top + CELL, left : left + CELL]
         anywhere = wanted == len(self.index.classes)
-        has_classes = np.issubdtype(target.dtype, np.integer)
-        pixels = np.flatnonzero(target == wanted if has_classes and not anywhere else self.index.is_labelled(target))
+        pixels = np.flatnonzero(self.index.is_labelled(labels, None if anywhere else wanted))
         if rank >= len(pixels):
             raise DataError(
                 f"scene {self.index.scenes[window.place].name!r} is not as it was indexed, at row {row}, column {col}; "
                 "index it again"
             )
-        down, right = divmod(int(pixels[rank]), target.shape[1])
+        down, right = divmod(int(pixels[rank]), labels.shape[1])
         return row + down, col + right, anywhere
 
 
@@ -330,7 +327,7 @@ class GridChips(_Chips):
     def _is_judged(self, place: int, row: int, col: int) -> bool:
         window = row, col, self.chip_size, self.chip_size
         mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
-        return bool(mine.any() and (self.labels[place].read(*window)[mine] != self.index.ignore_index).any())
+        return bool(mine.any() and self.index.is_labelled(self.targets[place].read(*window)[mine]).any())
 
     def _fill(self, key: int, image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
         window, row, col = self._chips[key]
@@ -344,13 +341,6 @@ class GridChips(_Chips):
         target[: row - first_row] = self.index.fill  # the chip before has these
         target[:, : col - first_col] = self.index.fill
         self._normalise(image, None if decoded.shown is None else decoded.shown[part])
-
-
-def _compact(index: ChipIndex) -> np.dtype[Any]:
-    """The smallest type that holds the targets."""
-    if index.task.target_dtype != "int64":
-        return np.dtype(index.task.target_dtype)
-    return np.promote_types(np.min_scalar_type(index.ignore_index), np.min_scalar_type(len(index.classes)))
 
 
 def chips_that_cover(index: ChipIndex, chip_size: int, multiple: int) -> int:

@@ -118,7 +118,7 @@ class ChipIndex:
         return channels(len(self.bands), self.num_dates, self.layout)
 
     def arrange(self, image: FloatArray) -> FloatArray:
-        """``image`` (dates x bands, height, width) as the model takes it."""
+        """``image`` (..., dates x bands, height, width) as the model takes it."""
         return arrange(image, self.num_dates, self.layout)
 
     def reader(self, scene: Scene) -> SceneReader:
@@ -138,13 +138,9 @@ class ChipIndex:
         """The target of an unlabelled pixel."""
         return self.task.fill(self.ignore_index)
 
-    def no_target(self, height: int, width: int) -> npt.NDArray[Any]:
-        """Targets (height, width), all unlabelled."""
-        return np.full((height, width), self.fill, self.task.target_dtype)
-
-    def is_labelled(self, target: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Which targets are labelled."""
-        return self.task.is_labelled(target, self.ignore_index)
+    def is_labelled(self, target: npt.NDArray[Any], number: int | None = None) -> npt.NDArray[np.bool_]:
+        """Which targets are labelled; with a class's ``number``, which are of that class."""
+        return self.task.is_labelled(target, self.ignore_index, number)
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know before training: scenes, and labelled pixels per fold and class."""

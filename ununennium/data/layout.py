@@ -13,14 +13,14 @@ def arrange(image: FloatArray, num_dates: int, layout: str) -> FloatArray:
     """An image as a model takes it.
 
     Args:
-        image: (num_dates * bands, height, width), the bands of the first date first.
+        image: (..., num_dates * bands, height, width), the bands of the first date first.
         num_dates: dates T.
         layout: ``channels`` or ``stack``.
 
     Returns:
-        The image itself, or, for ``stack``, a view of shape (num_dates, bands, height, width).
+        The image itself, or, for ``stack``, a view of shape (..., num_dates, bands, height, width).
     """
-    return image if layout == "channels" else image.reshape(num_dates, -1, *image.shape[1:])
+    return image if layout == "channels" else image.reshape(*image.shape[:-3], num_dates, -1, *image.shape[-2:])
 
 
 def channels(num_bands: int, num_dates: int, layout: str) -> int:

@@ -78,7 +78,7 @@ class Buffers:
     Args:
         num_channels: of images.
         size: side of a chip.
-        target_dtype: of the targets.
+        target_dtype: of targets.
     """
 
     _MOST = 4
@@ -98,9 +98,7 @@ class Buffers:
             if len(images) == count and max(sys.getrefcount(images), sys.getrefcount(targets)) <= self._UNUSED:
                 return images, targets
         image_shape, target_shape = self._shapes
-        images, targets = (
-            np.empty((count, *image_shape), np.float32),
-            np.empty((count, *target_shape), self._target_dtype),
-        )
+        images = np.empty((count, *image_shape), np.float32)
+        targets = np.empty((count, *target_shape), self._target_dtype)
         self._held = [*self._held[1 - self._MOST :], (images, targets)]
         return images, targets

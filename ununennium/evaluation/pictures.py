@@ -114,7 +114,7 @@ def value_panel(
     """
     images = [("Image", image)] if later is None else [("First date", image), ("Last date", later)]
     figure, axes = _panels(len(images) + 3, *truth.shape)
-    figure.set_figheight(figure.get_figheight() + 1.0)  # for the colour scales
+    figure.set_figheight(figure.get_figheight() + 0.7)  # for the colour scales
     for axis, (title, picture) in zip(axes, images, strict=False):
         shown = _stretch(picture)
         axis.imshow(shown, cmap="gray" if shown.ndim == 2 else None, interpolation="nearest")
@@ -135,6 +135,7 @@ def value_panel(
         figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9).ax.tick_params(labelsize=7)
     for axis in axes:
         axis.axis("off")
+        axis.set_anchor("N")
     _save(figure, path)
 
 
