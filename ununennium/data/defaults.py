@@ -65,9 +65,8 @@ def _with_nodata(scene: Scene, config: DataConfig) -> Scene:
     if share <= _ZERO_BORDER_SHARE or edge_zeros <= 0.01 * 2 * (scene.width + scene.height):
         return scene
     warnings.warn(
-        f"scene {scene.name!r}: {share:.1%} of the pixels are 0 in every band and reach its edges, and no nodata tag "
-        "says what they are: they are taken as pixels without data; set data.nodata: 0 to say so, or data.nodata to a "
-        "value that does not occur (such as -1) if they are real",
+        f"scene {scene.name!r}: {share:.1%} of the pixels are 0 in every band and reach its edges, without a nodata "
+        "tag: they are taken as pixels without data (data.nodata: 0 says so; data.nodata: -1 if the zeros are real)",
         stacklevel=4,
     )
     return replace(scene, nodata=0.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import warnings
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene, open_catalog
+from ununennium.data.contents import Contents
 from ununennium.data.defaults import fill_in
 from ununennium.data.labels import LabelReader
 from ununennium.data.reader import SceneReader
@@ -47,6 +47,7 @@ class ChipIndex:
         survey: all squares: what is valid and labelled in them, whatever their fold.
         labelled: fold name to labelled pixels per class.
         data_sha256: hash of the contents of all files.
+        notes: what a person should know of the data: warnings that came up while indexing.
         max_unreadable: share of a scene that may be damaged.
     """
 
@@ -63,6 +64,7 @@ class ChipIndex:
         labelled: dict[str, list[int]],
         data_sha256: str,
         max_unreadable: float = 0.0,
+        notes: Sequence[str] = (),
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
@@ -75,6 +77,7 @@ class ChipIndex:
         self.labelled = labelled
         self.data_sha256 = data_sha256
         self.max_unreadable = max_unreadable
+        self.notes = list(notes)
 
     def reader(self, scene: Scene) -> SceneReader:
         """A reader of the scene's pixels, with the index's bands and nodata."""
@@ -104,10 +107,15 @@ class ChipIndex:
             },
             "data_sha256": self.data_sha256,
             "split_sha256": self.split.sha256,
+            "notes": self.notes,
         }
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON; the cells, which may be millions, are packed in it."""
+        """Write as JSON."""
+        Path(path).write_text(self.to_text(), encoding="utf-8")
+
+    def to_text(self) -> str:
+        """As JSON; the cells, which may be millions, are packed in it."""
         values = {
             "version": VERSION,
             "scenes": [scene.to_dict() for scene in self.scenes],
@@ -121,8 +129,9 @@ class ChipIndex:
             "labelled": self.labelled,
             "data_sha256": self.data_sha256,
             "max_unreadable": self.max_unreadable,
+            "notes": self.notes,
         }
-        Path(path).write_text(json.dumps(values), encoding="utf-8")
+        return json.dumps(values)
 
     @classmethod
     def load(cls, path: str | Path) -> ChipIndex:
@@ -168,9 +177,25 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
 
 
 def index_scenes(
-    scenes: Sequence[Scene], config: DataConfig, progress: Callable[[str], None] | None = None
+    scenes: Sequence[Scene],
+    config: DataConfig,
+    progress: Callable[[str], None] | None = None,
+    *,
+    data_sha256: str | None = None,
 ) -> ChipIndex:
-    """``build_index`` of scenes that are open already."""
+    """``build_index`` of scenes that are open already, the hash of whose contents may be known."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        index = _index(scenes, config, progress, data_sha256 or Contents().of_scenes(list(scenes)))
+    for warning in caught:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    index.notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+    return index
+
+
+def _index(
+    scenes: Sequence[Scene], config: DataConfig, progress: Callable[[str], None] | None, data_sha256: str
+) -> ChipIndex:
     bands: list[int | str] = config.bands or list(range(1, scenes[0].num_bands + 1))
     if progress is not None:
         for scene in scenes:
@@ -188,7 +213,7 @@ def index_scenes(
     _check_folds(labelled, config)
     return ChipIndex(
         scenes, config.classes, bands, config.nodata, config.ignore_index, split, cells, survey, labelled,
-        _hash_files(scenes), config.max_unreadable,
+        data_sha256, config.max_unreadable,
     )  # fmt: skip
 
 
@@ -250,17 +275,3 @@ def _check_folds(labelled: dict[str, list[int]], config: DataConfig) -> None:
     nowhere = [name for name, somewhere in zip(config.classes, anywhere, strict=True) if not somewhere]
     if nowhere:
         warnings.warn(f"no fold has a pixel of: {', '.join(nowhere)}", stacklevel=4)
-
-
-def _hash_files(scenes: Sequence[Scene]) -> str:
-    """Hash of the contents of all local files, and of what remote ones say of themselves."""
-    digest = hashlib.sha256()
-    for scene in scenes:
-        for location in scene.files:
-            file = Path(location)
-            if file.is_file():
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-            else:
-                digest.update(json.dumps([location, scene.to_dict()], sort_keys=True).encode())
-    return digest.hexdigest()

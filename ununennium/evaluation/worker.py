@@ -146,6 +146,8 @@ def contract(
     record = run.record()
     scene = index.scenes[0]
     data: DataConfig = config.data
+    # New imagery may have a border without data even if the first scene has none.
+    declared = [data.nodata, *(scene.nodata for scene in index.scenes)]
     return {
         "model": {
             "target": config.model.target,
@@ -157,7 +159,7 @@ def contract(
         "ignore_index": data.ignore_index,
         "bands": index.bands,
         "statistics": {"mean": list(statistics.mean), "std": list(statistics.std)},
-        "nodata": data.nodata if data.nodata is not None else scene.nodata,
+        "nodata": next((value for value in declared if value is not None), None),
         "resolution": [abs(scene.transform[0]), abs(scene.transform[4])],
         "crs": scene.crs,
         "chip_size": data.chip_size,
