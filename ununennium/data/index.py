@@ -26,7 +26,7 @@ from ununennium.errors import DataError
 
 __all__ = ["CELL", "VERSION", "Cells", "ChipIndex", "Survey", "build_index"]
 
-VERSION = 2
+VERSION = 3
 """Of the index: one that another version wrote is built anew."""
 
 _MOST_SMALL_BLOCKS = 20_000

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def contract(
         "classes": data.classes,
         "ignore_index": data.ignore_index,
         "bands": index.bands,
-        "statistics": {"mean": list(statistics.mean), "std": list(statistics.std)},
+        "statistics": {name: values for name, values in asdict(statistics).items() if name != "num_pixels"},
         "nodata": next((value for value in declared if value is not None), None),
         "resolution": [abs(scene.transform[0]), abs(scene.transform[4])],
         "crs": scene.crs,
