@@ -2,8 +2,9 @@
 
 Usage: python -m benchmarks.loader_memory [--scenes 200] [--epochs 10] [--workers 2] [--cache-mb 32] [--json FILE]
 
-Makes small GeoTIFFs, uint16 (4, 512, 512) in deflated blocks, with labels; trains on nothing, and after each epoch reads
-from ``/proc`` what every worker has to itself (USS: what its end would give back) and in all (RSS, with shared pages).
+Makes small GeoTIFFs, uint16 (4, 512, 512) in deflated blocks, with labels; trains on nothing, and after each epoch
+reads from ``/proc`` what every worker has to itself (USS: what its end would give back) and in all (RSS, with
+shared pages).
 """
 
 from __future__ import annotations

@@ -13,6 +13,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def index_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Indexes that the suite builds stay out of the checkout."""
+    os.environ.setdefault("UNUNENNIUM_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def atlanta() -> Path:
     """The folder of the sample scene that the project ships."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,8 +15,7 @@ from typing import Any
 
 from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.config import Component, RunConfig
-from ununennium.data.index import build_index
-from ununennium.data.statistics import compute_statistics
+from ununennium.data.index_cache import indexed
 from ununennium.errors import ConfigError, PromotionConflict, UnunenniumError
 from ununennium.evaluation.evaluate import Evaluation
 from ununennium.evaluation.gate import check_metrics, decide
@@ -89,9 +89,12 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> Plan:
         raise ConfigError("checkpoints.save_top_k", 0, "keeps no checkpoint to evaluate; give 1 or more, or -1")
     check_metrics(config.gate, config.data.classes, config.data.task)
     champion = Registry(run.storage, config.name).current()
-    index = build_index(config.data, on_line)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the index keeps them, and the plan shows them
+        data = indexed(config.data, on_line)
+    index = data.index
     index.save(run.index_file)
-    compute_statistics(index).save(run.statistics_file)
+    data.statistics().save(run.statistics_file)
     write_json(run.split_file, index.split.to_geojson())
     plan = make_plan(run, config, index.summary(), champion)
     write_json(run.plan_file, {"rows": plan.rows, **plan.details})
@@ -120,6 +123,7 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
         ("run", run.run_id),
         ("data", "; ".join(_scene(scene) for scene in data["scenes"])),
         *_data_rows(data),
+        *(("  warning", note) for note in data["notes"]),
         ("training", training),
         ("model", component(config.model)),
         ("loss", component(config.loss)),

@@ -148,10 +148,13 @@ def _with_border(make):
     return scene
 
 
-def test_a_zero_border_without_a_nodata_tag_is_refused_with_the_remedy(make):
-    scene = _with_border(make)
-    with pytest.raises(DataError, match=r"7\.8% of the pixels are 0 in every band.*data\.nodata: 0"):
-        build_index(make.config(scene))
+def test_a_zero_border_without_a_nodata_tag_holds_no_data_and_says_so(make):
+    with pytest.warns(UserWarning, match=r"7\.8% of the pixels are 0 in every band.*data\.nodata: 0"):
+        index = build_index(make.config(_with_border(make), split={"buffer": 0}))
+    assert sum(map(sum, index.labelled.values())) == 256 * 236
+    valid = index.reader(index.scenes[0]).read_valid(0, 0, 256, 256)
+    assert not valid[:, :20].any()
+    assert valid[:, 20:].all()
 
 
 @pytest.mark.parametrize(("nodata", "columns"), [(0, 236), (-1, 256)])
@@ -162,10 +165,12 @@ def test_the_remedy_for_a_zero_border_works(make, nodata, columns):
 
 def test_a_real_scene_with_a_zero_border(make, shared_data):
     image = shared_data / "landsat8_parana" / "LC08_L1TP_224077_20200518_B2B3B4.tif"
-    with pytest.raises(DataError, match=r"reach its edges.*data\.nodata: 0"):
-        build_index(
-            make.config({"image": str(image), "label": str(shared_data / "landsat8_parana" / "stac_training.geojson")})
-        )
+    label = shared_data / "landsat8_parana" / "stac_training.geojson"
+    with pytest.warns(UserWarning, match=r"reach its edges.*data\.nodata: 0"):
+        index = build_index(make.config({"image": str(image), "label": str(label)}))
+    with rasterio.open(image) as dataset:
+        data = (dataset.read() != 0).all(0)
+    assert index.survey.valid.sum() == data.sum()
 
 
 def test_nan_pixels_are_invalid_everywhere(make):

@@ -26,7 +26,7 @@ from ununennium.data import (
 from ununennium.data.dataset import as_batch
 from ununennium.data.memory import DecodedCache
 from ununennium.data.regions import Regions, bucketed_order
-from ununennium.data.splits import assign_blocks
+from ununennium.data.stratify import assign_blocks
 from ununennium.data.transforms import shade, turn
 from ununennium.errors import ConfigError
 

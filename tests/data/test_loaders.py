@@ -25,8 +25,8 @@ def loaders(make):
     index = build_index(config)
     statistics = compute_statistics(index)
 
-    def build(workers=0, **arguments):
-        settings = config.model_copy(update={"num_workers": workers})
+    def build(workers=0, chips=22, **arguments):
+        settings = config.model_copy(update={"num_workers": workers, "chips_per_epoch": chips})
         return build_loaders(settings, index, statistics, **{"seed": 1, **arguments})
 
     return build
@@ -94,7 +94,7 @@ def test_ranks_train_on_the_same_chips_between_them(loaders):
 def test_a_rank_without_validation_chips_has_no_batch(loaders):
     """correctness 31: the number of validation chips need not reach every rank."""
     number = len(loaders().validation.dataset)
-    assert list(loaders(rank=0, world_size=number + 1).validation) == []
+    assert list(loaders(chips=number + 1, rank=0, world_size=number + 1).validation) == []
 
 
 def test_loading_leaves_the_training_generator_alone(loaders):

@@ -19,7 +19,7 @@ REQUIRED = {
     "classes": "class names in the order of their values",
     "ignore_index": "label value of unlabelled pixels",
     "bands": "bands read, counted from 1, in the model's order",
-    "statistics": "mean and standard deviation per band, of the training fold",
+    "statistics": "mean and standard deviation per band, of the training fold; its range and percentiles",
     "nodata": "pixel value without data, or null",
     "resolution": "ground size of a pixel [x, y] in units of the CRS, or null",
     "crs": "coordinate reference system of the training scenes, or null",

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from ununennium.cli import initialise, predict, registry, training
+from ununennium.cli import data, initialise, predict, registry, training
 from ununennium.cli.console import (
     FAILED,
     INTERRUPTED,
@@ -32,6 +32,7 @@ app = typer.Typer(
         "Retrain Earth-observation models, promote them only when they are better, lose nothing.\n\n"
         "A first run, from a folder of scenes with labels:\n\n"
         "    ununennium init scenes/ -o run.yaml      (then look through run.yaml)\n\n"
+        "    ununennium data describe run.yaml        (scenes, classes, folds, and a map of them)\n\n"
         "    ununennium train run.yaml --dry-run      (what would be done)\n\n"
         "    ununennium train run.yaml\n\n"
         "    ununennium evaluate latest               (on the holdout, beside the champion)\n\n"
@@ -50,6 +51,7 @@ app.command("evaluate", epilog=training.EVALUATE_EXAMPLES)(training.evaluate)
 app.command("promote", epilog=training.PROMOTE_EXAMPLES)(training.promote)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("runs", epilog=training.RUNS_EXAMPLES)(training.runs)
+app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
 app.command("demo", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(training.demo)
 

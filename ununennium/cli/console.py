@@ -54,8 +54,14 @@ def print_json(content: Any) -> None:
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
-    """Print rows as a table with a heading; on anything but a terminal as wide as it needs to be."""
+def print_table(rows: Sequence[Mapping[str, Any]], *, empty: str, numbers: bool = False) -> None:
+    """Print rows as a table with a heading; on anything but a terminal as wide as it needs to be.
+
+    Args:
+        rows: heading to value, each with the same headings.
+        empty: printed instead of no rows.
+        numbers: whether all columns but the first hold numbers, which stand right.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -64,7 +70,9 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
         typer.echo(empty)
         return
     console = Console(width=None if sys.stdout.isatty() else 240)
-    table = Table(*rows[0], box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for place, heading in enumerate(rows[0]):
+        table.add_column(heading, justify="right" if numbers and place else "left")
     for row in rows:
         table.add_row(*("-" if value is None else escape(str(value)) for value in row.values()))
     console.print(table)

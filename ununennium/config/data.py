@@ -21,11 +21,13 @@ class SceneConfig(Section):
     name: str | None = None
     """Name in reports; the image's file name without its ending if not given."""
     label_field: str | None = None
-    """Vector labels: the attribute that holds a class name or value; without it every shape is ``label_value``."""
+    """Vector labels: the attribute that holds a class name or value; if not given, the only one that holds nothing but
+    class names, and where there is none, every shape is ``label_value``."""
     label_value: int = Field(default=1, ge=0)
     """Vector labels without ``label_field``: the class value of every shape."""
-    outside: Literal["background", "unlabelled"] = "background"
-    """Vector labels: what pixels outside every shape are (``unlabelled`` for sparse labels)."""
+    outside: Literal["background", "unlabelled"] | None = None
+    """Vector labels: what pixels outside every shape are; if not given, ``unlabelled`` if some shape is of the first
+    class, which then is no background, else ``background``."""
 
 
 class RegionConfig(Section):
@@ -53,10 +55,12 @@ class SplitConfig(Section):
     Folds are whole spatial blocks, never random pixels: neighbours are alike, and random pixels leak.
     """
 
-    block_size: int = Field(default=128, ge=8)
-    """Side of a block in pixels."""
-    buffer: int = Field(default=16, ge=0)
-    """Pixels between training and the other folds that are not trained on; the model's receptive radius is ideal."""
+    block_size: int | None = Field(default=None, ge=8)
+    """Side of a block in pixels; if not given, the largest of 128, 64, 32, 16 and 8 at which every class lies in enough
+    blocks to be in every fold."""
+    buffer: int | None = Field(default=None, ge=0)
+    """Pixels between training and the other folds that are not trained on; the model's receptive radius is ideal. If
+    not given, an eighth of a block."""
     validation: Fraction = 0.15
     """Share of the blocks that validate."""
     holdout: Fraction = 0.2

@@ -31,7 +31,7 @@ class Scene:
         label_kind: ``raster`` on the image's grid, or ``vector``.
         label_field: vector attribute with the class; None if every shape is ``label_value``.
         label_value: class value of shapes without a field.
-        outside: what pixels outside every shape are.
+        outside: what pixels outside every shape are; None if nobody said (``ununennium.data.defaults`` finds out).
         width: columns.
         height: rows.
         num_bands: bands in the file, without a closing alpha band: that one is a mask.
@@ -52,7 +52,7 @@ class Scene:
     label_kind: Literal["raster", "vector"] | None
     label_field: str | None
     label_value: int
-    outside: Literal["background", "unlabelled"]
+    outside: Literal["background", "unlabelled"] | None
     width: int
     height: int
     num_bands: int

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import base64
+import io
 import json
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +15,25 @@ import numpy.typing as npt
 
 from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene, open_catalog
+from ununennium.data.contents import Contents
+from ununennium.data.defaults import fill_in
 from ununennium.data.labels import LabelReader
 from ununennium.data.layout import arrange, channels
 from ununennium.data.reader import FloatArray, SceneReader
-from ununennium.data.splits import (
-    FOLDS,
-    HOLDOUT,
-    TRAIN,
-    VALIDATION,
-    Block,
-    Split,
-    assign_blocks,
-    place_on_grid,
-    rectangles_of,
-)
+from ununennium.data.splits import HOLDOUT, TRAIN, VALIDATION, Rectangle, Split, rectangles_of
+from ununennium.data.stratify import BLOCK_SIZES, Block, assign_blocks, choose_block_size, coarsen
+from ununennium.data.survey import CELL, Cells, Survey, count_blocks, count_cells
 from ununennium.data.values import TargetScale
 from ununennium.errors import DataError
 from ununennium.tasks import TASKS, TargetReader
 
-CELL = 64
-_STRIP_CELLS = 8
-_ZERO_BORDER_SHARE = 0.005
-_MOST_NAMED = 8
+__all__ = ["CELL", "VERSION", "Cells", "ChipIndex", "Survey", "build_index"]
 
-Counts = npt.NDArray[np.int64]
+VERSION = 3
+"""Of the index: one that another version wrote is built anew."""
 
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Squares of ``CELL`` pixels that hold training labels, N of them.
-
-    Attributes:
-        places: int64 (N, 3): the scene's place in the index's list, first row, first column.
-        counts: int64 (N, K): labelled valid training pixels per class.
-    """
-
-    places: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.places)
+_MOST_SMALL_BLOCKS = 20_000
+_SMALL_BLOCK = 32  # pixels; smaller ones hardly keep folds apart
 
 
 class ChipIndex:
@@ -69,8 +47,10 @@ class ChipIndex:
         ignore_index: label value of unlabelled pixels.
         split: the fold of every pixel.
         cells: squares with training labels.
+        survey: all squares: what is valid and labelled in them, whatever their fold.
         labelled: fold name to labelled pixels per class.
         data_sha256: hash of the contents of all files.
+        notes: what a person should know of the data: warnings that came up while indexing.
         max_unreadable: share of a scene that may be damaged.
         task: what is predicted.
         layout: how stacks of dates reach the model, see ``DataConfig.layout``.
@@ -86,12 +66,14 @@ class ChipIndex:
         ignore_index: int,
         split: Split,
         cells: Cells,
+        survey: Survey,
         labelled: dict[str, list[int]],
         data_sha256: str,
         max_unreadable: float = 0.0,
         task: str = "segmentation",
         layout: str = "channels",
         target_scale: Sequence[float] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
@@ -100,9 +82,11 @@ class ChipIndex:
         self.ignore_index = ignore_index
         self.split = split
         self.cells = cells
+        self.survey = survey
         self.labelled = labelled
         self.data_sha256 = data_sha256
         self.max_unreadable = max_unreadable
+        self.notes = list(notes)
         self.task = TASKS[task]
         self.layout = layout
         self.target_scale = None if target_scale is None else TargetScale(*target_scale)
@@ -162,35 +146,62 @@ class ChipIndex:
             },
             "data_sha256": self.data_sha256,
             "split_sha256": self.split.sha256,
+            "notes": self.notes,
         }
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
+        Path(path).write_text(self.to_text(), encoding="utf-8")
+
+    def to_text(self) -> str:
+        """As JSON; the cells, which may be millions, are packed in it."""
         values = {
+            "version": VERSION,
             "scenes": [scene.to_dict() for scene in self.scenes],
             "classes": self.classes,
             "bands": self.bands,
             "nodata": self.nodata,
             "ignore_index": self.ignore_index,
             "split": self.split.to_dict(),
-            "cells": {"places": self.cells.places.tolist(), "counts": self.cells.counts.tolist()},
+            "cells": _pack(**vars(self.cells)),
+            "survey": _pack(**vars(self.survey)),
             "labelled": self.labelled,
             "data_sha256": self.data_sha256,
             "max_unreadable": self.max_unreadable,
             "task": self.task.name,
             "layout": self.layout,
             "target_scale": self.target_scale,
+            "notes": self.notes,
         }
-        Path(path).write_text(json.dumps(values), encoding="utf-8")
+        return json.dumps(values)
 
     @classmethod
     def load(cls, path: str | Path) -> ChipIndex:
-        """The inverse of ``save``."""
+        """The inverse of ``save``.
+
+        Raises:
+            DataError: another version of the program wrote it.
+        """
         values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if values.pop("version", 1) != VERSION:
+            raise DataError(f"{path} was written by another version of ununennium; index the data again")
         scenes = [Scene.from_dict(scene) for scene in values.pop("scenes")]
         split = Split.from_dict(values.pop("split"), scenes)
-        cells = Cells(**{name: np.array(rows, np.int64) for name, rows in values.pop("cells").items()})
-        return cls(scenes=scenes, split=split, cells=cells, **values)
+        cells = Cells(**_unpack(values.pop("cells")))
+        survey = Survey(**_unpack(values.pop("survey")))
+        return cls(scenes=scenes, split=split, cells=cells, survey=survey, **values)
+
+
+def _pack(**arrays: npt.NDArray[np.int64]) -> str:
+    """Arrays as compressed text."""
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+    return base64.b64encode(packed.getvalue()).decode()
+
+
+def _unpack(text: str) -> dict[str, npt.NDArray[np.int64]]:
+    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def build_index(config: DataConfig, progress: Callable[[str], None] | None = None) -> ChipIndex:
@@ -201,29 +212,52 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         progress: told what is being done, scene by scene.
 
     Raises:
-        DataError: files that cannot be used, label values outside the classes, a fold without labels, or a zero
-            border that no nodata tag explains.
+        DataError: files that cannot be used, label values outside the classes, or a fold without labels.
         ConfigError: settings that do not fit the files.
     """
-    scenes = open_catalog(config)
+    return index_scenes(open_catalog(config), config, progress)
+
+
+def index_scenes(
+    scenes: Sequence[Scene],
+    config: DataConfig,
+    progress: Callable[[str], None] | None = None,
+    *,
+    data_sha256: str | None = None,
+) -> ChipIndex:
+    """``build_index`` of scenes that are open already, the hash of whose contents may be known."""
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            caught = heard
+            warnings.simplefilter("always")
+            index = _index(scenes, config, progress, data_sha256 or Contents().of_scenes(list(scenes)))
+    finally:  # also when it fails: what went before may be why
+        for warning in caught:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    index.notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+    return index
+
+
+def _index(
+    scenes: Sequence[Scene], config: DataConfig, progress: Callable[[str], None] | None, data_sha256: str
+) -> ChipIndex:
     task = TASKS[config.task]
     task.check_scenes(scenes)
     bands: list[int | str] = config.bands or list(range(1, scenes[0].num_bands + 1))
+    if progress is not None:
+        for scene in scenes:
+            progress(f"looking at {scene.name} ({scene.height} x {scene.width} pixels)")
+    scenes = fill_in(scenes, config)
     readers = [SceneReader(scene, bands, config.nodata, max_unreadable=config.max_unreadable) for scene in scenes]
     labels = [task.label_reader(scene, config.classes, config.ignore_index) for scene in scenes]
     rectangles = rectangles_of(scenes, config.split)
-    regions = Split(scenes, config.split.block_size, 0, rectangles, {})
-    blocks: dict[Block, npt.NDArray[np.int64]] = {}
-    for reader, label in zip(readers, labels, strict=True):
-        if progress is not None:
-            scene = reader.scene
-            progress(f"looking at {scene.name} ({scene.height} x {scene.width} pixels)")
-        _check_zero_border(reader)
-        _count_blocks(reader, label, regions, config, blocks)
+    size, blocks = _blocks(readers, labels, rectangles, config)
+    buffer = size // 8 if config.split.buffer is None else config.split.buffer
     dealt = assign_blocks(blocks, _shares(config), config.split.seed)
     judged = {block: fold for block, fold in dealt.items() if fold != TRAIN}
-    split = Split(scenes, config.split.block_size, config.split.buffer, rectangles, judged)
-    cells, labelled = _count_cells(readers, labels, split, config)
+    split = Split(scenes, size, buffer, rectangles, judged)
+    cells, survey, labelled = count_cells(readers, labels, split, config)
     _check_folds(labelled, config)
     return ChipIndex(
         scenes,
@@ -233,13 +267,43 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         config.ignore_index,
         split,
         cells,
+        survey,
         labelled,
-        _hash_files(scenes),
-        config.max_unreadable,
-        config.task,
-        config.layout,
-        task.target_scale(readers, split),
+        data_sha256,
+        max_unreadable=config.max_unreadable,
+        task=task.name,
+        layout=config.layout,
+        target_scale=task.target_scale(readers, split),
     )
+
+
+def _blocks(
+    readers: Sequence[SceneReader], labels: Sequence[LabelReader], rectangles: Sequence[Rectangle], config: DataConfig
+) -> tuple[int, dict[Block, npt.NDArray[np.int64]]]:
+    """The side of the blocks, and the labelled pixels per class of each that lies in no region of the user's."""
+
+    def count(size: int) -> dict[Block, npt.NDArray[np.int64]]:
+        regions = Split([reader.scene for reader in readers], size, 0, rectangles, {})
+        return count_blocks(readers, labels, regions, config)
+
+    if config.split.block_size is not None:
+        return config.split.block_size, count(config.split.block_size)
+    num_folds = sum(share > 0 for share in _shares(config).values())
+    finest = _SMALL_BLOCK
+    blocks = count(finest)
+    size, enough = choose_block_size(blocks, finest, num_folds)
+    if not enough and len(blocks) <= _MOST_SMALL_BLOCKS:
+        finest = BLOCK_SIZES[-1]
+        blocks = count(finest)
+        size, enough = choose_block_size(blocks, finest, num_folds)
+    if size < _SMALL_BLOCK and num_folds > 1:
+        warnings.warn(
+            f"labels are so few or so close together that blocks of only {size} pixels bring the classes into every "
+            "fold: what is judged lies beside what is trained on, and scores will flatter; label more places, or set "
+            "data.split.block_size",
+            stacklevel=4,
+        )
+    return size, coarsen(blocks, size // finest)
 
 
 def _shares(config: DataConfig) -> dict[int, float]:
@@ -250,76 +314,6 @@ def _shares(config: DataConfig) -> dict[int, float]:
     return {TRAIN: max(0.0, 1.0 - validation - holdout), VALIDATION: validation, HOLDOUT: holdout}
 
 
-def _count_blocks(
-    reader: SceneReader, label: LabelReader, regions: Split, config: DataConfig, blocks: dict[Block, Counts]
-) -> None:
-    """Add the scene's labelled valid pixels outside the user's regions to the histograms of its blocks."""
-    scene, num_classes, size = reader.scene, len(config.classes), config.split.block_size
-    group, first_row, first_col = place_on_grid(scene)
-    low_row, low_col = first_row // size, first_col // size
-    num_rows = (first_row + scene.height - 1) // size - low_row + 1
-    num_cols = (first_col + scene.width - 1) // size - low_col + 1
-    block_cols = (first_col + np.arange(scene.width)) // size - low_col
-    table = np.zeros(num_rows * num_cols * num_classes, np.int64)
-    wrong: Counter[int] = Counter()
-    for row, height in reader.strips():
-        values = label.read(row, 0, height, scene.width)
-        labelled = values != config.ignore_index
-        outside = labelled & ((values < 0) | (values >= num_classes))
-        for value, count in zip(*np.unique(values[outside], return_counts=True), strict=True):
-            wrong[int(value)] += int(count)
-        if wrong or not labelled.any():
-            continue
-        counted = labelled & (regions.folds(scene, row, 0, height, scene.width) == TRAIN)
-        counted &= reader.read_valid(row, 0, height, scene.width)
-        block_rows = (first_row + np.arange(row, row + height)) // size - low_row
-        block = block_rows[:, None] * num_cols + block_cols
-        table += np.bincount(block[counted] * num_classes + values[counted], minlength=table.size)
-    if wrong:
-        found = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(wrong.items())[:_MOST_NAMED])
-        found += f" and {len(wrong) - _MOST_NAMED} more values" if len(wrong) > _MOST_NAMED else ""
-        raise DataError(
-            f"labels of scene {scene.name!r} have values outside the classes 0..{num_classes - 1}: {found}; add "
-            f"classes to data.classes, or write unlabelled pixels as data.ignore_index = {config.ignore_index}"
-        )
-    for place, counts in enumerate(table.reshape(-1, num_classes)):
-        if counts.any():
-            key = group, low_row + place // num_cols, low_col + place % num_cols
-            blocks[key] = blocks.get(key, 0) + counts
-
-
-def _count_cells(
-    readers: Sequence[SceneReader], labels: Sequence[LabelReader], split: Split, config: DataConfig
-) -> tuple[Cells, dict[str, list[int]]]:
-    """Labelled valid pixels per class: of the training fold by cell, and of every fold in all."""
-    num_classes = len(config.classes)
-    places: list[tuple[int, int, int]] = []
-    counts_of: list[Counts] = []
-    labelled = {fold: np.zeros(num_classes, np.int64) for fold in FOLDS}
-    for place, (reader, label) in enumerate(zip(readers, labels, strict=True)):
-        scene = reader.scene
-        for top in range(0, scene.height, CELL):
-            height = min(CELL, scene.height - top)
-            for left in range(0, scene.width, CELL * _STRIP_CELLS):
-                width = min(CELL * _STRIP_CELLS, scene.width - left)
-                values = label.read(top, left, height, width)
-                if (values == config.ignore_index).all():
-                    continue
-                usable = reader.read_valid(top, left, height, width) & (values != config.ignore_index)
-                folds = split.folds(scene, top, left, height, width)
-                for name, fold in FOLDS.items():
-                    labelled[name] += np.bincount(values[usable & (folds == fold)], minlength=num_classes)
-                for col in range(0, width, CELL):
-                    part = slice(None), slice(col, col + CELL)
-                    inside = usable[part] & (folds[part] == TRAIN)
-                    counts = np.bincount(values[part][inside], minlength=num_classes)
-                    if counts.any():
-                        places.append((place, top, left + col))
-                        counts_of.append(counts)
-    cells = Cells(np.array(places, np.int64).reshape(-1, 3), np.array(counts_of, np.int64).reshape(-1, num_classes))
-    return cells, {fold: counts.tolist() for fold, counts in labelled.items()}
-
-
 def _check_folds(labelled: dict[str, list[int]], config: DataConfig) -> None:
     split = config.split
     expected = {
@@ -327,48 +321,17 @@ def _check_folds(labelled: dict[str, list[int]], config: DataConfig) -> None:
         "validation": bool(split.validation_regions) or split.validation > 0,
         "holdout": bool(split.holdout_regions) or split.holdout > 0,
     }
+    anywhere = np.sum(list(labelled.values()), axis=0) > 0
     for fold, counts in labelled.items():
         if expected[fold] and not sum(counts):
             raise DataError(
                 f"the {fold} fold has no labelled pixel; label more, lower data.split.block_size or data.split.buffer, "
                 f"or change data.split.{fold if fold != 'train' else 'validation'}"
             )
-        absent = [name for name, count in zip(config.classes, counts, strict=True) if not count]
+        rows = zip(config.classes, counts, anywhere, strict=True)
+        absent = [name for name, count, somewhere in rows if somewhere and not count]
         if expected[fold] and absent:
-            warnings.warn(f"the {fold} fold has no pixel of: {', '.join(absent)}", stacklevel=3)
-
-
-def _check_zero_border(reader: SceneReader) -> None:
-    """Refuse a scene whose edges are filled with zeros that nothing declares as nodata."""
-    scene = reader.scene
-    if reader.nodata is not None or scene.has_mask:
-        return
-    zeros, edge_zeros = 0, 0
-    for row, height in reader.strips():
-        image, valid = reader.read(row, 0, height, scene.width)
-        is_zero = (image == 0).all(0) & valid
-        zeros += int(is_zero.sum())
-        edge_zeros += int(is_zero[:, 0].sum() + is_zero[:, -1].sum())
-        edge_zeros += int(is_zero[0].sum()) if row == 0 else 0
-        edge_zeros += int(is_zero[-1].sum()) if row + height == scene.height else 0
-    share = zeros / (scene.width * scene.height)
-    if share > _ZERO_BORDER_SHARE and edge_zeros > 0.01 * 2 * (scene.width + scene.height):
-        raise DataError(
-            f"scene {scene.name!r}: {share:.1%} of the pixels are 0 in every band and reach its edges, and no nodata "
-            "tag says what they are; set data.nodata: 0 if they are a border without data, or data.nodata to a value "
-            "that does not occur (such as -1) if they are real"
-        )
-
-
-def _hash_files(scenes: Sequence[Scene]) -> str:
-    """Hash of the contents of all local files, and of what remote ones say of themselves."""
-    digest = hashlib.sha256()
-    for scene in scenes:
-        for location in scene.files:
-            file = Path(location)
-            if file.is_file():
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-            else:
-                digest.update(json.dumps([location, scene.to_dict()], sort_keys=True).encode())
-    return digest.hexdigest()
+            warnings.warn(f"the {fold} fold has no pixel of: {', '.join(absent)}", stacklevel=4)
+    nowhere = [name for name, somewhere in zip(config.classes, anywhere, strict=True) if not somewhere]
+    if nowhere:
+        warnings.warn(f"no fold has a pixel of: {', '.join(nowhere)}", stacklevel=4)

@@ -90,7 +90,7 @@ class LabelReader:
     def _from_shapes(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
         if self._shapes is None:
             self._shapes = _Shapes(self.scene, self._path, self.classes)
-        fill = 0 if self.scene.outside == "background" else self.ignore_index
+        fill = self.ignore_index if self.scene.outside == "unlabelled" else 0
         return self._shapes.burn(row, col, height, width, fill)
 
 

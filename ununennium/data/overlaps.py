@@ -22,6 +22,7 @@ BoolArray = npt.NDArray[np.bool_]
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels; bottom and right are one past the last
 
 _LONGITUDE_LATITUDE = "OGC:CRS84"
+_TOUCHING = 1e-6  # share of a scene's ground; neighbours that only touch share no more
 _PARTS_PER_SIDE = 8  # a straight side in one CRS is a curve in another
 
 
@@ -85,6 +86,26 @@ def geojson_of(scene: Scene, box: Box) -> dict[str, Any]:
     else:
         geometry = shapely.geometry.mapping(to_crs(_on_the_ground(scene, [box]), scene.crs, _LONGITUDE_LATITUDE)[0])
     return geometry
+
+
+def overlapping(scenes: Sequence[Scene]) -> list[tuple[Scene, Scene, float]]:
+    """Pairs of scenes that share ground, with the share of the smaller one's; by their extents, whatever is valid."""
+    placed = [(scene, _extent(scene)) for scene in scenes if scene.crs is not None and _bounds(scene) is not None]
+    shapes = [shape for _, shape in placed]
+    found: list[tuple[Scene, Scene, float]] = []
+    if not shapes:
+        return found
+    for one, other in sorted(zip(*shapely.STRtree(shapes).query(shapes, predicate="intersects").tolist(), strict=True)):
+        area = shapes[one].intersection(shapes[other]).area / min(shapes[one].area, shapes[other].area)
+        if one < other and area > _TOUCHING:
+            found.append((placed[one][0], placed[other][0], float(area)))
+    return found
+
+
+def _extent(scene: Scene) -> BaseGeometry:
+    """The scene in longitude and latitude."""
+    assert scene.crs is not None
+    return to_crs(_on_the_ground(scene, [(0, 0, scene.height, scene.width)]), scene.crs, _LONGITUDE_LATITUDE)[0]
 
 
 def _on_the_ground(scene: Scene, boxes: Iterable[Box]) -> Any:

@@ -20,13 +20,13 @@ from ununennium.config import RegionConfig, SplitConfig
 from ununennium.data import overlaps
 from ununennium.data.catalog import Scene
 from ununennium.data.reader import clip
+from ununennium.data.stratify import Block
 from ununennium.errors import ConfigError
 
 NONE, TRAIN, VALIDATION, HOLDOUT = 0, 1, 2, 3
 FOLDS = {"train": TRAIN, "validation": VALIDATION, "holdout": HOLDOUT}
 
 FoldArray = npt.NDArray[np.uint8]
-Block = tuple[str, int, int]  # group, block row, block column
 # Rectangles in pixels of a group's grid: fold, row, row after, column, column after.
 Rectangle = tuple[str, int, int, int, int, int]
 
@@ -216,40 +216,6 @@ def _rectangles(scenes: Sequence[Scene], region: RegionConfig, fold: int, field:
         rows = (first_row + region.rows[0], first_row + bottom)
         found.append((group, fold, *rows, first_col + region.columns[0], first_col + right))
     return found
-
-
-def assign_blocks(
-    histograms: Mapping[Block, npt.NDArray[np.int64]], shares: Mapping[int, float], seed: int
-) -> dict[Block, int]:
-    """Deal blocks to folds so that each fold gets its share of the blocks of each class (iterative stratification).
-
-    The blocks of the rarest class that is left are dealt first, each to the fold that wants that class most (Sechidis
-    et al. 2011). The result depends on the blocks, the shares and the seed alone, not on the order of scenes.
-
-    Args:
-        histograms: labelled valid pixels per class of each block, int64 (K,).
-        shares: fold -> share of the blocks; they sum to 1.
-        seed: decides ties.
-    """
-    blocks = sorted(block for block, counts in histograms.items() if counts.any())
-    order = [blocks[place] for place in np.random.default_rng(seed).permutation(len(blocks))]
-    folds = [fold for fold, share in sorted(shares.items()) if share > 0]
-    present = {block: histograms[block] > 0 for block in order}
-    wanted = {fold: shares[fold] * np.sum([present[b] for b in order], axis=0) for fold in folds} if order else {}
-    room = {fold: shares[fold] * len(order) for fold in folds}
-    dealt: dict[Block, int] = {}
-    while len(dealt) < len(order):
-        left = [block for block in order if block not in dealt]
-        counts = np.sum([present[block] for block in left], axis=0)
-        rarest = int(np.where(counts > 0, counts, counts.max() + 1).argmin())
-        for block in left:
-            if not present[block][rarest]:
-                continue
-            fold = max(folds, key=lambda f: (round(wanted[f][rarest], 9), round(room[f], 9), -f))
-            dealt[block] = fold
-            wanted[fold] = wanted[fold] - present[block]
-            room[fold] -= 1
-    return dealt
 
 
 def _any_within(mask: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,8 @@ def contract(
     record = run.record()
     scene = index.scenes[0]
     data: DataConfig = config.data
+    # New imagery may have a border without data even if the first scene has none.
+    declared = [data.nodata, *(scene.nodata for scene in index.scenes)]
     return {
         "model": {
             "target": config.model.target,
@@ -173,8 +176,8 @@ def contract(
         "classes": data.classes,
         "ignore_index": data.ignore_index,
         "bands": index.bands,
-        "statistics": {"mean": list(statistics.mean), "std": list(statistics.std)},
-        "nodata": data.nodata if data.nodata is not None else scene.nodata,
+        "statistics": {name: values for name, values in asdict(statistics).items() if name != "num_pixels"},
+        "nodata": next((value for value in declared if value is not None), None),
         "resolution": [abs(scene.transform[0]), abs(scene.transform[4])],
         "crs": scene.crs,
         "chip_size": data.chip_size,

@@ -1,0 +1,72 @@
+"""What a person need not say because the files do: the class attribute of shapes, what lies outside of them, nodata."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyogrio
+
+from ununennium.config import DataConfig
+from ununennium.data.catalog import Scene
+from ununennium.data.reader import SceneReader
+
+_ZERO_BORDER_SHARE = 0.005
+
+
+def fill_in(scenes: Sequence[Scene], config: DataConfig) -> list[Scene]:
+    """The scenes with what the configuration leaves open read from their files.
+
+    Args:
+        scenes: as they were opened.
+        config: the data section of a run.
+
+    Returns:
+        The scenes, with the class attribute of vector labels, what is outside of their shapes, and ``nodata`` = 0
+        where zeros fill a border that no tag explains (of which it warns).
+    """
+    return [_with_nodata(_with_attribute(scene, config.classes), config) for scene in scenes]
+
+
+def _with_attribute(scene: Scene, classes: Sequence[str]) -> Scene:
+    """Vector labels: the only text attribute with nothing but class names; and a first class that is no background."""
+    if scene.label_kind != "vector" or (scene.label_field is not None and scene.outside is not None):
+        return scene
+    assert scene.label is not None
+    meta, _, _, columns = pyogrio.raw.read(scene.label, read_geometry=False)
+    values = {str(name): set(column.tolist()) for name, column in zip(meta["fields"], columns, strict=True)}
+    field = scene.label_field
+    if field is None:
+        named = [name for name, found in values.items() if found and found <= set(classes)]
+        field = named[0] if len(named) == 1 else None
+    outside = scene.outside
+    if outside is None:
+        found = {scene.label_value} if field is None else values.get(field, set())
+        has_first = bool(found & {classes[0], 0, "0"})
+        outside = "unlabelled" if has_first else "background"
+    return replace(scene, label_field=field, outside=outside)
+
+
+def _with_nodata(scene: Scene, config: DataConfig) -> Scene:
+    """Zeros that fill a border, and that nothing declares, are pixels without data."""
+    if config.nodata is not None or scene.nodata is not None or scene.has_mask:
+        return scene
+    reader = SceneReader(scene, config.bands, max_unreadable=config.max_unreadable)
+    zeros, edge_zeros = 0, 0
+    for row, height in reader.strips():
+        image, valid = reader.read(row, 0, height, scene.width)
+        is_zero = (image == 0).all(0) & valid
+        zeros += int(is_zero.sum())
+        edge_zeros += int(is_zero[:, 0].sum() + is_zero[:, -1].sum())
+        edge_zeros += int(is_zero[0].sum()) if row == 0 else 0
+        edge_zeros += int(is_zero[-1].sum()) if row + height == scene.height else 0
+    share = zeros / (scene.width * scene.height)
+    if share <= _ZERO_BORDER_SHARE or edge_zeros <= 0.01 * 2 * (scene.width + scene.height):
+        return scene
+    warnings.warn(
+        f"scene {scene.name!r}: {share:.1%} of the pixels are 0 in every band and reach its edges, without a nodata "
+        "tag: they are taken as pixels without data (data.nodata: 0 says so; data.nodata: -1 if the zeros are real)",
+        stacklevel=4,
+    )
+    return replace(scene, nodata=0.0)

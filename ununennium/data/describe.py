@@ -1,0 +1,177 @@
+"""What there is to train on, in words: facts of scenes, and labelled pixels per fold and class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyproj
+
+from ununennium.data.catalog import Scene
+from ununennium.data.overlaps import overlapping
+
+if TYPE_CHECKING:
+    from ununennium.data.index import ChipIndex
+
+_MOST_NAMED = 12
+
+Row = dict[str, str]
+
+
+def scene_facts(scene: Scene, bands: Sequence[int | str] | None = None) -> Row:
+    """What a scene's files say of themselves, each fact as a short text.
+
+    Args:
+        scene: a scene.
+        bands: those that are read, by name or from 1; all if not given.
+    """
+    numbers = scene.band_numbers(bands or range(1, scene.num_bands + 1))
+    nodata = "a mask" if scene.nodata is None and scene.has_mask else "none"
+    facts = {
+        "size": f"{scene.height} x {scene.width}",
+        "pixel": pixel_text(scene),
+        "CRS": crs_text(scene.crs),
+        "bands": _named([scene.band_names[number - 1] for number in numbers], "bands"),
+        "type": scene.dtype,
+        "nodata": nodata if scene.nodata is None else f"{scene.nodata:g}",
+        "blocks": f"{scene.block_shape[0]} x {scene.block_shape[1]}",
+        "labels": "none" if scene.label is None else "raster",
+    }
+    dates = [date for date in scene.dates if date is not None]
+    if dates or scene.num_dates > 1:
+        facts["dates"] = _named(dates, "dates") if dates else f"{scene.num_dates} dates"
+    if scene.label_kind == "vector":
+        what = scene.label_field or f"all {scene.label_value}"
+        facts["labels"] = f"shapes ({what}; {scene.outside or 'background'} outside)"
+    return facts
+
+
+def scene_rows(index: ChipIndex) -> list[Row]:
+    """One row per scene: its name, its facts, and the shares of it that are valid and labelled."""
+    rows = []
+    for place, scene in enumerate(index.scenes):
+        cells, area = index.survey.of(place), scene.height * scene.width
+        facts = scene_facts(scene, index.bands)
+        if index.nodata is not None:
+            facts["nodata"] = f"{index.nodata:g} (data.nodata)"
+        shares = {"valid": percent(cells.valid.sum() / area), "labelled": percent(cells.counts.sum() / area)}
+        rows.append({"scene": scene.name, **facts, **shares})
+    return rows
+
+
+def common_and_own(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
+    """Facts that all scenes share, once; and rows of those in which they differ."""
+    if not rows:
+        return {}, []
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    values = {name: {row.get(name, "none") for row in rows} for name in names}
+    own = [name for name in names if name == "scene" or len(values[name]) > 1]
+    common = {name: values[name].pop() for name in names if name not in own}
+    return common, [{name: row.get(name, "none") for name in own} for row in rows]
+
+
+def fold_rows(index: ChipIndex) -> list[Row]:
+    """One row per class: labelled pixels of each fold, and their share of the fold; the last row: of all folds."""
+    totals = {fold: sum(counts) for fold, counts in index.labelled.items()}
+    rows = [
+        {"class": name, **{fold: _counted(counts[number], totals[fold]) for fold, counts in index.labelled.items()}}
+        for number, name in enumerate(index.classes)
+    ]
+    grand = sum(totals.values())
+    return [*rows, {"class": "all classes", **{fold: _counted(total, grand) for fold, total in totals.items()}}]
+
+
+def _counted(count: int, total: int) -> str:
+    return f"{count:,}  {percent(count / total) if total else '-':>7}"
+
+
+def split_text(index: ChipIndex) -> str:
+    """How the folds were made."""
+    split, scene = index.split, index.scenes[0]
+    unit = _unit(scene)
+    size, buffer = (
+        f"{pixels} px" + ("" if unit is None else f" ({pixels * scene.resolution[0]:g} {unit})")
+        for pixels in (split.block_size, split.buffer)
+    )
+    regions = f", {len(split.rectangles)} region(s) by hand" if split.rectangles else ""
+    return f"blocks of {size}{regions}, buffer of {buffer}"
+
+
+def overlap_texts(scenes: Sequence[Scene]) -> list[str]:
+    """Which scenes share ground; the split gives it one fold in all of them."""
+    pairs = overlapping(scenes)
+    texts = [
+        f"{one.name} and {other.name} share {percent(share)} of the smaller one's ground"
+        for one, other, share in sorted(pairs, key=lambda pair: -pair[2])[:_MOST_NAMED]
+    ]
+    return texts + ([f"{len(pairs) - _MOST_NAMED} more pairs share ground"] if len(pairs) > _MOST_NAMED else [])
+
+
+def pixel_text(scene: Scene) -> str:
+    """Size of a pixel, with its unit."""
+    x, y = scene.resolution
+    unit = _unit(scene)
+    if unit is None:
+        return "1 pixel"
+    if np.isclose(x, y, rtol=1e-6):
+        return f"{_short(x)} {unit}"
+    return f"{_short(x)} x {_short(y)} {unit}"
+
+
+@lru_cache(maxsize=256)
+def crs_text(wkt: str | None) -> str:
+    """Name of a coordinate reference system, with its EPSG code if it has one."""
+    if wkt is None:
+        return "none"
+    crs = pyproj.CRS.from_wkt(wkt)
+    code = crs.to_epsg(min_confidence=90)
+    return f"{crs.name} (EPSG:{code})" if code else str(crs.name)
+
+
+def percent(share: float) -> str:
+    """A share with as many digits as it takes to be seen, but no more."""
+    if 0 < share < 0.001:
+        return f"{100 * share:.2g} %"
+    return f"{100 * share:.1f} %"
+
+
+@lru_cache(maxsize=256)
+def _unit(scene: Scene) -> str | None:
+    if scene.crs is None:
+        return None
+    name = pyproj.CRS.from_wkt(scene.crs).axis_info[0].unit_name
+    return {"metre": "m", "degree": "°", "foot": "ft", "US survey foot": "US ft"}.get(name, name)
+
+
+def _short(number: float) -> str:
+    return f"{number:.6g}"
+
+
+def _named(names: Sequence[str], what: str) -> str:
+    if len(names) <= _MOST_NAMED:
+        return ", ".join(names)
+    return f"{names[0]}, {names[1]} .. {names[-1]} ({len(names)} {what})"
+
+
+def to_json(index: ChipIndex) -> dict[str, Any]:
+    """The same for programs."""
+    scenes = []
+    for place, scene in enumerate(index.scenes):
+        cells = index.survey.of(place)
+        scenes.append(
+            {
+                **scene.to_dict(),
+                "valid_pixels": int(cells.valid.sum()),
+                "labelled_pixels": dict(zip(index.classes, cells.counts.sum(0).tolist(), strict=True)),
+            }
+        )
+    return {
+        **index.summary(),
+        "scenes": scenes,
+        "bands": index.bands,
+        "split": {"block_size": index.split.block_size, "buffer": index.split.buffer},
+        "overlaps": [[one.name, other.name, share] for one, other, share in overlapping(index.scenes)],
+        "notes": index.notes,
+    }

@@ -1,0 +1,121 @@
+"""An index and its statistics, written once and reused while nothing changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ununennium.config import DataConfig
+from ununennium.data.catalog import Scene, open_catalog
+from ununennium.data.contents import Contents, write_whole
+from ununennium.data.index import VERSION, ChipIndex, index_scenes
+from ununennium.data.statistics import BandStatistics, compute_statistics
+from ununennium.errors import UnunenniumError
+from ununennium.version import __version__
+
+CACHE_FOLDER = ".ununennium/cache"
+"""Default folder, under the working directory, of indexes; ``UNUNENNIUM_CACHE`` names another."""
+
+NOT_INDEXED = frozenset({"augment", "batch_size", "cache_mb", "chips_per_epoch", "class_balance", "num_workers"})
+"""Settings of the data section that say how chips are drawn, and change nothing about the index."""
+
+_KEPT = 20
+
+
+@dataclass(frozen=True)
+class IndexedData:
+    """An index, with where it is kept.
+
+    Attributes:
+        index: the chip index.
+        folder: where it is kept.
+        reused: whether it is that of an earlier run.
+    """
+
+    index: ChipIndex
+    folder: Path
+    reused: bool
+
+    def statistics(self) -> BandStatistics:
+        """Statistics of the training fold: computed once, and kept beside the index.
+
+        Raises:
+            DataError: the training fold has no valid pixel.
+        """
+        file = self.folder / "statistics.json"
+        try:
+            return BandStatistics.load(file)
+        except (OSError, ValueError, TypeError):
+            found = compute_statistics(self.index)
+        _keep(lambda: write_whole(file, found.to_text()))
+        return found
+
+
+def indexed(
+    config: DataConfig, progress: Callable[[str], None] | None = None, *, scenes: list[Scene] | None = None
+) -> IndexedData:
+    """The index of the data: an earlier one if files, settings and program are the same, else a new one.
+
+    Files are compared by their contents, which are read again only where the file system hints at a change; remote ones
+    by what their headers say.
+
+    Args:
+        config: the data section of a run.
+        progress: told what is being done.
+        scenes: the catalog, if it is open already.
+
+    Raises:
+        DataError, ConfigError: as ``build_index``.
+    """
+    root = Path(os.environ.get("UNUNENNIUM_CACHE") or CACHE_FOLDER)
+    scenes = open_catalog(config) if scenes is None else scenes
+    contents = Contents(root / "contents.json")
+    data_sha256 = contents.of_scenes(scenes)
+    settings = config.model_dump(mode="json", exclude=set(NOT_INDEXED))
+    parts = [VERSION, __version__, settings, [scene.to_dict() for scene in scenes], data_sha256]
+    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    folder = root / "index" / fingerprint
+    file = folder / "index.json"
+    if file.is_file():
+        try:
+            found = IndexedData(ChipIndex.load(file), folder, reused=True)
+        except (OSError, ValueError, TypeError, KeyError, UnunenniumError):
+            pass  # a damaged one is built anew
+        else:
+            if progress is not None:
+                progress(f"index reused: {len(scenes)} scene(s) are as they were ({file})")
+            for note in found.index.notes:
+                warnings.warn(note, stacklevel=2)
+            _keep(lambda: os.utime(folder))
+            return found
+    index = index_scenes(scenes, config, progress, data_sha256=data_sha256)
+
+    def write() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_whole(file, index.to_text())
+        contents.save()
+        _forget_oldest(root / "index")
+
+    _keep(write)
+    return IndexedData(index, folder, reused=False)
+
+
+def _keep(write: Callable[[], None]) -> None:
+    """Write, or say why that is not possible: a run needs no cache."""
+    try:
+        write()
+    except OSError as error:
+        warnings.warn(f"the index is not kept for the next run: {error}", stacklevel=3)
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Keep the indexes that were used last."""
+    known = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in known[_KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
