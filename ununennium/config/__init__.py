@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, SceneConfig, SplitConfig
 from ununennium.config.parsing import apply_overrides, as_config_error
 from ununennium.config.section import Component, PositiveInt, Section
@@ -22,6 +23,7 @@ from ununennium.tasks import TASKS
 
 __all__ = [
     "AugmentConfig",
+    "CatalogConfig",
     "CheckpointSettings",
     "Component",
     "DataConfig",
@@ -184,26 +186,25 @@ class RunConfig(Section):
         return cls.parse(settings, source=str(path)).with_scenes_relative_to(file.parent)
 
     def with_scenes_relative_to(self, folder: str | Path) -> RunConfig:
-        """Return a copy whose relative scene paths are absolute, taken from ``folder``."""
+        """Return a copy whose relative scene and catalogue paths are absolute, taken from ``folder``."""
         base = Path(folder).resolve()
 
-        def absolute(location: str | None) -> str | None:
-            if location is None or "://" in location or location.startswith("/vsi"):
-                return location
-            return str(base / location)
+        def absolute(location: Any) -> Any:
+            if isinstance(location, str):
+                return location if _is_absolute(location) else str(base / location)
+            if isinstance(location, Mapping):
+                return {name: absolute(file) for name, file in location.items()}
+            if isinstance(location, tuple):
+                return absolute(location[0]), location[1]
+            return [absolute(one) for one in location] if isinstance(location, list) else location
 
         scenes = [
-            scene.model_copy(
-                update={
-                    "image": [absolute(one) for one in scene.image]
-                    if isinstance(scene.image, list)
-                    else absolute(scene.image),
-                    "label": absolute(scene.label),
-                }
-            )
+            scene.model_copy(update={"image": absolute(scene.image), "label": absolute(scene.label)})
             for scene in self.data.scenes
         ]
-        return self.model_copy(update={"data": self.data.model_copy(update={"scenes": scenes})})
+        catalog = self.data.catalog.relocated(absolute) if self.data.catalog else None
+        data = self.data.model_copy(update={"scenes": scenes, "catalog": catalog})
+        return self.model_copy(update={"data": data})
 
     def to_yaml(self) -> str:
         """The configuration as YAML that ``load`` reads back to an equal one."""
@@ -239,3 +240,8 @@ class RunConfig(Section):
         if self.trainer.compile and self.trainer.deterministic:
             raise ValueError("trainer.compile and trainer.deterministic do not go together; choose one")
         return self
+
+
+def _is_absolute(location: str) -> bool:
+    """A URL, one of GDAL's virtual paths, or the text of a virtual raster; the folder has no say in it."""
+    return "://" in location or location.startswith(("/vsi", "<"))

@@ -6,14 +6,21 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ununennium.config.catalog import CatalogConfig
 from ununennium.config.section import Fraction, PositiveInt, Section
+
+BandFile = str | tuple[str, int]
+"""A file of one band, or a file and the number of one of its bands, from 1."""
+Image = str | dict[str, BandFile]
+"""One raster, or a file for each band by name: all on one grid."""
 
 
 class SceneConfig(Section):
     """One image with its labels."""
 
-    image: str | list[str]
-    """GeoTIFF (or anything else that GDAL reads): a path or a URL. A list is a stack of dates on one grid."""
+    image: Image | list[Image]
+    """GeoTIFF (or anything else that GDAL reads): a path or a URL. A mapping of band names to files is one image
+    (``{red: B4.tif, nir: [stack.tif, 5]}``). A list is a stack of dates on one grid."""
     date: str | list[str] | None = None
     """Day of the image (``2026-05-18``), or of each image of a stack."""
     label: str | None = None
@@ -91,8 +98,10 @@ class AugmentConfig(Section):
 class DataConfig(Section):
     """Scenes, classes, split and how chips are drawn."""
 
-    scenes: list[SceneConfig] = Field(min_length=1)
-    """Images with labels."""
+    catalog: CatalogConfig | None = None
+    """Scenes from a folder, a table or STAC."""
+    scenes: list[SceneConfig] = Field(default=[], validate_default=True)
+    """Images with labels, one by one; after those of ``catalog``."""
     task: Literal["segmentation", "change", "regression"] = "segmentation"
     """What is predicted: ``segmentation`` (a class for every pixel), ``change`` (the same from two dates) or
     ``regression`` (a number for every pixel)."""
@@ -127,6 +136,13 @@ class DataConfig(Section):
     """Training, validation and holdout."""
     augment: AugmentConfig = AugmentConfig()
     """Changes to training chips."""
+
+    @field_validator("scenes")
+    @classmethod
+    def _at_least_one(cls, value: list[SceneConfig], info: ValidationInfo) -> list[SceneConfig]:
+        if not value and info.data.get("catalog", "refused") is None:
+            raise ValueError("give at least 1 image here, or data.catalog: a folder, a table or STAC")
+        return value
 
     @field_validator("classes")
     @classmethod

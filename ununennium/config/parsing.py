@@ -13,6 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from ununennium.errors import ConfigError
 
+_UNION_TAGS = {"bool", "str", "int", "float"}
+_UNION_TAG_BEGINNINGS = ("literal[", "list[", "dict[", "tuple[")
+
 
 def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return ``settings`` with dotted ``path=value`` overrides applied; values are read as YAML.
@@ -85,7 +88,7 @@ def _field(location: Sequence[Any]) -> str:
 
 def _is_union_tag(part: Any) -> bool:
     """Pydantic adds the tried type to the location of a union's member; a user's path has no such part."""
-    return isinstance(part, str) and (part in {"bool", "str", "int", "float"} or part.startswith("literal["))
+    return isinstance(part, str) and (part in _UNION_TAGS or part.startswith(_UNION_TAG_BEGINNINGS))
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:

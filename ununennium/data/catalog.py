@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
@@ -11,7 +12,10 @@ import pyogrio
 import rasterio
 
 from ununennium.config import DataConfig, SceneConfig
-from ununennium.data.raster import open_raster
+from ununennium.data.raster import open_raster, shown
+from ununennium.data.remote import read_vector, remedy
+from ununennium.data.sources import scenes_of
+from ununennium.data.sources.virtual import block_shape_of, opened_image, sources_of
 from ununennium.errors import ConfigError, DataError
 
 _VECTOR_ENDINGS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", ".parquet")
@@ -120,17 +124,21 @@ def open_catalog(config: DataConfig) -> list[Scene]:
             a chip.
         ConfigError: two scenes of one name, or bands that the files do not have.
     """
-    scenes = [open_scene(settings, place) for place, settings in enumerate(config.scenes)]
+    scenes = [open_scene(settings, place) for place, settings in enumerate(scenes_of(config))]
     names = [scene.name for scene in scenes]
     for place, name in enumerate(names):
         if name in names[:place]:
             raise ConfigError(f"data.scenes.{place}.name", name, "another scene has this name; give each its own")
+    _check_distinct(scenes)
     for scene in scenes:
         _check_bands(scene, scenes[0], config)
-        if min(scene.width, scene.height) < config.chip_size:
+        size = min(scene.width, scene.height)
+        if size < config.chip_size:
+            smallest = 16  # the least that data.chip_size may be
             raise DataError(
                 f"scene {scene.name!r} has {scene.height} x {scene.width} pixels, less than data.chip_size = "
-                f"{config.chip_size}; set data.chip_size to at most {min(scene.width, scene.height)}"
+                f"{config.chip_size}; "
+                + (f"set data.chip_size to at most {size}" if size >= smallest else "leave it out: it is too small")
             )
     return scenes
 
@@ -141,16 +149,18 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
     Raises:
         DataError: a file cannot be read, or labels are on another grid.
     """
-    images = settings.image if isinstance(settings.image, list) else [settings.image]
+    name = settings.name or _name_of(settings)
+    given = settings.image if isinstance(settings.image, list) else [settings.image]
+    opened = [opened_image(image, name) for image in given]
+    images = [image for image, _ in opened]
     dates = settings.date if isinstance(settings.date, list) else [settings.date] * len(images)
-    name = settings.name or PurePosixPath(images[0].replace("\\", "/")).stem
     with open_raster(images[0], f"image of scene {name!r}") as image:
         if image.width < 1 or image.count < 1:
-            raise DataError(f"image of scene {name!r}: {images[0]} has no pixels")
+            raise DataError(f"image of scene {name!r}: {shown(images[0])} has no pixels")
         if image.dtypes[0].startswith("complex"):
             raise DataError(
-                f"image of scene {name!r}: {images[0]} has pixels of type {image.dtypes[0]}; write real numbers, "
-                "such as the amplitude, or real and imaginary part as two bands"
+                f"image of scene {name!r}: {shown(images[0])} has pixels of type {image.dtypes[0]}; write real "
+                "numbers, such as the amplitude, or real and imaginary part as two bands"
             )
         num_bands = image.count - (image.count > 1 and image.colorinterp[-1] == rasterio.enums.ColorInterp.alpha)
         flags = [flag for band in image.mask_flag_enums for flag in band]
@@ -161,7 +171,7 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             name=name,
             images=tuple(images),
             dates=tuple(dates),
-            files=(*images, *filter(None, [settings.label])),
+            files=(*(file for _, files in opened for file in files), *filter(None, [settings.label])),
             label=settings.label,
             label_kind=kind,
             label_field=settings.label_field,
@@ -176,7 +186,9 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             nodata=None if image.nodata is None else float(image.nodata),
             band_names=tuple(text or f"B{band}" for band, text in enumerate(image.descriptions[:num_bands], 1)),
             has_mask=rasterio.enums.MaskFlags.per_dataset in flags,
-            block_shape=image.block_shapes[0],
+            block_shape=block_shape_of(images[0], image.block_shapes[0])
+            if images[0].startswith("<")
+            else image.block_shapes[0],
         )
     for image in images[1:]:
         _check_same_grid(scene, image)
@@ -187,6 +199,30 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
     return scene
 
 
+def _check_distinct(scenes: Sequence[Scene]) -> None:
+    """Refuse what is in the catalogue twice: it would count twice, and lie in two folds' reports."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for scene in scenes:
+        files = tuple(os.path.realpath(file) if "://" not in file else file for file in scene.files)
+        what = (scene.images[0] if scene.images[0].startswith("<") else "", files, scene.label_field, scene.label_value)
+        if what in seen:
+            raise DataError(
+                f"scenes {seen[what]!r} and {scene.name!r} are the same image with the same labels: "
+                f"{', '.join(scene.files)}; leave one out"
+            )
+        seen[what] = scene.name
+
+
+def _name_of(settings: SceneConfig) -> str:
+    """The name of the first image's first file, without its ending."""
+    image = settings.image[0] if isinstance(settings.image, list) else settings.image
+    if isinstance(image, Mapping):
+        file = next(iter(image.values()))
+        image = file if isinstance(file, str) else file[0]
+    file = sources_of(image)[0] if image.startswith("<") else image
+    return PurePosixPath(file.replace("\\", "/")).stem
+
+
 def _check_same_grid(scene: Scene, later: str) -> None:
     with open_raster(later, f"image of scene {scene.name!r}") as image:
         same = (image.height, image.width) == (scene.height, scene.width) and image.count >= scene.num_bands
@@ -194,8 +230,8 @@ def _check_same_grid(scene: Scene, later: str) -> None:
         same &= (image.crs.to_wkt() if image.crs else None) == scene.crs
         if not same:
             raise DataError(
-                f"scene {scene.name!r}: {later} and {scene.images[0]} are on different grids or differ in their bands; "
-                "warp one to the other's grid (gdalwarp -te ... -tr ...)"
+                f"scene {scene.name!r}: {shown(later)} and {shown(scene.images[0])} are on different grids or differ "
+                "in their bands; warp one to the other's grid (gdalwarp -te ... -tr ...)"
             )
 
 
@@ -225,11 +261,13 @@ def _check_label_grid(scene: Scene) -> None:
 
 
 def _check_vector(scene: Scene, place: int) -> None:
+    assert scene.label is not None
+    label = scene.label
     try:
-        info = pyogrio.read_info(scene.label)
+        info = read_vector(label, pyogrio.read_info)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError) as error:
         raise DataError(
-            f"labels of scene {scene.name!r}: {scene.label} cannot be read ({error}); check the path and the file"
+            f"labels of scene {scene.name!r}: {label} cannot be read ({error}); {remedy(label, error)}"
         ) from error
     if scene.crs is not None and not info["crs"]:
         raise DataError(f"labels of scene {scene.name!r}: {scene.label} names no CRS; write it with the one it is in")

@@ -16,6 +16,7 @@ from rasterio.windows import Window
 from ununennium.data.catalog import Scene
 from ununennium.data.raster import LazyRaster
 from ununennium.data.reader import clip
+from ununennium.data.remote import read_vector
 from ununennium.errors import DataError
 
 LabelArray = npt.NDArray[np.int64]
@@ -99,7 +100,7 @@ class _Shapes:
 
     def __init__(self, scene: Scene, path: str, classes: Sequence[str]) -> None:
         columns = [scene.label_field] if scene.label_field else []
-        meta, _, geometry, fields = pyogrio.raw.read(path, columns=columns)
+        meta, _, geometry, fields = read_vector(path, lambda opened: pyogrio.raw.read(opened, columns=columns))
         shapes = shapely.from_wkb(geometry)
         values = np.full(len(shapes), scene.label_value, np.int64)
         if scene.label_field:

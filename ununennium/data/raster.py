@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +17,7 @@ from rasterio.env import getenv, hasenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
+from ununennium.data import remote
 from ununennium.errors import DataError
 
 GDAL_CACHE_BYTES = 64 * 2**20
@@ -23,16 +26,19 @@ GDAL_REGION_CACHE_BYTES = 12 * 2**20
 """The same for reads of whole blocks, which are not read again."""
 
 
-def bounded_cache(num_bytes: int = GDAL_CACHE_BYTES) -> AbstractContextManager[Any]:
+def bounded_cache(num_bytes: int = GDAL_CACHE_BYTES, path: str = "") -> AbstractContextManager[Any]:
     """GDAL reads in here keep at most ``num_bytes`` of decoded blocks, unless the user set a bound.
+
+    Where ``path`` is remote, GDAL's options for servers are set too.
 
     The environment variable ``GDAL_CACHEMAX`` (in MB) and an enclosing ``rasterio.Env(GDAL_CACHEMAX=...)`` (in bytes)
     are the user's.
     """
-    if "GDAL_CACHEMAX" in os.environ or (hasenv() and "GDAL_CACHEMAX" in getenv()):
-        return nullcontext()
-    bounded: AbstractContextManager[Any] = rasterio.Env(GDAL_CACHEMAX=num_bytes)
-    return bounded
+    options: dict[str, Any] = remote.gdal_options() if remote.is_remote(path) else {}
+    if "GDAL_CACHEMAX" not in os.environ and not (hasenv() and "GDAL_CACHEMAX" in getenv()):
+        options["GDAL_CACHEMAX"] = num_bytes
+    environment: AbstractContextManager[Any] = rasterio.Env(**options) if options else nullcontext()
+    return environment
 
 
 class UnreadableError(DataError):
@@ -49,12 +55,20 @@ def open_dataset(path: str, what: str) -> Any:
     Raises:
         DataError: it is missing or cannot be read.
     """
-    with warnings.catch_warnings(), bounded_cache():
+    with warnings.catch_warnings(), bounded_cache(path=path):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            return rasterio.open(path)
+            return remote.with_retries(path, lambda: rasterio.open(remote.gdal_path(path)))
         except (RasterioIOError, OSError) as error:
-            raise DataError(f"{what}: {path} cannot be read ({error}); check the path and the file") from error
+            raise DataError(f"{what}: {shown(path)} cannot be read ({error}); {remote.remedy(path, error)}") from error
+
+
+def shown(path: str) -> str:
+    """A path as messages show it: not the whole text of a virtual raster."""
+    if not path.startswith("<"):
+        return path
+    files = list(dict.fromkeys(re.findall(r"<SourceFilename[^>]*>([^<]*)<", path)))
+    return f"the virtual raster of {html.unescape(', '.join(files))}"
 
 
 @contextmanager
@@ -103,7 +117,7 @@ class LazyRaster:
             dataset = open_dataset(self.path, self.what)
             if dataset.shape != self.shape:
                 dataset.close()
-                raise DataError(f"{self.what}: {self.path} is not the file that was indexed; index it again")
+                raise DataError(f"{self.what}: {shown(self.path)} is not the file that was indexed; index it again")
             height, width = dataset.block_shapes[0]
             self._block_bytes = height * width * sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
             self._dataset, self._pid = dataset, os.getpid()
@@ -124,14 +138,19 @@ class LazyRaster:
         Raises:
             UnreadableError: the file cannot be read there.
         """
-        dataset = self.dataset
+        self.dataset  # noqa: B018 - opened outside of the retries, which it has of its own
+
+        def decode() -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+            dataset = self.dataset
+            pixels = dataset.read(list(bands), window=window)
+            return pixels, dataset.dataset_mask(window=window) if with_mask else None
+
         try:
-            with bounded_cache(max(cache_bytes, 2 * self._block_bytes)):
-                pixels = dataset.read(list(bands), window=window)
-                return pixels, dataset.dataset_mask(window=window) if with_mask else None
+            with bounded_cache(max(cache_bytes, 2 * self._block_bytes), self.path):
+                return remote.with_retries(self.path, decode, again=self.close)
         except (RasterioIOError, OSError) as error:
             raise UnreadableError(
-                f"{self.what}: {self.path} cannot be read at row {window.row_off}, column {window.col_off} "
+                f"{self.what}: {shown(self.path)} cannot be read at row {window.row_off}, column {window.col_off} "
                 f"({error}); is the file damaged?"
             ) from error
 

@@ -1,0 +1,206 @@
+"""Scenes from STAC: a catalogue, a collection or items in files, or an API."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from ununennium.config import CatalogConfig, SceneConfig
+from ununennium.config.data import Image
+from ununennium.data.raster import open_raster
+from ununennium.data.sources.files import label_settings, read_bytes, without_labels
+from ununennium.errors import ConfigError, DataError
+
+_FIELD = "data.catalog.stac"
+
+
+def scenes_in_stac(catalog: CatalogConfig) -> list[SceneConfig]:
+    """The items that the catalogue's settings choose, in its order, each a scene with the item's id as name.
+
+    Raises:
+        DataError: the catalogue cannot be read, an item lacks an asset, or an image has no label.
+        ConfigError: a package is missing.
+    """
+    assert catalog.stac is not None
+    items = list(_items(catalog))
+    sources = _label_items(items)
+    images = [item for item in items if item.id not in {label.id for label in sources.values()}]
+    scenes, unlabelled = [], []
+    for item in islice(images, catalog.limit):
+        label, label_field = _label(item, sources, catalog)
+        if label is None:
+            unlabelled.append(item.id)
+            continue
+        settings = label_settings(catalog)
+        settings["label_field"] = settings["label_field"] or label_field
+        date = item.datetime or item.common_metadata.start_datetime
+        scenes.append(
+            SceneConfig(
+                image=_image(item, catalog.assets),
+                label=label,
+                name=item.id,
+                date=date.date().isoformat() if date else None,
+                **settings,
+            )
+        )
+    without_labels(
+        unlabelled, catalog, "name their asset in data.catalog.label_asset, or add label items that name them as source"
+    )
+    return scenes
+
+
+def _items(catalog: CatalogConfig) -> Iterator[Any]:
+    """Items that the search settings choose, label items among them."""
+    try:
+        import pystac
+        import pystac_client
+        from pystac_client.exceptions import APIError
+    except ImportError as error:
+        raise ConfigError(
+            _FIELD, catalog.stac, "STAC needs pystac and pystac-client: pip install 'ununennium-eo[stac]'"
+        ) from error
+
+    class Files(pystac.StacIO):
+        """Reads local files and URLs, object storage too; writes nothing."""
+
+        def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+            return read_bytes(
+                str(pystac.utils.make_absolute_href(str(getattr(source, "href", source)))), _FIELD
+            ).decode()
+
+        def write_text(self, dest: Any, txt: str, *args: Any, **kwargs: Any) -> None:
+            raise NotImplementedError("a catalogue is only read")
+
+    assert catalog.stac is not None
+    files = Files()
+    try:
+        content = files.read_json(catalog.stac)
+        if content.get("type") == "FeatureCollection":
+            root = pystac.ItemCollection.from_dict(content)
+            for item in root:
+                item.set_self_href(item.get_self_href() or posixpath.join(posixpath.dirname(catalog.stac), item.id))
+            yield from _chosen(root, catalog)
+        elif any(link.get("rel") == "search" for link in content.get("links", [])):
+            api = pystac_client.Client.open(catalog.stac)
+            search = api.search(
+                collections=catalog.collections or None, bbox=catalog.bbox, datetime=catalog.datetime,
+                max_items=catalog.limit,
+            )  # fmt: skip
+            yield from search.items()
+        else:
+            found = pystac.read_file(catalog.stac, stac_io=files)
+            if isinstance(found, pystac.Catalog):
+                yield from _chosen(found.get_items(recursive=True), catalog)
+            elif isinstance(found, pystac.Item):
+                yield found
+    except (
+        pystac.STACError,
+        pystac.STACTypeError,
+        pystac_client.exceptions.APIError,
+        KeyError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise DataError(
+            f"{_FIELD}: {catalog.stac} is no STAC that can be read ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _chosen(items: Iterable[Any], catalog: CatalogConfig) -> Iterator[Any]:
+    """What an API would give: items of the collections that touch the box in the interval."""
+    start, end = _interval(catalog.datetime)
+    for item in items:
+        if catalog.collections and item.collection_id not in catalog.collections:
+            continue
+        if catalog.bbox is not None and item.bbox is not None:
+            west, south, east, north = catalog.bbox
+            half = len(item.bbox) // 2
+            low, high = item.bbox[:2], item.bbox[half : half + 2]
+            if low[0] > east or high[0] < west or low[1] > north or high[1] < south:
+                continue
+        first = item.common_metadata.start_datetime or item.datetime
+        last = item.common_metadata.end_datetime or item.datetime
+        if (start and last and last < start) or (end and first and first > end):
+            continue
+        yield item
+
+
+def _interval(text: str | None) -> tuple[datetime | None, datetime | None]:
+    """Both ends of ``a/b``, of a day, or of a moment; None where open. A day ends with its last moment."""
+    if text is None:
+        return None, None
+    parts = text.split("/") if "/" in text else [text, text]
+    try:
+        first, last = parts
+        ends = []
+        for part, midnight in ((first, ""), (last, "T23:59:59.999999")):
+            whole = part + midnight if len(part) == len("2026-05-18") else part
+            moment = None if part in ("", "..") else datetime.fromisoformat(whole.replace("Z", "+00:00"))
+            ends.append(moment.replace(tzinfo=moment.tzinfo or UTC) if moment else None)
+    except ValueError as error:
+        raise ConfigError("data.catalog.datetime", text, "give 2026-05-18, or 2026-05-01/2026-09-30") from error
+    return ends[0], ends[1]
+
+
+def _label_items(items: list[Any]) -> dict[str, Any]:
+    """Label items by what they label: the ids and addresses that their ``source`` links lead to."""
+    found = {}
+    for item in items:
+        for link in item.get_links("source"):
+            target = link.target
+            where = target.get_self_href() if hasattr(target, "get_self_href") else link.get_absolute_href()
+            if where:
+                found[where] = item
+    return found
+
+
+def _label(item: Any, sources: dict[str, Any], catalog: CatalogConfig) -> tuple[str | None, str | None]:
+    """Address of the item's label, and the attribute with its class where the label extension names one."""
+    if catalog.label_asset is not None:
+        asset = item.assets.get(catalog.label_asset)
+        return (None, None) if asset is None else (_href(item, catalog.label_asset), None)
+    label = sources.get(item.get_self_href())
+    if label is None:
+        return None, None
+    keys = [key for key, asset in label.assets.items() if key == "labels" or "labels" in (asset.roles or [])]
+    keys = keys or list(label.assets)[:1]
+    if not keys:
+        raise DataError(f"{_FIELD}: the label item {label.id!r} of {item.id!r} has no asset; give it one with labels")
+    attributes = label.properties.get("label:properties") or []
+    vector = label.properties.get("label:type") != "raster"
+    return _href(label, keys[0]), attributes[0] if vector and attributes else None
+
+
+def _href(item: Any, key: str) -> str:
+    asset = item.assets.get(key)
+    if asset is None:
+        raise DataError(f"{_FIELD}: item {item.id!r} has no asset {key!r}; it has {', '.join(item.assets) or 'none'}")
+    return str(asset.get_absolute_href() or asset.href)
+
+
+def _image(item: Any, keys: list[str]) -> Image:
+    """Bands by name: the asset's key for a file of one band, else what the item says of the file's bands."""
+    bands: dict[str, str | tuple[str, int]] = {}
+    for key in keys:
+        href = _href(item, key)
+        with open_raster(href, f"asset {key!r} of item {item.id!r}") as source:
+            count, described = source.count, source.descriptions
+        if count == 1:
+            bands[key] = href
+            continue
+        fields = item.assets[key].extra_fields
+        said = [band.get("name") for band in fields.get("bands") or fields.get("eo:bands") or []]
+        names = said if len(said) == count else described
+        for number, name in enumerate(names, 1):
+            name = name or f"{key}_{number}"
+            if name in bands:
+                raise DataError(
+                    f"{_FIELD}: item {item.id!r} has two bands {name!r} in its assets {', '.join(keys)}; choose fewer"
+                )
+            bands[name] = href, number
+    return bands

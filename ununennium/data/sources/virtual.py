@@ -1,0 +1,182 @@
+"""One image of several files: the text of a GDAL virtual raster (VRT) whose bands have names.
+
+rasterio opens the text as if it were a path, in any process, and GDAL reads the blocks of the files themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree
+
+import rasterio
+from rasterio.enums import MaskFlags
+
+from ununennium.config.data import BandFile, Image
+from ununennium.data.raster import open_raster
+from ununennium.data.remote import gdal_path
+from ununennium.errors import DataError
+
+_SUBPIXEL = 0.01
+_TYPES = {
+    "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
+    "uint64": "UInt64", "int64": "Int64", "float32": "Float32", "float64": "Float64",
+    "complex_int16": "CInt16", "complex64": "CFloat32", "complex128": "CFloat64",
+}  # fmt: skip
+
+
+def opened_image(image: Image, scene: str) -> tuple[str, tuple[str, ...]]:
+    """What rasterio opens for an image, and the files that it is read from.
+
+    Args:
+        image: a path, a URL, the text of a VRT, or band names with files.
+        scene: the scene's name, for messages.
+
+    Raises:
+        DataError: a band's file cannot be read, has several bands of which none is chosen, or is on another grid.
+    """
+    if isinstance(image, str):
+        return image, sources_of(image) if image.startswith("<") else (image,)
+    files = tuple(dict.fromkeys(_file_of(file) for file in image.values()))
+    return _text(image, scene), files
+
+
+def sources_of(text: str) -> tuple[str, ...]:
+    """The files that the text of a VRT names.
+
+    Raises:
+        DataError: it is no XML.
+    """
+    try:
+        names = [node.text or "" for node in ElementTree.fromstring(text).iter("SourceFilename")]
+    except ElementTree.ParseError as error:
+        raise DataError(f"an image begins with '<' and is no virtual raster ({error}); give its path") from error
+    return tuple(dict.fromkeys(names))
+
+
+def block_shape_of(text: str, otherwise: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of the blocks in which a VRT's first file is compressed, which GDAL does not tell for strips."""
+    properties = ElementTree.fromstring(text).find(".//SourceProperties")
+    if properties is None or "BlockYSize" not in properties.attrib:
+        return otherwise
+    return int(properties.attrib["BlockYSize"]), int(properties.attrib["BlockXSize"])
+
+
+def _file_of(file: BandFile) -> str:
+    return file if isinstance(file, str) else file[0]
+
+
+def _text(bands: Mapping[str, BandFile], scene: str) -> str:
+    """The VRT's text; every band's file is looked at once."""
+    root = ElementTree.Element("VRTDataset")
+    first: dict[str, Any] = {}
+    first_name, masked = "", []
+    for place, (name, file) in enumerate(bands.items(), 1):
+        path, number = (file, None) if isinstance(file, str) else file
+        what = f"band {name!r} of scene {scene!r}"
+        with open_raster(path, what) as source:
+            number = _checked_number(source, number, what, path)
+            its = _grid(source)
+            if not first:
+                first, first_name = its, name
+                _write_grid(root, its)
+            elif different := _difference(first, its):
+                raise DataError(
+                    f"scene {scene!r}: its bands {first_name!r} and {name!r} are on different grids: {different}; warp "
+                    f"{path} to the other's grid (gdalwarp -te ... -tr ...), or choose bands of one resolution"
+                )
+            if source.nodatavals[number - 1] != first["nodata"] and not _both_nan(
+                source.nodatavals[number - 1], first["nodata"]
+            ):
+                raise DataError(
+                    f"scene {scene!r}: its bands {first_name!r} and {name!r} have different nodata values, "
+                    f"{first['nodata']} and {source.nodatavals[number - 1]}; give their files one"
+                )
+            if MaskFlags.per_dataset in source.mask_flag_enums[number - 1]:
+                masked.append((name, path, source.block_shapes[number - 1]))
+            _add_band(root, source, place, name, path, number)
+    if len({path for _, path, _ in masked}) > 1:
+        raise DataError(
+            f"scene {scene!r}: its bands {', '.join(name for name, _, _ in masked)} each have a mask of their own; "
+            "write a nodata value instead, or one file with all bands"
+        )
+    if masked:
+        band = ElementTree.SubElement(ElementTree.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
+        _add_source(band, masked[0][1], "mask,1", first, masked[0][2], "Byte")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _checked_number(source: Any, number: int | None, what: str, path: str) -> int:
+    if number is None and source.count == 1:
+        return 1
+    if number is not None and 1 <= number <= source.count:
+        return number
+    problem = "choose one" if number is None else f"there is no band {number}"
+    raise DataError(f"{what}: {path} has {source.count} bands; {problem} (as [file, number], counted from 1)")
+
+
+def _grid(source: Any) -> dict[str, Any]:
+    return {
+        "height": source.height,
+        "width": source.width,
+        "transform": source.transform,
+        "crs": source.crs,
+        "nodata": source.nodata,
+    }
+
+
+def _both_nan(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and one != one and other != other
+
+
+def _difference(first: Mapping[str, Any], its: Mapping[str, Any]) -> str:
+    """What two grids differ in; empty where they are one."""
+    if (first["height"], first["width"]) != (its["height"], its["width"]):
+        return f"{first['height']} x {first['width']} and {its['height']} x {its['width']} pixels"
+    if first["crs"] != its["crs"]:
+        return f"{first['crs']} and {its['crs']}"
+    pixel = max(abs(first["transform"].a), abs(first["transform"].b))
+    for corner in ((0, 0), (first["width"], first["height"])):
+        ours, theirs = first["transform"] * corner, its["transform"] * corner
+        if max(abs(ours[0] - theirs[0]), abs(ours[1] - theirs[1])) > _SUBPIXEL * pixel:
+            return f"corners at {ours} and {theirs}"
+    return ""
+
+
+def _write_grid(root: ElementTree.Element, grid: Mapping[str, Any]) -> None:
+    root.set("rasterXSize", str(grid["width"]))
+    root.set("rasterYSize", str(grid["height"]))
+    if grid["crs"]:
+        ElementTree.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = grid["crs"].to_wkt()
+    if grid["transform"] != rasterio.Affine.identity():
+        coefficients = ", ".join(repr(float(number)) for number in grid["transform"].to_gdal())
+        ElementTree.SubElement(root, "GeoTransform").text = coefficients
+
+
+def _add_band(root: ElementTree.Element, source: Any, place: int, name: str, path: str, number: int) -> None:
+    dtype, blocks = source.dtypes[number - 1], source.block_shapes[number - 1]
+    band = ElementTree.SubElement(
+        root, "VRTRasterBand", dataType=_TYPES[dtype], band=str(place),
+        blockXSize=str(blocks[1]), blockYSize=str(blocks[0]),
+    )  # fmt: skip
+    ElementTree.SubElement(band, "Description").text = name
+    if source.nodatavals[number - 1] is not None:
+        ElementTree.SubElement(band, "NoDataValue").text = repr(float(source.nodatavals[number - 1]))
+    grid = {"height": source.height, "width": source.width}
+    _add_source(band, path, str(number), grid, blocks, _TYPES[dtype])
+
+
+def _add_source(
+    band: ElementTree.Element, path: str, number: str, grid: Mapping[str, Any], blocks: tuple[int, int], dtype: str
+) -> None:
+    """A source that covers the band; with its properties, so that GDAL opens the file only to read it."""
+    source = ElementTree.SubElement(band, "SimpleSource")
+    ElementTree.SubElement(source, "SourceFilename", relativeToVRT="0").text = gdal_path(path)
+    ElementTree.SubElement(source, "SourceBand").text = number
+    size = {"xSize": str(grid["width"]), "ySize": str(grid["height"])}
+    ElementTree.SubElement(
+        source, "SourceProperties", RasterXSize=size["xSize"], RasterYSize=size["ySize"], DataType=dtype,
+        BlockXSize=str(blocks[1]), BlockYSize=str(blocks[0]),
+    )  # fmt: skip
+    for name in ("SrcRect", "DstRect"):
+        ElementTree.SubElement(source, name, {"xOff": "0", "yOff": "0", **size})
