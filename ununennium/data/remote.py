@@ -24,12 +24,13 @@ T = TypeVar("T")
 _FILE_SYSTEMS = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/", "abfs": "/vsiadls/"}
 _REMOTE = re.compile(r"/vsi(s3|gs|az|adls|curl|oss|swift|webhdfs)/|^(s3|gs|az|abfs|https?)://")
 _PERMANENT = re.compile(
-    r"\b(401|403|404)\b|does not exist|no such file|AccessDenied|NoSuch|SignatureDoesNotMatch|InvalidAccessKey"
+    r"\b(401|403|404)\b|does not exist|no such file|Access ?Denied|NoSuch|signature|InvalidAccessKey|access key id"
     r"|not recognized as|AWS_SECRET_ACCESS_KEY",
     re.IGNORECASE,
 )
 _NO_CREDENTIALS = re.compile(
-    r"AWS_SECRET_ACCESS_KEY|InvalidCredentials|AccessDenied|SignatureDoesNotMatch|InvalidAccessKey|\b40[13]\b"
+    r"AWS_SECRET_ACCESS_KEY|InvalidCredentials|Access ?Denied|signature|InvalidAccessKey|access key id|\b40[13]\b",
+    re.IGNORECASE,
 )
 
 RETRY_WAITS_S = (0.5, 1.0, 2.0, 4.0)

@@ -96,14 +96,7 @@ def _items(catalog: CatalogConfig) -> Iterator[Any]:
                 yield from _chosen(found.get_items(recursive=True), catalog)
             elif isinstance(found, pystac.Item):
                 yield found
-    except (
-        pystac.STACError,
-        pystac.STACTypeError,
-        pystac_client.exceptions.APIError,
-        KeyError,
-        ValueError,
-        AttributeError,
-    ) as error:
+    except (pystac.STACError, pystac.STACTypeError, APIError, KeyError, ValueError, AttributeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise DataError(
