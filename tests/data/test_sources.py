@@ -237,3 +237,10 @@ def test_the_same_image_twice_is_refused_unless_the_labels_differ(make):
 def test_a_catalogue_has_one_source(catalog, message):
     with pytest.raises(ConfigError, match=message):
         RunConfig.parse({"name": "a", "data": {"catalog": catalog, "classes": ["a", "b"]}})
+
+
+@pytest.mark.parametrize("shape", [(1, 500), (500, 1)])
+def test_a_raster_of_one_row_or_column_is_too_small(make, shape):
+    image = make.raster("line.tif", np.ones((1, *shape), np.uint8))
+    with pytest.raises(DataError, match=f"{shape[0]} x {shape[1]} pixels, .*leave it out: it is too small"):
+        open_catalog(config(scenes=[{"image": image}]))
