@@ -199,7 +199,8 @@ class RunConfig(Section):
             )
             for scene in self.data.scenes
         ]
-        return self.model_copy(update={"data": self.data.model_copy(update={"scenes": scenes})})
+        split = self.data.split.model_copy(update={"file": absolute(self.data.split.file)})
+        return self.model_copy(update={"data": self.data.model_copy(update={"scenes": scenes, "split": split})})
 
     def to_yaml(self) -> str:
         """The configuration as YAML that ``load`` reads back to an equal one."""
@@ -208,7 +209,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _monitors_exist(self) -> RunConfig:
         split = self.data.split
-        if split.validation == 0.0 and not split.validation_regions:
+        if not split.has_validation and split.method != "file":
             for section in ("checkpoints", "early_stopping"):
                 settings = getattr(self, section)
                 if settings is not None and settings.monitor.startswith("val_"):
