@@ -1,6 +1,7 @@
 """Losses that return a sum and what it weighs, so that unlabelled pixels weigh nothing anywhere.
 
-Each is called with logits (N, K, H, W) and labels (N, H, W) and returns ``(sum over valid pixels, number of valid
+Each is called with logits (N, K, H, W) and labels (N, H, W), or with values (N, 1, H, W) and targets (N, H, W), and
+returns ``(sum over valid pixels, number of valid
 pixels)``, both 0-dim float32. The Trainer divides once per window (correctness 3). They compute in float32 whatever
 the logits' dtype, and are exactly 0 with weight 0 where nothing is valid.
 """
@@ -191,3 +192,75 @@ class CrossEntropyDiceLoss(nn.Module):
         pixels, count = self.cross_entropy(output, target)
         shapes, _ = self.dice(output, target)
         return pixels + self.dice_weight * shapes, count
+
+
+class ValueLoss(nn.Module):
+    """Base of losses of a regression: pixels whose target is NaN are unlabelled, and weigh nothing.
+
+    Predictions and targets of ``ununennium.data`` are in standard deviations of the training fold's targets.
+    """
+
+    def check(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Prediction minus target in float32, 0 where unlabelled, and the mask of labelled pixels.
+
+        Raises:
+            DataError: the shapes do not fit, or the target holds class numbers.
+        """
+        if not target.is_floating_point():
+            raise DataError(f"the targets are {target.dtype}: a regression's are numbers; set data.task: regression")
+        expected = (target.shape[0], 1, *target.shape[1:])
+        if output.shape not in (expected, target.shape):
+            raise DataError(
+                f"the model's output {tuple(output.shape)} does not fit the targets {tuple(target.shape)}: it must be "
+                f"{expected}"
+            )
+        valid = ~target.isnan()
+        prediction = output.float().reshape(target.shape)
+        # Filled before the subtraction and after it: neither a NaN here nor its gradient may reach a labelled pixel.
+        return (prediction - target.float().masked_fill(~valid, 0.0)).masked_fill(~valid, 0.0), valid
+
+    def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over labelled pixels, and their number."""
+        difference, valid = self.check(output, target)
+        return self.of(difference).sum(), valid.sum().float()
+
+    def of(self, difference: Tensor) -> Tensor:
+        """The loss of each pixel; 0 for a difference of 0."""
+        raise NotImplementedError
+
+
+class MSELoss(ValueLoss):
+    """Squared error."""
+
+    def of(self, difference: Tensor) -> Tensor:
+        """``d^2``."""
+        return difference.square()
+
+
+class L1Loss(ValueLoss):
+    """Absolute error: the median rather than the mean, and calm about outliers."""
+
+    def of(self, difference: Tensor) -> Tensor:
+        """``|d|``."""
+        return difference.abs()
+
+
+class HuberLoss(ValueLoss):
+    """Squared for small errors and linear for large ones (Huber 1964): ``d^2 / 2``, or ``delta (|d| - delta / 2)``.
+
+    Args:
+        delta: where the one becomes the other, in standard deviations of the training fold's targets.
+
+    Raises:
+        ConfigError: ``delta`` is not above 0.
+    """
+
+    def __init__(self, delta: float = 1.0) -> None:
+        super().__init__()
+        if not delta > 0:
+            raise ConfigError("delta", delta, "give a number > 0")
+        self.delta = delta
+
+    def of(self, difference: Tensor) -> Tensor:
+        """The loss of each pixel."""
+        return F.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=self.delta)

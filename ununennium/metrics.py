@@ -1,4 +1,4 @@
-"""Segmentation metrics from one confusion matrix, summed over everything before anything is divided.
+"""Metrics from sums over everything, divided at the end: of classes from one confusion matrix, of values from moments.
 
 With true positives TP, false positives FP and false negatives FN of a class: IoU = TP / (TP + FP + FN) (Jaccard 1901),
 F1 = 2 TP / (2 TP + FP + FN), precision = TP / (TP + FP), recall = TP / (TP + FN). A class that is neither in the
@@ -86,6 +86,65 @@ class ConfusionMatrix:
             metrics[f"IoU_{name}"] = its_iou
             metrics[f"F1_{name}"] = its_f1
         return metrics
+
+
+class RegressionMoments:
+    """Sums over labelled pixels from which errors follow; those of parts add up to those of the whole.
+
+    Args:
+        mean: of the unit in which predictions and targets come: a value is ``mean + std * number``.
+        std: the same.
+
+    Attributes:
+        sums: float64 (6,): number of pixels, errors (prediction minus target), their squares, their absolute values,
+            targets, their squares; all in the unit in which they came.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        self.mean = mean
+        self.std = std
+        self.sums = torch.zeros(6, dtype=torch.float64)
+
+    def reset(self) -> None:
+        """Forget everything summed."""
+        self.sums = torch.zeros_like(self.sums)
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Add one batch.
+
+        Args:
+            output: predictions, of the target's shape or with one channel more, (N, 1, ...).
+            target: (N, ...), NaN where unlabelled.
+
+        Raises:
+            DataError: the shapes do not fit.
+        """
+        if output.numel() != target.numel() or output.shape[0] != target.shape[0]:
+            raise DataError(f"output {tuple(output.shape)} does not fit the target {tuple(target.shape)}")
+        truth = target.reshape(-1)
+        labelled = ~truth.isnan()
+        truth = truth[labelled].double()
+        error = output.reshape(-1)[labelled].double() - truth
+        parts = (torch.ones_like(error), error, error.square(), error.abs(), truth, truth.square())
+        self.sums = self.sums.to(error.device) + torch.stack([part.sum() for part in parts])
+
+    def to_metrics(self) -> dict[str, float]:
+        """``{"RMSE": .., "MAE": .., "bias": .., "R2": ..}`` in the targets' own unit; NaN without pixels.
+
+        Bias is the mean of prediction minus target. R2 is one minus the squared errors over the targets' squared
+        deviations from their mean (NaN if they are constant).
+        """
+        number, error, squares, absolute, truth, truth_squares = self.sums.tolist()
+        if not number:
+            return dict.fromkeys(("RMSE", "MAE", "bias", "R2"), float("nan"))
+        deviations = truth_squares - truth**2 / number
+        constant = deviations <= 1e-12 * truth_squares
+        return {
+            "RMSE": self.std * (squares / number) ** 0.5,
+            "MAE": self.std * absolute / number,
+            "bias": self.std * error / number,
+            "R2": float("nan") if constant else 1 - squares / deviations,
+        }
 
 
 def iou(matrix: Tensor) -> Tensor:

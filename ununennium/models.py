@@ -65,16 +65,63 @@ class UNet(nn.Module):
         """
         if image.ndim != 4 or image.shape[1] != self.in_channels:
             raise DataError(f"the model takes (N, {self.in_channels}, H, W), and the image is {tuple(image.shape)}")
-        height, width = image.shape[2:]
+        logits: Tensor = self.decode(self.encode(image))
+        return logits[..., : image.shape[2], : image.shape[3]]
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Features of every level, from the image's size (padded) to the deepest."""
         hidden = _pad_to_multiple(image, 2 ** (len(self.down) - 1))
         skips = []
         for level, convolutions in enumerate(self.down):
             hidden = convolutions(F.max_pool2d(hidden, 2) if level else hidden)
             skips.append(hidden)
+        return skips
+
+    def decode(self, skips: list[Tensor]) -> Tensor:
+        """Logits of the padded image from the features of every level."""
+        hidden = skips[-1]
         for up, merge, skip in zip(self.up, self.merge, skips[-2::-1], strict=True):
             hidden = merge(torch.cat((skip, up(hidden)), dim=1))
         logits: Tensor = self.head(hidden)
-        return logits[..., :height, :width]
+        return logits
+
+
+class SiameseUNet(UNet):
+    """A U-Net that sees two dates with the same encoder, and decodes how their features differ.
+
+    FC-Siam-diff (Daudt et al. 2018): every level hands the absolute difference of both dates to the decoder. It takes
+    ``data.layout: stack``.
+
+    Args:
+        in_channels: bands of one date.
+        num_classes: output channels.
+        base_channels: channels of the first level.
+        depth: levels.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            image: float tensor (N, 2, in_channels, H, W), before and after.
+
+        Returns:
+            (N, num_classes, H, W).
+
+        Raises:
+            DataError: another number of dates or channels.
+        """
+        if image.ndim != 5 or image.shape[1:3] != (2, self.in_channels):
+            raise DataError(
+                f"the model takes (N, 2, {self.in_channels}, H, W), and the image is {tuple(image.shape)}; give two "
+                "dates and data.layout: stack"
+            )
+        both = self.encode(image.flatten(0, 1))
+        logits = self.decode([(level[::2] - level[1::2]).abs() for level in both])
+        return logits[..., : image.shape[3], : image.shape[4]]
 
 
 def _two_convolutions(before: int, after: int) -> nn.Sequential:

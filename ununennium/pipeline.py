@@ -18,8 +18,9 @@ from ununennium.config import Component, RunConfig
 from ununennium.data.index_cache import indexed
 from ununennium.errors import ConfigError, PromotionConflict, UnunenniumError
 from ununennium.evaluation.evaluate import Evaluation
-from ununennium.evaluation.gate import decide
+from ununennium.evaluation.gate import check_metrics, decide
 from ununennium.runs import RunDirectory, read_json, write_json
+from ununennium.tasks import headline
 from ununennium.training.launch import OnLine, TrainingResult, evaluate_in_subprocess, launch
 
 ATTEMPTS = 3
@@ -86,6 +87,7 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> Plan:
     config = run.config()
     if config.checkpoints.save_top_k == 0:
         raise ConfigError("checkpoints.save_top_k", 0, "keeps no checkpoint to evaluate; give 1 or more, or -1")
+    check_metrics(config.gate, config.data.classes, config.data.task)
     champion = Registry(run.storage, config.name).current()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the index keeps them, and the plan shows them
@@ -119,10 +121,7 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
     beat = f"{config.gate.metric} must exceed the champion's by more than {config.gate.min_improvement:g}"
     rows = [
         ("run", run.run_id),
-        (
-            "data",
-            "; ".join(f"{s['name']} {s['height']} x {s['width']} px, {s['bands']} band(s)" for s in data["scenes"]),
-        ),
+        ("data", "; ".join(_scene(scene) for scene in data["scenes"])),
         *_data_rows(data),
         *(("  warning", note) for note in data["notes"]),
         ("training", training),
@@ -247,7 +246,7 @@ def summarise(run: RunDirectory, *, reason: str | None = None) -> dict[str, Any]
         "epochs": result["epochs"] if result else None,
         "best_epoch": result["best_epoch"] if result else None,
         "data_wait": result.get("data_wait") if result else None,
-        "holdout": {"IoU": metrics["IoU"], "F1": metrics["F1"]} if metrics else None,
+        "holdout": headline(metrics) if metrics else None,
         "verdict": verdict,
         "reason": reason or gate_reason or (result["message"] if result else None),
         "checkpoints": result["checkpoints"] if result else [],
@@ -272,6 +271,11 @@ def component(part: Component) -> str:
     """A component as it would be written in Python."""
     arguments = ", ".join(f"{key}={value!r}" for key, value in part.kwargs.items())
     return f"{part.target.replace(':', '.').rpartition('.')[2]}({arguments})"
+
+
+def _scene(scene: Mapping[str, Any]) -> str:
+    dates = f", {scene['dates']} dates" if scene["dates"] > 1 else ""
+    return f"{scene['name']} {scene['height']} x {scene['width']} px, {scene['bands']} band(s){dates}"
 
 
 def _data_rows(data: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ununennium.tasks import headline
+
 _WORDS = {
     "completed": "all epochs done",
     "early_stopped": "early stopping",
@@ -19,20 +21,25 @@ MAX_PICTURE_BYTES = 400_000
 
 
 def metric_rows(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Holdout IoU and F1 per class, new model beside champion.
+    """Holdout metrics, new model beside champion: IoU and F1 per class, or a row for each metric without classes.
 
     Args:
         evaluation: the contents of ``evaluation.json``.
     """
     new = evaluation["challenger"]["metrics"]
     champion = (evaluation.get("champion") or {}).get("metrics")
+    shown = headline(new)
+    families = [name for name, value in shown.items() if isinstance(value, Mapping)]
     rows = []
-    for name in ["mean", *(name for name in new["IoU"] if name != "mean")]:
-        row = {"class": name, "IoU": number(new["IoU"].get(name)), "F1": number(new["F1"].get(name))}
+    for label in _labels(shown):
+        row = {"class": label, **{family: number(new[family].get(label)) for family in families}}
         if champion is not None:
-            row["champion IoU"] = number(champion["IoU"].get(name))
-            row["champion F1"] = number(champion["F1"].get(name))
+            row |= {f"champion {family}": number(champion[family].get(label)) for family in families}
         rows.append(row)
+    if not families:
+        for name, value in shown.items():
+            row = {"metric": name, "value": number(value)}
+            rows.append(row if champion is None else {**row, "champion": number(champion.get(name))})
     return rows
 
 
@@ -60,8 +67,12 @@ def closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary.get("data_wait") is not None:
         rows.append(("waiting for data", f"{summary['data_wait']:.1%} of the training time"))
     holdout = summary.get("holdout") or {}
-    for name in holdout.get("IoU", {}):
-        rows.append((f"holdout {name}", f"IoU {number(holdout['IoU'][name])}   F1 {number(holdout['F1'].get(name))}"))
+    for label in _labels(holdout):
+        values = [f"{name} {number(of.get(label))}" for name, of in holdout.items() if isinstance(of, Mapping)]
+        rows.append((f"holdout {label}", "   ".join(values)))
+    single = [f"{name} {number(value)}" for name, value in holdout.items() if not isinstance(value, Mapping)]
+    if single:
+        rows.append(("holdout", "   ".join(single)))
     if summary.get("verdict"):
         rows += [("verdict", str(summary["verdict"]).replace("_", " ")), ("reason", str(summary["reason"]))]
     elif summary.get("reason"):
@@ -105,6 +116,12 @@ def data_uri(picture: Path, title: str) -> str:
 def number(value: Any) -> str:
     """A metric with four digits; a dash where there is none."""
     return "-" if value is None or value != value else f"{float(value):.4f}"
+
+
+def _labels(metrics: Mapping[str, Any]) -> list[str]:
+    """The classes of metrics that have a value for each, ``mean`` first."""
+    found = next((list(value) for value in metrics.values() if isinstance(value, Mapping)), [])
+    return [*(name for name in found if name == "mean"), *(name for name in found if name != "mean")]
 
 
 def _table(rows: list[dict[str, str]]) -> str:

@@ -134,3 +134,31 @@ def test_an_evaluation_survives_json():
     assert math.isnan(after.metric("IoU.b"))
     assert after.metric("nothing") is None
     assert after.metric("accuracy.a") is None
+
+
+def regressed(rmse, bias=0.0, r2=0.5):
+    return Evaluation(["height"], [], {"RMSE": rmse, "MAE": rmse, "bias": bias, "R2": r2}, 10, "s", "d")
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "settings", "verdict", "words"),
+    [
+        (regressed(2.0), regressed(3.0), {}, "promoted", r"RMSE 2\.0000 is below the champion's 3\.0000"),
+        (regressed(3.0), regressed(2.0), {}, "not_promoted", r"RMSE 3\.0000 is not below the champion's"),
+        (regressed(2.0), regressed(2.0), {}, "not_promoted", "is not below"),
+        (regressed(1.95), regressed(2.0), {"min_improvement": 0.1}, "not_promoted", r"by more than 0\.1"),
+        (regressed(1.85), regressed(2.0), {"min_improvement": 0.1}, "promoted", r"by more than 0\.1"),
+        (regressed(2.0), None, {"floors": {"RMSE": 2.5}}, "promoted", r"first model: RMSE 2\.0000; 1 floor"),
+        (regressed(2.0), None, {"floors": {"RMSE": 1.5}}, "not_promoted", r"RMSE 2\.0000 is above the ceiling 1\.5"),
+        (regressed(2.0, bias=-0.4), None, {"floors": {"bias": 0.3}}, "not_promoted", r"bias -0\.4000 is above"),
+        (regressed(2.0, bias=-0.2), None, {"floors": {"bias": 0.3}}, "promoted", "1 floor"),
+        (regressed(2.0, r2=0.6), regressed(1.0, r2=0.5), {"metric": "R2"}, "promoted", "exceeds"),
+        (regressed(2.0), regressed(math.nan), {}, "promoted", "the champion has no RMSE"),
+        (regressed(math.nan), regressed(2.0), {}, "not_promoted", "is not below"),
+        (regressed(math.nan), None, {}, "not_promoted", "is no number"),
+    ],
+)
+def test_of_an_error_less_is_better(challenger, champion, settings, verdict, words):
+    decision = decide(challenger, champion, GateConfig(**{"metric": "RMSE", **settings}))
+    assert decision.verdict == verdict
+    assert re.search(words, decision.reason)

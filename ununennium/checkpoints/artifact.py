@@ -108,6 +108,7 @@ def build_model(contract: Mapping[str, Any], weights: Mapping[str, Tensor]) -> n
             field="contract.model",
             in_channels=described["in_channels"],
             num_classes=described["num_classes"],
+            num_dates=contract.get("num_dates", 1),
         )
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"{described['target']} makes a {type(model).__name__}, not an nn.Module")

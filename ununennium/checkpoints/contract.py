@@ -56,8 +56,11 @@ def check_contract(contract: Mapping[str, Any]) -> None:
         "contract.statistics.mean": (contract["statistics"].get("mean"), "in_channels"),
         "contract.statistics.std": (contract["statistics"].get("std"), "in_channels"),
     }
+    # Dates that reach the model as channels share the bands' names and statistics.
+    repeats = contract.get("num_dates", 1) if contract.get("layout", "channels") == "channels" else 1
     for field, (values, count) in lengths.items():
-        if not isinstance(values, list | tuple) or len(values) != model[count]:
+        times = repeats if count == "in_channels" else 1
+        if not isinstance(values, list | tuple) or len(values) * times != model[count]:
             raise ConfigError(field, values, f"needs one entry for each of the model's {count} = {model[count]}")
 
 

@@ -19,9 +19,12 @@ EXAMPLES = (
 
 
 def predict(
-    scene: Annotated[str, typer.Argument(help="A GeoTIFF or anything else that GDAL reads: a path or a URL.")],
+    scene: Annotated[
+        list[str],
+        typer.Argument(help="A GeoTIFF or anything else that GDAL reads: a path or a URL; of a stack, one per date."),
+    ],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the model whose champion predicts.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The class map to write, a GeoTIFF.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The map to write, a GeoTIFF.")],
     quicklook: Annotated[
         Path | None, typer.Option("--quicklook", help="A picture of it; beside the map if not given.")
     ] = None,
@@ -29,10 +32,10 @@ def predict(
     device: Annotated[str, typer.Option("--device", help="Computation device.")] = "cpu",
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
-    """Make a class map of a scene with the champion, and a picture to look at."""
+    """Make a map of a scene with the champion, and a picture to look at."""
     from ununennium.checkpoints.artifact import load_artifact
     from ununennium.checkpoints.registry import Registry
-    from ununennium.evaluation.pictures import class_map_picture
+    from ununennium.evaluation.pictures import class_map_picture, value_map_picture
     from ununennium.inference.scene import map_scene
     from ununennium.runs import resolve_storage
 
@@ -49,7 +52,10 @@ def predict(
     with _progress() as on_rows:
         mapped = map_scene(network, contract, scene, output, device=device, on_rows=on_rows)
     quicklook = quicklook or output.with_suffix(".png")
-    class_map_picture(mapped.path, list(contract["classes"]), quicklook)
+    if contract.get("task") == "regression":
+        value_map_picture(mapped.path, contract["classes"][0], quicklook)
+    else:
+        class_map_picture(mapped.path, list(contract["classes"]), quicklook)
     total = sum(mapped.pixels.values())
     rows: list[tuple[str, str]] = [("map", str(output)), ("picture", str(quicklook))]
     rows += [(f"  {name}", f"{count:,} px, {count / max(total, 1):.1%}") for name, count in mapped.pixels.items()]

@@ -138,13 +138,15 @@ def runs(
 def _row(summary: dict[str, Any]) -> dict[str, Any]:
     from ununennium.report import number
 
-    iou = (summary["holdout"] or {}).get("IoU", {})
+    holdout = summary["holdout"] or {}
+    family = "IoU" if "IoU" in holdout else ""
+    values = "  ".join(f"{name} {number(value)}" for name, value in holdout.get(family, holdout).items())
     return {
         "run": summary["run_id"],
         "started": summary["started"][:16].replace("T", " "),
         "stop reason": summary["stop_reason"],
         "best epoch": summary["best_epoch"],
-        "holdout IoU": "  ".join(f"{name} {number(value)}" for name, value in iou.items()) or None,
+        "holdout": f"{family} {values}".strip() or None,
         "verdict": summary["verdict"],
         "reason": summary["reason"],
     }

@@ -18,6 +18,7 @@ from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, Scen
 from ununennium.config.parsing import apply_overrides, as_config_error
 from ununennium.config.section import Component, PositiveInt, Section
 from ununennium.errors import ConfigError
+from ununennium.tasks import TASKS
 
 __all__ = [
     "AugmentConfig",
@@ -94,11 +95,13 @@ class GateConfig(Section):
     """What a new model must show on the holdout before it replaces the champion."""
 
     metric: str = "IoU"
-    """Metric that must improve: ``IoU`` or ``F1`` (mean over classes), or one class's, ``IoU.building``."""
+    """Metric that must improve: ``IoU`` or ``F1`` (mean over classes), or one class's, ``IoU.building``; of a
+    regression ``RMSE``, ``MAE``, ``bias`` or ``R2``. Which way is better is known."""
     floors: dict[str, float] = {}
-    """Metric -> value that it must reach, champion or not, such as ``{"IoU.building": 0.3}``."""
+    """Metric -> value that it must reach, champion or not, such as ``{"IoU.building": 0.3}``; of an error (``RMSE``)
+    the most that it may be."""
     min_improvement: float = 0.0
-    """The metric must exceed the champion's by more than this."""
+    """The metric must exceed the champion's by more than this; an error must be below it by more than this."""
     max_class_drop: float | None = Field(default=0.1, ge=0.0)
     """No class's IoU may fall by more than this below the champion's; null for no such guard."""
 
@@ -124,7 +127,8 @@ class RunConfig(Section):
     model: Component = Component(target="ununennium.models:UNet")
     """The model; its parameters ``in_channels`` and ``num_classes`` are filled in."""
     loss: Component = Component(target="ununennium.losses:CrossEntropyLoss")
-    """The loss; its parameters ``ignore_index`` and ``num_classes`` are filled in."""
+    """The loss; its parameters ``ignore_index`` and ``num_classes`` are filled in. A regression's is
+    ``ununennium.losses:MSELoss`` if none is given."""
     optimizer: Component = Component(target="torch.optim:AdamW", kwargs={"lr": 1e-3, "weight_decay": 1e-4})
     """The optimizer; called with the model's parameters first."""
     scheduler: Component | None = None
@@ -205,6 +209,22 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         """The configuration as YAML that ``load`` reads back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, settings: Any) -> Any:
+        """Fill in the loss and the gate's metric that the task has, where none is given."""
+        if not isinstance(settings, dict):
+            return settings
+        data, gate = settings.get("data"), settings.get("gate", {})
+        name = data.get("task") if isinstance(data, dict) else getattr(data, "task", None)
+        task = TASKS.get(name) if isinstance(name, str) else None
+        if task is None or name == "segmentation":
+            return settings
+        filled = {"loss": {"target": task.loss}, **settings}
+        if isinstance(gate, dict):
+            filled["gate"] = {"metric": task.gate_metric, **gate}
+        return filled
 
     @model_validator(mode="after")
     def _monitors_exist(self) -> RunConfig:

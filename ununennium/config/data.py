@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ununennium.config.section import Fraction, PositiveInt, Section
 
@@ -141,8 +141,15 @@ class DataConfig(Section):
 
     scenes: list[SceneConfig] = Field(min_length=1)
     """Images with labels."""
-    classes: list[str] = Field(min_length=2)
-    """Class names; a class's value in the labels is its place in this list, from 0."""
+    task: Literal["segmentation", "change", "regression"] = "segmentation"
+    """What is predicted: ``segmentation`` (a class for every pixel), ``change`` (the same from two dates) or
+    ``regression`` (a number for every pixel)."""
+    layout: Literal["channels", "stack"] = "channels"
+    """How stacks of dates reach the model: (batch, dates x bands, rows, columns), or, for ``stack``, (batch, dates,
+    bands, rows, columns)."""
+    classes: list[str] = Field(min_length=1)
+    """Class names; a class's value in the labels is its place in this list, from 0. For a regression the one name of
+    what is predicted, such as ``elevation``."""
     bands: list[int | str] | None = None
     """Bands to read in the model's order, by name (the files' descriptions) or counted from 1; all if not given."""
     nodata: float | None = None
@@ -171,7 +178,12 @@ class DataConfig(Section):
 
     @field_validator("classes")
     @classmethod
-    def _distinct(cls, value: list[str]) -> list[str]:
+    def _fit_the_task(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        task = info.data.get("task", "segmentation")
+        if task == "regression" and len(value) != 1:
+            raise ValueError("a regression predicts one thing: give one name for it")
+        if task != "regression" and len(value) < 2:
+            raise ValueError(f"{task} tells at least 2 classes apart; give the name of each")
         twice = sorted({name for name in value if value.count(name) > 1})
         if twice:
             raise ValueError(f"each class needs a name of its own; given twice: {', '.join(twice)}")

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 
 from ununennium.config import AugmentConfig
 from ununennium.data.index import CELL, ChipIndex
-from ununennium.data.labels import LabelReader
 from ununennium.data.memory import Buffers, Decoded, DecodedCache
 from ununennium.data.randomness import generator
 from ununennium.data.raster import GDAL_REGION_CACHE_BYTES
@@ -24,6 +23,7 @@ from ununennium.data.splits import TRAIN
 from ununennium.data.statistics import BandStatistics
 from ununennium.data.transforms import shade, turn
 from ununennium.errors import DataError
+from ununennium.tasks import TargetReader
 
 CACHE_BYTES = 256 * 2**20
 """What a dataset of its own keeps decoded; ``data.cache_mb`` says it for those of a run."""
@@ -59,15 +59,18 @@ class _Chips(Dataset[Pair]):
         self.statistics = statistics
         self.chip_size = chip_size
         self.readers: list[SceneReader] = [index.reader(scene) for scene in index.scenes]
-        self.labels: list[LabelReader] = [index.labels(scene) for scene in index.scenes]
+        self.targets: list[TargetReader] = [index.targets(scene) for scene in index.scenes]
         self._mean, self._std = (
-            np.asarray(values, np.float32)[:, None, None] for values in (statistics.mean, statistics.std)
+            np.asarray(values * index.num_dates, np.float32)[:, None, None]  # a band has the same at every date
+            for values in (statistics.mean, statistics.std)
         )
-        self._target_dtype = np.promote_types(
-            np.min_scalar_type(index.ignore_index), np.min_scalar_type(len(index.classes))
-        )
+        self._target_dtype = np.dtype(index.task.target_dtype)
+        if self._target_dtype.kind == "i":  # class numbers are kept in what is wide enough for them
+            self._target_dtype = np.promote_types(
+                np.min_scalar_type(index.ignore_index), np.min_scalar_type(len(index.classes))
+            )
         self._cache = DecodedCache(CACHE_BYTES) if cache is None else cache
-        self._buffers = Buffers(len(self._mean), chip_size)
+        self._buffers = Buffers(len(self._mean), chip_size, index.task.target_dtype)
         per_pixel = [
             reader.num_channels * np.dtype(reader.scene.dtype).itemsize + 1 + self._target_dtype.itemsize
             for reader in self.readers
@@ -80,16 +83,16 @@ class _Chips(Dataset[Pair]):
         with np.errstate(invalid="ignore", over="ignore"):  # of pixels that are not shown
             for key, image, target in zip(keys, images, targets, strict=True):
                 self._fill(key, image, target)
-        batch = torch.from_numpy(images), torch.from_numpy(targets)
+        batch = torch.from_numpy(self.index.arrange(images)), torch.from_numpy(targets)
         samples = Samples(zip(*batch, strict=True))
         samples.batch = batch
         return samples
 
     def __getitem__(self, key: Any) -> Pair:
-        """Image float32 (channels, size, size), and target int64 (size, size)."""
+        """Image float32 (channels, size, size) or, stacked, (dates, bands, size, size), and target (size, size)."""
         return self.__getitems__([key])[0]
 
-    def _fill(self, key: Any, image: npt.NDArray[np.float32], target: npt.NDArray[np.int64]) -> None:
+    def _fill(self, key: Any, image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
         raise NotImplementedError
 
     def _decoded(self, window: Window, judge: int | None) -> Decoded:
@@ -107,9 +110,9 @@ class _Chips(Dataset[Pair]):
         for first in range(0, window.height, _STRIP):
             rows = slice(first, min(first + _STRIP, window.height))
             top, height = window.row + first, rows.stop - first
-            labels = self.labels[place].read(top, left, height, width)
+            labels = self.targets[place].read(top, left, height, width)
             folds = self.index.split.folds(scene, top, left, height, width)
-            labels[(folds != (TRAIN if judge is None else judge)) | ~shown[rows]] = self.index.ignore_index
+            labels[(folds != (TRAIN if judge is None else judge)) | ~shown[rows]] = self.index.fill
             target[rows] = labels
             if judge is None:
                 shown[rows] &= folds <= TRAIN  # the buffer may be seen, validation and holdout may not
@@ -144,7 +147,7 @@ class TrainingChips(_Chips):
 
     A share ``class_balance`` of the chips is centred on a pixel of a class that is drawn evenly among all but the most
     common one; the others lie anywhere. A chip shows no pixel of another fold: those are invalid, hence 0, and
-    whatever does not train is ``ignore_index`` in the target.
+    whatever does not train is ``ignore_index`` in the target, or NaN of a regression.
 
     Args:
         index: where the labels are.
@@ -219,7 +222,7 @@ class TrainingChips(_Chips):
         ranks -= np.where(cells > 0, self._cumulative[wanted, cells - 1], 0)
         return Plan(wanted, cells, ranks, self.regions.of(self.index.cells.places[cells], epoch))
 
-    def _fill(self, key: tuple[int, int], image: npt.NDArray[np.float32], target: npt.NDArray[np.int64]) -> None:
+    def _fill(self, key: tuple[int, int], image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
         epoch, number = key
         window = self.regions.window(int(self.plan(epoch).regions[number]), epoch)
         decoded = self._decoded(window, None)
@@ -261,7 +264,7 @@ class TrainingChips(_Chips):
         top, left = row - window.row, col - window.col
         labels = decoded.target[top : top + CELL, left : left + CELL]
         anywhere = wanted == len(self.index.classes)
-        pixels = np.flatnonzero(labels != self.index.ignore_index if anywhere else labels == wanted)
+        pixels = np.flatnonzero(self.index.is_labelled(labels, None if anywhere else wanted))
         if rank >= len(pixels):
             raise DataError(
                 f"scene {self.index.scenes[window.place].name!r} is not as it was indexed, at row {row}, column {col}; "
@@ -324,9 +327,9 @@ class GridChips(_Chips):
     def _is_judged(self, place: int, row: int, col: int) -> bool:
         window = row, col, self.chip_size, self.chip_size
         mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
-        return bool(mine.any() and (self.labels[place].read(*window)[mine] != self.index.ignore_index).any())
+        return bool(mine.any() and self.index.is_labelled(self.targets[place].read(*window)[mine]).any())
 
-    def _fill(self, key: int, image: npt.NDArray[np.float32], target: npt.NDArray[np.int64]) -> None:
+    def _fill(self, key: int, image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
         window, row, col = self._chips[key]
         scene, size = self.index.scenes[window.place], self.chip_size
         first_row, first_col = min(row, scene.height - size), min(col, scene.width - size)
@@ -335,8 +338,8 @@ class GridChips(_Chips):
         part = ..., slice(top, top + size), slice(left, left + size)
         image[...] = decoded.pixels[part]
         target[...] = decoded.target[part]
-        target[: row - first_row] = self.index.ignore_index  # the chip before has these
-        target[:, : col - first_col] = self.index.ignore_index
+        target[: row - first_row] = self.index.fill  # the chip before has these
+        target[:, : col - first_col] = self.index.fill
         self._normalise(image, None if decoded.shown is None else decoded.shown[part])
 
 

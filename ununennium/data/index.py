@@ -18,11 +18,14 @@ from ununennium.data.catalog import Scene, open_catalog
 from ununennium.data.contents import Contents
 from ununennium.data.defaults import fill_in
 from ununennium.data.labels import LabelReader
-from ununennium.data.reader import SceneReader
+from ununennium.data.layout import arrange, channels
+from ununennium.data.reader import FloatArray, SceneReader
 from ununennium.data.split_methods import expected_folds, make_split
 from ununennium.data.splits import Split
 from ununennium.data.survey import CELL, Cells, Survey, count_cells
+from ununennium.data.values import TargetScale
 from ununennium.errors import DataError
+from ununennium.tasks import TASKS, TargetReader
 
 __all__ = ["CELL", "VERSION", "Cells", "ChipIndex", "Survey", "build_index"]
 
@@ -54,6 +57,9 @@ class ChipIndex:
         data_sha256: hash of the contents of all files.
         notes: what a person should know of the data: warnings that came up while indexing.
         max_unreadable: share of a scene that may be damaged.
+        task: what is predicted.
+        layout: how stacks of dates reach the model, see ``DataConfig.layout``.
+        target_scale: how the targets of a regression are standardised; None for other tasks.
     """
 
     def __init__(
@@ -69,6 +75,9 @@ class ChipIndex:
         labelled: dict[str, list[int]],
         data_sha256: str,
         max_unreadable: float = 0.0,
+        task: str = "segmentation",
+        layout: str = "channels",
+        target_scale: Sequence[float] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         self.scenes = list(scenes)
@@ -83,6 +92,23 @@ class ChipIndex:
         self.data_sha256 = data_sha256
         self.max_unreadable = max_unreadable
         self.notes = list(notes)
+        self.task = TASKS[task]
+        self.layout = layout
+        self.target_scale = None if target_scale is None else TargetScale(*target_scale)
+
+    @property
+    def num_dates(self) -> int:
+        """Dates of every scene."""
+        return self.scenes[0].num_dates
+
+    @property
+    def in_channels(self) -> int:
+        """What a model is told as ``in_channels``."""
+        return channels(len(self.bands), self.num_dates, self.layout)
+
+    def arrange(self, image: FloatArray) -> FloatArray:
+        """``image`` (..., dates x bands, height, width) as the model takes it."""
+        return arrange(image, self.num_dates, self.layout)
 
     def reader(self, scene: Scene) -> SceneReader:
         """A reader of the scene's pixels, with the index's bands and nodata."""
@@ -90,7 +116,20 @@ class ChipIndex:
 
     def labels(self, scene: Scene) -> LabelReader:
         """A reader of the scene's labels."""
-        return LabelReader(scene, self.classes, self.ignore_index)
+        return self.task.label_reader(scene, self.classes, self.ignore_index)
+
+    def targets(self, scene: Scene) -> TargetReader:
+        """A reader of what a model is to predict."""
+        return self.task.target_reader(scene, self)
+
+    @property
+    def fill(self) -> float:
+        """The target of an unlabelled pixel."""
+        return self.task.fill(self.ignore_index)
+
+    def is_labelled(self, target: npt.NDArray[Any], number: int | None = None) -> npt.NDArray[np.bool_]:
+        """Which targets are labelled; with a class's ``number``, which are of that class."""
+        return self.task.is_labelled(target, self.ignore_index, number)
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know before training: scenes, and labelled pixels per fold and class."""
@@ -134,6 +173,9 @@ class ChipIndex:
             "labelled": self.labelled,
             "data_sha256": self.data_sha256,
             "max_unreadable": self.max_unreadable,
+            "task": self.task.name,
+            "layout": self.layout,
+            "target_scale": self.target_scale,
             "notes": self.notes,
         }
         return json.dumps(values)
@@ -204,19 +246,21 @@ def index_scenes(
 def _index(
     scenes: Sequence[Scene], config: DataConfig, progress: Callable[[str], None] | None, data_sha256: str
 ) -> ChipIndex:
+    task = TASKS[config.task]
+    task.check_scenes(scenes)
     bands: list[int | str] = config.bands or list(range(1, scenes[0].num_bands + 1))
     if progress is not None:
         for scene in scenes:
             progress(f"looking at {scene.name} ({scene.height} x {scene.width} pixels)")
     scenes = fill_in(scenes, config)
     readers = [SceneReader(scene, bands, config.nodata, max_unreadable=config.max_unreadable) for scene in scenes]
-    labels = [LabelReader(scene, config.classes, config.ignore_index) for scene in scenes]
+    labels = [task.label_reader(scene, config.classes, config.ignore_index) for scene in scenes]
     split = make_split(readers, labels, config)
     cells, survey, labelled = count_cells(readers, labels, split, config)
     _check_folds(labelled, config)
     return ChipIndex(
         scenes, config.classes, bands, config.nodata, config.ignore_index, split, cells, survey, labelled,
-        data_sha256, config.max_unreadable,
+        data_sha256, config.max_unreadable, config.task, config.layout, task.target_scale(readers, split),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ class Decoded(NamedTuple):
     Attributes:
         pixels: (channels, height, width) in the file's own dtype.
         shown: bool (height, width), what a chip may show; None where that is everything.
-        target: integer (height, width), what trains or validates; the index's ``ignore_index`` elsewhere.
+        target: (height, width), what trains or validates; the index's ``fill`` elsewhere.
     """
 
     pixels: npt.NDArray[Any]
@@ -78,24 +78,27 @@ class Buffers:
     Args:
         num_channels: of images.
         size: side of a chip.
+        target_dtype: of targets.
     """
 
     _MOST = 4
     _UNUSED = 3  # references to an array that only the list and the question itself hold
 
-    def __init__(self, num_channels: int, size: int) -> None:
+    def __init__(self, num_channels: int, size: int, target_dtype: str = "int64") -> None:
         self._shapes = (num_channels, size, size), (size, size)
-        self._held: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]] = []
+        self._target_dtype = target_dtype
+        self._held: list[tuple[npt.NDArray[np.float32], npt.NDArray[Any]]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": []}
 
-    def take(self, count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Images float32 (count, channels, size, size), and targets int64 (count, size, size), of any content."""
+    def take(self, count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
+        """Images float32 (count, channels, size, size), and targets (count, size, size), of any content."""
         for images, targets in self._held:
             if len(images) == count and max(sys.getrefcount(images), sys.getrefcount(targets)) <= self._UNUSED:
                 return images, targets
         image_shape, target_shape = self._shapes
-        images, targets = np.empty((count, *image_shape), np.float32), np.empty((count, *target_shape), np.int64)
+        images = np.empty((count, *image_shape), np.float32)
+        targets = np.empty((count, *target_shape), self._target_dtype)
         self._held = [*self._held[1 - self._MOST :], (images, targets)]
         return images, targets

@@ -68,11 +68,11 @@ def compute_statistics(index: ChipIndex) -> BandStatistics:
         DataError: the training fold has no valid pixel.
     """
     readers = [index.reader(scene) for scene in index.scenes]
-    num_channels = readers[0].num_channels
+    num_bands = len(index.bands)
     exact = all(scene.dtype in _EXACT for scene in index.scenes)
-    histograms = [Histogram(exact=exact) for _ in range(num_channels)]
-    count, mean, squares = 0, np.zeros(num_channels), np.zeros(num_channels)
-    minimum, maximum = np.full(num_channels, np.inf), np.full(num_channels, -np.inf)
+    histograms = [Histogram(exact=exact) for _ in range(num_bands)]
+    count, mean, squares = 0, np.zeros(num_bands), np.zeros(num_bands)
+    minimum, maximum = np.full(num_bands, np.inf), np.full(num_bands, -np.inf)
     for reader in readers:
         scene = reader.scene
         for row, height in reader.strips():
@@ -80,7 +80,9 @@ def compute_statistics(index: ChipIndex) -> BandStatistics:
             if not used.any():
                 continue
             image, valid = reader.read(row, 0, height, scene.width)
-            values = image[:, used & valid]
+            # Of a stack, a band's pixels of all dates count alike.
+            by_date = image[:, used & valid].reshape(scene.num_dates, num_bands, -1)
+            values = by_date.swapaxes(0, 1).reshape(num_bands, -1)
             number = values.shape[1]
             if not number:
                 continue
@@ -113,12 +115,13 @@ def normalise(image: FloatArray, valid: BoolArray, statistics: BandStatistics) -
     """``(image - mean) / std`` per band, and 0 where invalid.
 
     Args:
-        image: float32 (bands, height, width).
+        image: float32 (bands, height, width), or (dates x bands, height, width).
         valid: bool (height, width).
-        statistics: of as many bands.
+        statistics: of as many bands; those of a band are the same at every date.
     """
-    mean = np.asarray(statistics.mean, np.float32)[:, None, None]
-    std = np.asarray(statistics.std, np.float32)[:, None, None]
+    num_dates = len(image) // len(statistics.mean)
+    mean = np.asarray(statistics.mean * num_dates, np.float32)[:, None, None]
+    std = np.asarray(statistics.std * num_dates, np.float32)[:, None, None]
     scaled: FloatArray = (image - mean) / std
     scaled[:, ~valid] = 0.0
     return scaled

@@ -1,4 +1,4 @@
-"""A model's metrics on a fold: one confusion matrix over every labelled pixel, each counted once."""
+"""A model's metrics on a fold: sums over every labelled pixel, each counted once."""
 
 from __future__ import annotations
 
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from ununennium.data.reader import BoolArray, FloatArray
     from ununennium.inference.predict import ReadWindow
 
-PER_CLASS = ("IoU", "F1", "precision", "recall")
-"""Metrics with a value for each class, and their mean."""
-OVERALL = ("accuracy", "kappa")
-"""Metrics with one value."""
-
 _STRIP_ROWS = 512
 
 
@@ -39,9 +34,10 @@ class Evaluation:
 
     Attributes:
         classes: class names.
-        confusion: labelled pixels, rows by label, columns by prediction.
+        confusion: labelled pixels, rows by label, columns by prediction; empty for a regression.
         metrics: ``{"IoU": {"mean": .., "<class>": ..}, "F1": {...}, "accuracy": .., "kappa": ..}``; NaN for a class
-            that is neither labelled nor predicted, which leaves the mean.
+            that is neither labelled nor predicted, which leaves the mean. Of a regression ``{"RMSE": .., "MAE": ..,
+            "bias": .., "R2": ..}``.
         num_pixels: labelled pixels that were counted.
         split_sha256: hash of the split.
         data_sha256: hash of the data.
@@ -95,57 +91,60 @@ def evaluate(
     """Predict a fold of every scene, and count its labelled pixels.
 
     Args:
-        model: from (N, C, H, W) to logits (N, K, H, W).
+        model: from (N, C, H, W) to logits (N, K, H, W), or to values (N, 1, H, W).
         index: scenes, split and labels.
         statistics: for the normalisation.
         config: the data section of the run.
         fold: which pixels are counted.
         device: where the model is.
-        prediction_path: folder for the predicted classes, one GeoTIFF per scene, nodata outside the fold; None writes
+        prediction_path: folder for what is predicted, one GeoTIFF per scene, nodata outside the fold; None writes
             none.
         tta: average over the eight flips and turns.
 
     Raises:
         DataError: the fold has no labelled pixel, or the model does not fit the classes.
     """
-    import torch
-
-    from ununennium import metrics
     from ununennium.inference.predict import predict_bands
     from ununennium.inference.windows import window_reader
-    from ununennium.inference.writers import ClassMapWriter
 
-    confusion = metrics.ConfusionMatrix(len(index.classes), index.ignore_index)
+    scores = index.task.scores(index.classes, index.ignore_index, index.target_scale)
     tile = max(256, config.chip_size)
     for scene in index.scenes:
         box = _bounding_box(index, scene, fold)
         if box is None:
             continue
         top, left, height, width = box
-        labels = index.labels(scene)
-        read = _only(index, scene, fold, top, left, window_reader(index.reader(scene), statistics, top, left))
+        targets = index.targets(scene)
+        context = window_reader(index.reader(scene), statistics, top, left, layout=index.layout)
+        read = _only(index, scene, fold, top, left, context)
         writer = None
         if prediction_path is not None:
             file = Path(prediction_path) / f"{scene.name}.tif"
-            writer = ClassMapWriter(file, scene, row=top, col=left, height=height, width=width, classes=index.classes)
+            writer = scores.writer(file, scene, row=top, col=left, height=height, width=width)
         with writer or contextlib.nullcontext():
             for band in predict_bands(
-                model, read, height, width, num_classes=len(index.classes), tile=tile, device=device, tta=tta
+                model,
+                read,
+                height,
+                width,
+                num_classes=len(index.classes),
+                tile=tile,
+                device=device,
+                tta=tta,
+                output=scores.output,
             ):
-                classes = band.probabilities.argmax(0)
-                target = labels.read(top + band.row, left, *classes.shape)
-                target[~band.valid] = index.ignore_index
-                confusion.update(torch.from_numpy(classes), torch.from_numpy(target))
+                predicted = scores.predict(band)
+                scores.update(predicted, targets.read(top + band.row, left, *predicted.shape), band.valid)
                 if writer is not None:
-                    writer.write(band.row, classes, band.valid)
-    if not int(confusion.matrix.sum()):
+                    writer.write(band.row, predicted, band.valid)
+    if not scores.num_pixels:
         name = next((name for name, number in FOLDS.items() if number == fold), str(fold))
         raise DataError(f"the {name} fold has no labelled pixel with data to evaluate on; see data.split")
     return Evaluation(
         classes=list(index.classes),
-        confusion=confusion.matrix.tolist(),
-        metrics=_metrics(confusion.matrix, index.classes),
-        num_pixels=int(confusion.matrix.sum()),
+        confusion=scores.counts,
+        metrics=scores.metrics(),
+        num_pixels=scores.num_pixels,
         split_sha256=index.split.sha256,
         data_sha256=index.data_sha256,
     )
@@ -157,27 +156,12 @@ def _only(index: ChipIndex, scene: Scene, fold: int, top: int, left: int, read: 
     def read_fold(row: int, col: int, height: int, width: int) -> tuple[FloatArray, BoolArray]:
         wanted = index.split.folds(scene, top + row, left + col, height, width) == fold
         if not wanted.any():  # such a tile is not predicted, so its pixels need not be read
-            return np.zeros((len(index.bands), height, width), np.float32), wanted
+            nothing = np.zeros((index.num_dates * len(index.bands), height, width), np.float32)
+            return index.arrange(nothing), wanted
         image, valid = read(row, col, height, width)
         return image, valid & wanted
 
     return read_fold
-
-
-def _metrics(matrix: torch.Tensor, classes: list[str]) -> dict[str, Any]:
-    from ununennium import metrics
-
-    def per_class(values: torch.Tensor) -> dict[str, float]:
-        return {"mean": metrics.macro_mean(values), **dict(zip(classes, values.tolist(), strict=True))}
-
-    return {
-        "IoU": per_class(metrics.iou(matrix)),
-        "F1": per_class(metrics.f1(matrix)),
-        "precision": per_class(metrics.precision(matrix)),
-        "recall": per_class(metrics.recall(matrix)),
-        "accuracy": metrics.overall_accuracy(matrix),
-        "kappa": metrics.kappa(matrix),
-    }
 
 
 def _bounding_box(index: ChipIndex, scene: Scene, fold: int) -> tuple[int, int, int, int] | None:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from ununennium.config import GateConfig
 from ununennium.errors import ConfigError, GateError
-from ununennium.evaluation.evaluate import OVERALL, PER_CLASS, Evaluation
+from ununennium.evaluation.evaluate import Evaluation
+from ununennium.tasks import TASKS, goodness
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,17 @@ def decide(challenger: Evaluation, champion: Evaluation | None, config: GateConf
     return GateDecision("promoted", reason, tuple(checks), challenger.split_sha256)
 
 
-def check_metrics(config: GateConfig, classes: Sequence[str]) -> None:
+def check_metrics(config: GateConfig, classes: Sequence[str], task: str = "segmentation") -> None:
     """Refuse a gate that asks for metrics that an evaluation of ``classes`` does not have, before anything is trained.
 
     Raises:
         ConfigError: an unknown metric or class.
     """
-    by_class = [f"{family}.{name}" for family in PER_CLASS for name in ("mean", *classes)]
+    families, single = TASKS[task].per_class, TASKS[task].overall
+    by_class = [f"{family}.{name}" for family in families for name in ("mean", *classes)]
     for field, name in [("gate.metric", config.metric), *(("gate.floors", name) for name in config.floors)]:
-        if name not in {*PER_CLASS, *OVERALL, *by_class}:
-            some = ", ".join([*PER_CLASS, *OVERALL, *(f"{PER_CLASS[0]}.{label}" for label in classes[:8])])
+        if name not in {*families, *single, *by_class}:
+            some = ", ".join([*families, *single, *by_class[1:9]])
             raise ConfigError(field, name, f"there is no such metric; there are {some}")
 
 
@@ -118,30 +120,40 @@ def _check_same_holdout(challenger: Evaluation, champion: Evaluation) -> None:
 def _floor(challenger: Evaluation, champion: Evaluation | None, name: str, floor: float) -> Check:
     value = challenger.metric(name)
     baseline = None if champion is None else champion.metric(name)
-    passed = value is not None and value >= floor
-    words = "reaches" if passed else "is below"
-    return Check(f"floor {name}", value, floor, baseline, passed, f"{_named(name, value)} {words} the floor {floor:g}")
+    passed = value is not None and goodness(name, value) >= goodness(name, floor)
+    words, bound = ("reaches" if passed else "is below"), "floor"
+    if goodness(name, 1.0) < 0:
+        words, bound = ("keeps to" if passed else "is above"), "ceiling"
+    return Check(
+        f"{bound} {name}", value, floor, baseline, passed, f"{_named(name, value)} {words} the {bound} {floor:g}"
+    )
 
 
 def _improvement(challenger: Evaluation, champion: Evaluation, config: GateConfig) -> Check:
     value, baseline = challenger.metric(config.metric), champion.metric(config.metric)
     name = f"improvement of {config.metric}"
+    less_is_better = goodness(config.metric, 1.0) < 0
     if baseline is None or math.isnan(baseline):
         # A class without labels that the champion does not see: a challenger that sees it is wrong, and has a 0.
-        passed = value is not None and math.isfinite(value) and value > 0
+        passed = value is not None and math.isfinite(value) and (value > 0 or less_is_better)
         reason = f"the champion has no {config.metric}, and the new model has {_named(config.metric, value)}"
         return Check(name, value, 0.0, baseline, passed, reason)
-    threshold = baseline + config.min_improvement
-    passed = value is not None and value > threshold
+    least = goodness(config.metric, baseline) + config.min_improvement
+    threshold = -least if less_is_better else least
+    passed = value is not None and goodness(config.metric, value) > least
     words = "exceeds" if passed else "does not exceed"
+    if less_is_better:
+        words = "is below" if passed else "is not below"
     margin = f" by more than {config.min_improvement:g}" if config.min_improvement else ""
     reason = f"{_named(config.metric, value)} {words} the champion's {baseline:.4f}{margin}"
     return Check(name, value, threshold, baseline, passed, reason)
 
 
 def _class_drops(challenger: Evaluation, champion: Evaluation, most: float) -> list[Check]:
-    """One check for each class that the holdout's labels have."""
-    checks = []
+    """One check for each class that the holdout's labels have; none where there are no classes."""
+    checks: list[Check] = []
+    if not challenger.confusion:
+        return checks
     for label, labelled in zip(challenger.classes, challenger.confusion, strict=True):
         name = f"IoU.{label}"
         value, baseline = challenger.metric(name), champion.metric(name)

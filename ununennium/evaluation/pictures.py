@@ -19,7 +19,7 @@ _RESOLUTIONS = (110, 85, 65, 50)
 
 
 def loss_curve(history: Mapping[str, Sequence[float | None]], path: str | Path) -> None:
-    """Losses, and the validation IoU where there is any, over epochs, as a PNG.
+    """Losses, and the validation IoU or RMSE where there is any, over epochs, as a PNG.
 
     Args:
         history: metric name to one value per epoch; None or NaN leaves a gap.
@@ -28,9 +28,10 @@ def loss_curve(history: Mapping[str, Sequence[float | None]], path: str | Path) 
     from matplotlib.ticker import MaxNLocator
 
     losses = [name for name in ("train_loss", "val_loss") if name in history]
-    scores = [name for name in history if name.startswith("val_IoU")][: _MOST_CLASSES_NAMED + 1]
+    score = "RMSE" if "val_RMSE" in history else "IoU"
+    scores = [name for name in history if name.startswith(f"val_{score}")][: _MOST_CLASSES_NAMED + 1]
     figure, axes = _figure(1, 2 if scores else 1, width=5.2, height=3.4)
-    for axis, names, title in zip(axes, (losses, scores), ("Loss", "Validation IoU"), strict=False):
+    for axis, names, title in zip(axes, (losses, scores), ("Loss", f"Validation {score}"), strict=False):
         for name in names:
             values = [float("nan") if value is None else value for value in history[name]]
             # A line needs two neighbours: a value that stands alone is only seen as a point.
@@ -41,7 +42,7 @@ def loss_curve(history: Mapping[str, Sequence[float | None]], path: str | Path) 
         if names:
             axis.legend(frameon=False, fontsize="small" if len(names) < 6 else "xx-small")
     if scores:
-        axes[-1].set_ylim(0, 1)
+        axes[-1].set_ylim(0, 1 if score == "IoU" else None)
     _save(figure, path)
 
 
@@ -53,6 +54,7 @@ def prediction_panel(
     path: str | Path,
     *,
     ignore_index: int = 255,
+    later: npt.NDArray[Any] | None = None,
 ) -> None:
     """Image, label, prediction and errors (in the colour of what was predicted), as a PNG.
 
@@ -63,6 +65,7 @@ def prediction_panel(
         classes: class names, for the legend.
         path: where the picture goes.
         ignore_index: label value of unlabelled pixels, shown white.
+        later: the image of the last date of a stack, shown beside that of the first.
     """
     height, width = label.shape
     unlabelled, missing = label == ignore_index, prediction == NODATA
@@ -73,22 +76,89 @@ def prediction_panel(
     wrong = (label != prediction) & ~unlabelled & ~missing
     for number in range(len(classes)):
         difference[wrong & (prediction == number)] = colour(number) if number else standing_out
+    images = [("Image", image)] if later is None else [("First date", image), ("Last date", later)]
     shown: tuple[tuple[str, npt.NDArray[Any]], ...] = (
-        ("Image", _stretch(image)),
+        *((title, _stretch(one)) for title, one in images),
         ("Label", _coloured(label, len(classes), unlabelled)),
         ("Prediction", _coloured(prediction, len(classes), missing)),
         ("Errors", difference),
     )
-    rows, columns = (1, 4) if width < 1.5 * height else (2, 2) if width < 4 * height else (4, 1)
-    longest = {1: 6.0, 2: 5.0, 4: 9.0}[rows]
-    scale = min(longest / height, 4.2 / width) if rows == 1 else longest / width
-    figure, axes = _figure(rows, columns, width=max(scale * width, 1.6), height=max(scale * height, 0.6) + 0.3)
+    figure, axes = _panels(len(shown), height, width)
     for axis, (title, picture) in zip(axes, shown, strict=True):
         axis.imshow(picture, cmap="gray" if picture.ndim == 2 else None, interpolation="nearest")
         axis.set_title(title, fontsize=9)
         axis.axis("off")
     named = [(name, colour(number)) for number, name in enumerate(classes[:_MOST_CLASSES_NAMED])]
     _legend(figure, [*named, (f"{classes[0]} predicted wrongly", standing_out)])
+    _save(figure, path)
+
+
+def value_panel(
+    image: npt.NDArray[Any],
+    truth: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    name: str,
+    path: str | Path,
+    *,
+    later: npt.NDArray[Any] | None = None,
+) -> None:
+    """Image, true and predicted values on one colour scale, and their difference, as a PNG.
+
+    Args:
+        image: (H, W) grey or (H, W, 3), any dtype.
+        truth: float (H, W), NaN where unlabelled, shown white.
+        prediction: float (H, W), NaN without data, shown white.
+        name: of the quantity.
+        path: where the picture goes.
+        later: the image of the last date of a stack, shown beside that of the first.
+    """
+    images = [("Image", image)] if later is None else [("First date", image), ("Last date", later)]
+    figure, axes = _panels(len(images) + 3, *truth.shape)
+    figure.set_figheight(figure.get_figheight() + 0.7)  # for the colour scales
+    for axis, (title, picture) in zip(axes, images, strict=False):
+        shown = _stretch(picture)
+        axis.imshow(shown, cmap="gray" if shown.ndim == 2 else None, interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+    low, high = _value_range(truth, prediction)
+    error = prediction.astype(np.float64) - truth
+    most = max(abs(bound) for bound in _value_range(error))
+    for axis, title, values, (least, greatest), colours in zip(
+        axes[len(images) :],
+        ("Truth", "Prediction", "Prediction minus truth"),
+        (truth, prediction, error),
+        ((low, high), (low, high), (-most, most)),
+        ("viridis", "viridis", "RdBu_r"),
+        strict=True,
+    ):
+        drawn = axis.imshow(values, cmap=colours, vmin=least, vmax=greatest, interpolation="nearest")
+        axis.set_title(title if title != "Truth" else f"Truth: {name}", fontsize=9)
+        figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.9).ax.tick_params(labelsize=7)
+    for axis in axes:
+        axis.axis("off")
+        axis.set_anchor("N")
+    _save(figure, path)
+
+
+def value_map_picture(path_of_map: str | Path, name: str, path: str | Path, *, longest: int = 1600) -> None:
+    """A map of values with its colour scale, as a PNG; a large map is drawn from its overviews.
+
+    Args:
+        path_of_map: a GeoTIFF as ``ValueMapWriter`` writes it.
+        name: of the quantity.
+        path: where the picture goes.
+        longest: pixels read along the longer side.
+
+    Raises:
+        DataError: the map cannot be read.
+    """
+    values = _read_map(path_of_map, longest, "average")
+    height, width = values.shape
+    largest = 8.0 / max(height, width)
+    figure, axes = _figure(1, 1, width=max(largest * width, 2.5), height=max(largest * height, 0.6) + 0.8)
+    low, high = _value_range(values)
+    drawn = axes[0].imshow(values, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+    axes[0].axis("off")
+    figure.colorbar(drawn, ax=axes[0], location="bottom", shrink=0.8, label=name)
     _save(figure, path)
 
 
@@ -106,20 +176,45 @@ def class_map_picture(
     Raises:
         DataError: the map cannot be read.
     """
-    from rasterio.enums import Resampling
-
-    from ununennium.data.raster import open_raster
-
-    with open_raster(str(path_of_map), "class map") as dataset:
-        scale = min(1.0, longest / max(dataset.shape))
-        height, width = (max(1, round(side * scale)) for side in dataset.shape)
-        values = dataset.read(1, out_shape=(height, width), resampling=Resampling.nearest)
+    values = _read_map(path_of_map, longest, "nearest")
+    height, width = values.shape
     largest = 8.0 / max(height, width)
     figure, axes = _figure(1, 1, width=max(largest * width, 2.5), height=max(largest * height, 0.6) + 0.3)
     axes[0].imshow(_coloured(values, len(classes), values == NODATA), interpolation="nearest")
     axes[0].axis("off")
     _legend(figure, [(name, colour(number)) for number, name in enumerate(classes[:_MOST_CLASSES_NAMED])])
     _save(figure, path)
+
+
+def _read_map(path: str | Path, longest: int, resampling: str) -> npt.NDArray[Any]:
+    """A map with at most ``longest`` pixels along its longer side."""
+    from rasterio.enums import Resampling
+
+    from ununennium.data.raster import open_raster
+
+    with open_raster(str(path), "map") as dataset:
+        scale = min(1.0, longest / max(dataset.shape))
+        shape = tuple(max(1, round(side * scale)) for side in dataset.shape)
+        values: npt.NDArray[Any] = dataset.read(1, out_shape=shape, resampling=Resampling[resampling])
+    return values
+
+
+def _value_range(*arrays: npt.NDArray[Any]) -> tuple[float, float]:
+    """The 1st and 99th percentile of all that is not NaN, at least a little apart."""
+    values = np.concatenate([array[~np.isnan(array)] for array in arrays])
+    low, high = np.percentile(values, (1, 99)).tolist() if values.size else (0.0, 1.0)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _panels(number: int, height: int, width: int) -> tuple[Any, list[Any]]:
+    """A figure of panels that each show ``height`` x ``width`` pixels, beside or above each other as they fit."""
+    rows, columns = (1, number) if width < 1.5 * height else (2, -(-number // 2)) if width < 4 * height else (number, 1)
+    longest = {1: 6.0, 2: 5.0}.get(rows, 9.0)
+    scale = min(longest / height, 4.2 / width) if rows == 1 else longest / width
+    figure, axes = _figure(rows, columns, width=max(scale * width, 1.6), height=max(scale * height, 0.6) + 0.3)
+    for axis in axes[number:]:
+        axis.axis("off")
+    return figure, axes[:number]
 
 
 def _figure(rows: int, columns: int, *, width: float, height: float) -> tuple[Any, list[Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from ununennium.config import DataConfig, RunConfig
 from ununennium.data.catalog import Scene
 from ununennium.data.index import ChipIndex
 from ununennium.data.statistics import BandStatistics
+from ununennium.data.values import TargetScale, ValueReader
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.evaluation import pictures
 from ununennium.evaluation.evaluate import Evaluation, evaluate
@@ -68,7 +70,7 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     config = run.config()
     index, statistics = ChipIndex.load(run.index_file), BandStatistics.load(run.statistics_file)
     device = resolve_device(TrainerConfig(device=config.trainer.device))
-    model, epoch = load_best(run, config, statistics)
+    model, epoch = load_best(run, config, index)
     challenger = evaluate(
         model.to(device), index, statistics, config.data, device=device, prediction_path=run.prediction_folder
     )
@@ -86,7 +88,7 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     return measured
 
 
-def load_best(run: RunDirectory, config: RunConfig, statistics: BandStatistics) -> tuple[nn.Module, int]:
+def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[nn.Module, int]:
     """The model of the best checkpoint, averaged weights if it has them, and its epoch counted from 1.
 
     Raises:
@@ -98,7 +100,7 @@ def load_best(run: RunDirectory, config: RunConfig, statistics: BandStatistics) 
         raise CheckpointError(f"{run.checkpoints_url} holds no checkpoint with a finite {config.checkpoints.monitor}")
     checkpoint = store.load(best)
     weights = averaged_weights(checkpoint) or checkpoint["model"]
-    model = build_model(config, in_channels=len(statistics.mean))
+    model = build_model(config, index)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -121,17 +123,28 @@ def evaluate_champion(
     if current is None:
         return 0, None
     model, its_contract = load_artifact(registry.version_url(current.version))
-    check_comparable(config, its_contract)
+    check_comparable(config, its_contract, num_dates=index.num_dates)
     its_index = copy.copy(index)
     its_index.bands = list(its_contract["bands"])
+    its_index.layout = its_contract.get("layout", "channels")
+    its_scale = its_contract.get("target_scale")
+    its_index.target_scale = None if its_scale is None else TargetScale(*its_scale)
     its_statistics = BandStatistics(**its_contract["statistics"], num_pixels=0)
     champion = evaluate(model.to(device), its_index, its_statistics, config.data, device=device)
     _say(f"champion (generation {current.generation}) on the same holdout: {_in_words(champion)}")
     return current.generation, champion
 
 
-def check_comparable(config: RunConfig, champion: dict[str, Any]) -> None:
-    """Raise a ConfigError if a champion's contract and ``config`` do not speak of the same classes."""
+def check_comparable(config: RunConfig, champion: Mapping[str, Any], *, num_dates: int = 1) -> None:
+    """Raise a ConfigError if a champion's contract and ``config`` do not speak of the same task, dates and classes."""
+    for field, ours, theirs in (
+        ("data.task", config.data.task, champion.get("task", "segmentation")),
+        ("data.scenes", f"{num_dates} date(s)", f"{champion.get('num_dates', 1)} date(s)"),
+    ):
+        if ours != theirs:
+            raise ConfigError(
+                field, ours, f"the champion of {config.name!r} was made for {theirs}; give the new model its own name"
+            )
     if list(champion["classes"]) != list(config.data.classes):
         raise ConfigError(
             "data.classes",
@@ -153,9 +166,13 @@ def contract(
         "model": {
             "target": config.model.target,
             "kwargs": config.model.kwargs,
-            "in_channels": len(statistics.mean),
+            "in_channels": index.in_channels,
             "num_classes": len(data.classes),
         },
+        "task": data.task,
+        "num_dates": index.num_dates,
+        "layout": index.layout,
+        "target_scale": index.target_scale,
         "classes": data.classes,
         "ignore_index": data.ignore_index,
         "bands": index.bands,
@@ -195,16 +212,28 @@ def _draw_scene(index: ChipIndex, scene: Scene, predicted: Path, config: RunConf
         prediction = dataset.read(1, window=Window(0, 0, width, height))
     window = round(corner[1]), round(corner[0]), height, width
     image, _ = index.reader(scene).read(*window)
-    shown = np.moveaxis(image[[2, 1, 0]], 0, -1) if len(image) >= 3 else image[0]
-    label = index.labels(scene).read(*window)
+    dates = image.reshape(scene.num_dates, -1, *image.shape[1:])
+    first, *later = (np.moveaxis(date[[2, 1, 0]], 0, -1) if len(date) >= 3 else date[0] for date in dates)
+    if index.task.name == "regression":
+        truth = ValueReader(scene).read(*window)
+        pictures.value_panel(first, truth, prediction, config.data.classes[0], path, later=later[-1] if later else None)
+        return
     pictures.prediction_panel(
-        shown, label, prediction, config.data.classes, path, ignore_index=config.data.ignore_index
+        first,
+        index.labels(scene).read(*window),
+        prediction,
+        config.data.classes,
+        path,
+        ignore_index=config.data.ignore_index,
+        later=later[-1] if later else None,
     )
 
 
 def _in_words(evaluation: Evaluation) -> str:
-    iou = evaluation.metrics["IoU"]
-    return "IoU " + "  ".join(f"{name} {value:.4f}" for name, value in iou.items())
+    name, main = next(iter(evaluation.metrics.items()))
+    if isinstance(main, Mapping):
+        return f"{name} " + "  ".join(f"{label} {value:.4f}" for label, value in main.items())
+    return "  ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Class probabilities of a region of any size, from overlapping tiles, in bands of rows.
+"""Class probabilities, or values, of a region of any size, from overlapping tiles, in bands of rows.
 
 Tiles lie on a regular grid that starts half an overlap outside the region, so that the region's edge pixels have
 context where the scene goes on. Along each axis a tile's weight rises and falls as a raised cosine (Hann) over the
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,16 @@ from torch import Tensor, nn
 from ununennium.errors import ConfigError, DataError
 
 ReadWindow = Callable[[int, int, int, int], tuple[NDArray[np.float32], NDArray[np.bool_]]]
-"""``(row, col, height, width) -> (image (C, height, width), valid (height, width))``, normalised, invalid pixels 0.
+"""``(row, col, height, width) -> (image (C, height, width), valid (height, width))``, normalised, invalid pixels 0;
+the image of a stack of dates may be (T, C, height, width).
 
 Rows and columns count from the region's corner, and windows reach outside it; what does not exist there is invalid.
 A tile whose mask is all False is not predicted.
 """
+
+
+Output = Literal["probabilities", "values"]
+"""What a model's output is made into: probabilities by the softmax over its channels, or taken as it is."""
 
 
 class Band(NamedTuple):
@@ -32,7 +37,8 @@ class Band(NamedTuple):
 
     Attributes:
         row: first row, counted from the region's top.
-        probabilities: float32 (K, rows, width), summing to 1 over classes where ``valid``, and 0 elsewhere.
+        probabilities: float32 (K, rows, width), summing to 1 over classes where ``valid``, and 0 elsewhere; or values,
+            if the model's output is to be taken as it is.
         valid: bool (rows, width), the mask that was read.
     """
 
@@ -61,6 +67,7 @@ def predict_bands(
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
     tta: bool = False,
+    output: Output = "probabilities",
 ) -> Iterator[Band]:
     """Predict a region from top to bottom.
 
@@ -77,6 +84,7 @@ def predict_bands(
         device: where the model is, and the bands are put together.
         autocast: dtype of the forward pass, such as ``torch.bfloat16``; float32 if not given.
         tta: average over the eight flips and turns of each tile.
+        output: what the model's output is made into, before tiles are blended.
 
     Yields:
         The rows in order, each exactly once.
@@ -94,7 +102,7 @@ def predict_bands(
     with _evaluation_mode(model):
         for top, row_shares in zip(down.starts, down.shares.to(device), strict=True):
             for places, images in _batches(read, top, across.starts, tile, batch_size, valid):
-                predicted = _forward(model, images.to(device), num_classes, autocast, tta)
+                predicted = _forward(model, images.to(device), num_classes, autocast, tta, output)
                 for place, probabilities in zip(places, predicted, strict=True):
                     inside, part = _overlap_with(width, across.starts[place], tile)
                     share = row_shares[:, None] * across.shares[place, part].to(device)
@@ -136,9 +144,11 @@ def _batches(
         yield places, torch.stack(images)
 
 
-def _forward(model: nn.Module, images: Tensor, num_classes: int, autocast: torch.dtype | None, tta: bool) -> Tensor:
-    """Class probabilities (N, K, tile, tile) in float32."""
-    expected = (images.shape[0], num_classes, *images.shape[2:])
+def _forward(
+    model: nn.Module, images: Tensor, num_classes: int, autocast: torch.dtype | None, tta: bool, output: Output
+) -> Tensor:
+    """Class probabilities or values (N, K, tile, tile) in float32."""
+    expected = (images.shape[0], num_classes, *images.shape[-2:])
     views = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)] if tta else [(0, False)]
     total = torch.zeros(expected, device=images.device)
     context: contextlib.AbstractContextManager[Any] = (
@@ -150,11 +160,14 @@ def _forward(model: nn.Module, images: Tensor, num_classes: int, autocast: torch
             logits = model(view)
             if not isinstance(logits, Tensor) or logits.shape != expected:
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                channels = f"one channel of logits for each of {num_classes} classes"
+                channels = channels if output == "probabilities" else f"{num_classes} channel(s) of values"
                 raise DataError(
-                    f"the model gives {got} for an image of {tuple(images.shape)}: it must be {expected}, one channel "
-                    f"of logits for each of {num_classes} classes at the image's own size"
+                    f"the model gives {got} for an image of {tuple(images.shape)}: it must be {expected}, {channels} "
+                    "at the image's own size"
                 )
-            probabilities = torch.rot90(logits.float().softmax(1), -turns, (-2, -1))
+            values = logits.float().softmax(1) if output == "probabilities" else logits.float()
+            probabilities = torch.rot90(values, -turns, (-2, -1))
             total += probabilities.flip(-1) if mirrored else probabilities
     return total / len(views)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ununennium.data.statistics import BandStatistics
 from ununennium.errors import ConfigError, DataError
 from ununennium.inference.predict import predict_bands
 from ununennium.inference.windows import window_reader
-from ununennium.inference.writers import ClassMapWriter
+from ununennium.tasks import TASKS
 
 _MOST_STRETCH = 1.1
 
@@ -29,8 +29,8 @@ class MappedScene:
 
     Attributes:
         scene: the image's metadata.
-        path: the class map.
-        pixels: mapped pixels per class name.
+        path: the map.
+        pixels: mapped pixels per class name; of a regression, of the one name.
         unmapped: pixels without data.
     """
 
@@ -43,19 +43,19 @@ class MappedScene:
 def map_scene(
     model: nn.Module,
     contract: Mapping[str, Any],
-    image: str,
+    image: str | Sequence[str],
     output: str | Path,
     *,
     device: torch.device | str = "cpu",
     tta: bool = False,
     on_rows: Callable[[int, int], None] | None = None,
 ) -> MappedScene:
-    """Write the class map of a scene.
+    """Write the map of a scene: its classes, or the values that a regression predicts.
 
     Args:
         model: as ``load_artifact`` gives it.
         contract: what goes with it.
-        image: the scene: a path or URL that GDAL reads.
+        image: the scene: a path or URL that GDAL reads, or one for each date of a stack.
         output: the GeoTIFF to write.
         device: computation device.
         tta: average over the eight flips and turns.
@@ -64,7 +64,7 @@ def map_scene(
     Raises:
         DataError: the scene cannot be read, or is not what the model was trained for.
     """
-    scene = open_scene(SceneConfig(image=image))
+    scene = open_scene(SceneConfig(image=image if isinstance(image, str) else list(image)))
     check_fits(scene, contract)
     nodata = None if scene.nodata is not None else contract["nodata"]
     reader = SceneReader(scene, list(contract["bands"]), nodata)
@@ -72,21 +72,23 @@ def map_scene(
     classes = list(contract["classes"])
     counts, unmapped = np.zeros(len(classes), np.int64), 0
     tile = max(256, int(contract["chip_size"]))
-    writer = ClassMapWriter(output, scene, row=0, col=0, height=scene.height, width=scene.width, classes=classes)
-    with writer:
+    task = TASKS[contract.get("task", "segmentation")]
+    scores = task.scores(classes, contract.get("ignore_index", 255), contract.get("target_scale"))
+    with scores.writer(Path(output), scene, row=0, col=0, height=scene.height, width=scene.width) as writer:
         for band in predict_bands(
             model.to(device),
-            window_reader(reader, statistics),
+            window_reader(reader, statistics, layout=contract.get("layout", "channels")),
             scene.height,
             scene.width,
             num_classes=len(classes),
             tile=tile,
             device=device,
             tta=tta,
+            output=scores.output,
         ):
-            predicted = band.probabilities.argmax(0).astype(np.uint8)
+            predicted = scores.predict(band)
             writer.write(band.row, predicted, band.valid)
-            counts += np.bincount(predicted[band.valid], minlength=len(classes))
+            counts += scores.tally(predicted, band.valid)
             unmapped += int((~band.valid).sum())
             if on_rows is not None:
                 on_rows(band.row + len(predicted), scene.height)
@@ -97,8 +99,14 @@ def check_fits(scene: Scene, contract: Mapping[str, Any]) -> None:
     """Refuse a scene that the model was not trained for.
 
     Raises:
-        DataError: bands are missing, or pixels have another size.
+        DataError: bands are missing, pixels have another size, or there are more or fewer dates.
     """
+    num_dates = contract.get("num_dates", 1)
+    if scene.num_dates != num_dates:
+        raise DataError(
+            f"scene {scene.name!r} has {scene.num_dates} date(s), and the model reads {num_dates}; give one image for "
+            "each, in the order of the training scenes"
+        )
     try:
         scene.band_numbers(contract["bands"])
     except ConfigError as error:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ununennium.data.layout import arrange
 from ununennium.data.reader import BoolArray, FloatArray, SceneReader
 from ununennium.data.statistics import BandStatistics, normalise
 from ununennium.inference.predict import ReadWindow
 
 
-def window_reader(reader: SceneReader, statistics: BandStatistics, row: int = 0, col: int = 0) -> ReadWindow:
+def window_reader(
+    reader: SceneReader, statistics: BandStatistics, row: int = 0, col: int = 0, *, layout: str = "channels"
+) -> ReadWindow:
     """A ``read(row, col, height, width)`` for ``predict_bands`` over a region of a scene.
 
     What lies outside the scene is its mirror image, not a flat patch that a model might take for something; it is
@@ -21,6 +24,7 @@ def window_reader(reader: SceneReader, statistics: BandStatistics, row: int = 0,
         statistics: for the normalisation.
         row: first row of the region in the scene.
         col: first column.
+        layout: how stacks of dates reach the model, see ``DataConfig.layout``.
     """
     scene = reader.scene
 
@@ -32,6 +36,7 @@ def window_reader(reader: SceneReader, statistics: BandStatistics, row: int = 0,
         pixels, valid = reader.read(first_row, first_col, *span)
         shown_rows, shown_cols = (rows - first_row)[:, None], (cols - first_col)[None, :]
         image: FloatArray = normalise(pixels, valid, statistics)[:, shown_rows, shown_cols]
+        image = arrange(image, scene.num_dates, layout)
         return image, valid[shown_rows, shown_cols] & row_inside[:, None] & col_inside[None, :]
 
     return read

@@ -1,4 +1,4 @@
-"""Predicted classes as a cloud-optimised GeoTIFF: its name appears only when it is whole."""
+"""Predicted classes or values as a cloud-optimised GeoTIFF: its name appears only when it is whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,45 +40,40 @@ def colour(number: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-class ClassMapWriter:
-    """Writes a class map of a window of a scene, rows at a time; use it as a context manager.
+class _CogWriter:
+    """Writes a window of a scene, rows at a time; use it as a context manager.
 
-    The file is a COG with the scene's CRS, a colour table, class names as tags, overviews by mode, and nodata 255. It
-    is written beside its place under other names, read back, and moved when it is whole: an exception, or a disk that
-    fills up, leaves what was there before.
-
-    Args:
-        path: where the file goes.
-        scene: whose pixels were predicted.
-        row: first row of the window.
-        col: first column.
-        height: rows.
-        width: columns.
-        classes: class names; class numbers are the pixel values.
-
-    Raises:
-        ConfigError: more classes than a byte tells apart.
-        StorageError: the file cannot be written; raised by every method.
+    The file is a COG with the scene's CRS. It is written beside its place under other names, read back, and moved when
+    it is whole: an exception, or a disk that fills up, leaves what was there before.
     """
 
+    _overviews = "mode"
+    _predictor = "no"
+
     def __init__(
-        self, path: str | Path, scene: Scene, *, row: int, col: int, height: int, width: int, classes: Sequence[str]
+        self,
+        path: str | Path,
+        scene: Scene,
+        *,
+        row: int,
+        col: int,
+        height: int,
+        width: int,
+        dtype: str,
+        nodata: float,
     ) -> None:
-        if len(classes) > NODATA:
-            raise ConfigError("data.classes", f"{len(classes)} classes", f"a class map holds at most {NODATA}")
         self.path = Path(path)
         self._rows = self.path.with_name(f".{self.path.name}-{os.getpid()}-rows.tmp")
         self._whole = self.path.with_name(f".{self.path.name}-{os.getpid()}-whole.tmp")
-        self._classes = list(classes)
         self._profile: dict[str, Any] = {
             "driver": "GTiff",
             "count": 1,
-            "dtype": "uint8",
+            "dtype": dtype,
             "height": height,
             "width": width,
             "crs": None if scene.crs is None else rasterio.CRS.from_wkt(scene.crs),
             "transform": scene.affine * rasterio.Affine.translation(col, row),
-            "nodata": NODATA,
+            "nodata": nodata,
             "tiled": True,
             "blockxsize": _BLOCK,
             "blockysize": _BLOCK,
@@ -88,26 +83,21 @@ class ClassMapWriter:
         self._dataset: Any = None
         self._checksum = 0
 
-    def __enter__(self) -> ClassMapWriter:
+    def __enter__(self) -> Self:
         with self._translated_errors(), _quiet():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._dataset = rasterio.open(self._rows, "w", **self._profile)
-            self._dataset.write_colormap(1, {n: (*colour(n), 255) for n in range(len(self._classes))})
-            self._dataset.update_tags(**{f"CLASS_{number}": name for number, name in enumerate(self._classes)})
-            self._dataset.set_band_description(1, "class")
+            self._describe()
         return self
 
-    def write(self, row: int, classes: npt.NDArray[np.integer[Any]], valid: npt.NDArray[np.bool_]) -> None:
-        """Write the next rows; they come in order, and all of them.
+    def _describe(self) -> None:
+        """Write what the values mean into the open dataset."""
+        raise NotImplementedError
 
-        Args:
-            row: first row, counted from the window's top.
-            classes: class numbers, any integer type, (rows, width).
-            valid: bool (rows, width); nodata where False.
-        """
-        height, width = classes.shape
-        values = np.ascontiguousarray(np.where(valid, classes, NODATA), np.uint8)
+    def _write(self, row: int, values: npt.NDArray[Any]) -> None:
+        values = np.ascontiguousarray(values, self._profile["dtype"])
         self._checksum = zlib.crc32(values.data, self._checksum)
+        height, width = values.shape
         with self._translated_errors():
             self._dataset.write(values, 1, window=Window(0, row, width, height))
 
@@ -121,7 +111,12 @@ class ClassMapWriter:
                 return
             with self._translated_errors(), _quiet():
                 self._dataset.close()
-                options = {"compress": "deflate", "overview_resampling": "mode", "blocksize": _BLOCK}
+                options = {
+                    "compress": "deflate",
+                    "predictor": self._predictor,
+                    "overview_resampling": self._overviews,
+                    "blocksize": _BLOCK,
+                }
                 raster_copy(str(self._rows), str(self._whole), driver="COG", bigtiff="if_safer", **options)
                 self._check_whole()
                 os.replace(self._whole, self.path)
@@ -157,6 +152,108 @@ class ClassMapWriter:
             raise StorageError(
                 f"{self.path} cannot be written ({reason}); is there space left, and may you write there?"
             ) from error
+
+
+class ClassMapWriter(_CogWriter):
+    """Writes a class map of a window of a scene, rows at a time; use it as a context manager.
+
+    The file is a COG with the scene's CRS, a colour table, class names as tags, overviews by mode, and nodata 255. It
+    is written beside its place under other names, read back, and moved when it is whole: an exception, or a disk that
+    fills up, leaves what was there before.
+
+    Args:
+        path: where the file goes.
+        scene: whose pixels were predicted.
+        row: first row of the window.
+        col: first column.
+        height: rows.
+        width: columns.
+        classes: class names; class numbers are the pixel values.
+
+    Raises:
+        ConfigError: more classes than a byte tells apart.
+        StorageError: the file cannot be written; raised by every method.
+    """
+
+    def __init__(
+        self, path: str | Path, scene: Scene, *, row: int, col: int, height: int, width: int, classes: Sequence[str]
+    ) -> None:
+        if len(classes) > NODATA:
+            raise ConfigError("data.classes", f"{len(classes)} classes", f"a class map holds at most {NODATA}")
+        super().__init__(path, scene, row=row, col=col, height=height, width=width, dtype="uint8", nodata=NODATA)
+        self._classes = list(classes)
+
+    def _describe(self) -> None:
+        self._dataset.write_colormap(1, {n: (*colour(n), 255) for n in range(len(self._classes))})
+        self._dataset.update_tags(**{f"CLASS_{number}": name for number, name in enumerate(self._classes)})
+        self._dataset.set_band_description(1, "class")
+
+    def write(self, row: int, predicted: npt.NDArray[np.integer[Any]], valid: npt.NDArray[np.bool_]) -> None:
+        """Write the next rows; they come in order, and all of them.
+
+        Args:
+            row: first row, counted from the window's top.
+            predicted: class numbers, any integer type, (rows, width).
+            valid: bool (rows, width); nodata where False.
+        """
+        self._write(row, np.where(valid, predicted, NODATA))
+
+
+class ValueMapWriter(_CogWriter):
+    """Writes a map of values of a window of a scene, rows at a time; use it as a context manager.
+
+    The file is a float32 COG with the scene's CRS, the quantity's name as the band's description, overviews by the
+    mean, and nodata NaN; it appears when it is whole, as a class map does.
+
+    Args:
+        path: where the file goes.
+        scene: whose pixels were predicted.
+        row: first row of the window.
+        col: first column.
+        height: rows.
+        width: columns.
+        name: of the quantity.
+        mean: what is written is ``mean + std * predicted``.
+        std: the same.
+
+    Raises:
+        StorageError: the file cannot be written; raised by every method.
+    """
+
+    _overviews = "average"
+    _predictor = "yes"
+
+    def __init__(
+        self,
+        path: str | Path,
+        scene: Scene,
+        *,
+        row: int,
+        col: int,
+        height: int,
+        width: int,
+        name: str,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> None:
+        window = {"row": row, "col": col, "height": height, "width": width}
+        super().__init__(path, scene, **window, dtype="float32", nodata=float("nan"))
+        self._name = name
+        self._mean = mean
+        self._std = std
+
+    def _describe(self) -> None:
+        self._dataset.set_band_description(1, self._name)
+
+    def write(self, row: int, predicted: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
+        """Write the next rows; they come in order, and all of them.
+
+        Args:
+            row: first row, counted from the window's top.
+            predicted: standardised values, (rows, width).
+            valid: bool (rows, width); NaN where False.
+        """
+        self._write(row, np.where(valid, self._mean + self._std * predicted.astype(np.float64), np.nan))
 
 
 @contextlib.contextmanager

@@ -40,7 +40,6 @@ from ununennium.training.callbacks import (
     EarlyStopping,
     MetricsFile,
     Progress,
-    SegmentationMetrics,
 )
 from ununennium.training.config import TrainerConfig
 from ununennium.training.launch import PREEMPTED_EXIT_CODE, register_process
@@ -99,7 +98,7 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
         world_size=distributed.world_size(),
     )
     num_classes = len(config.data.classes)
-    model = build_model(config, in_channels=len(statistics.mean))
+    model = build_model(config, index)
     loss_fn = instantiate(
         config.loss.target,
         config.loss.kwargs,
@@ -130,7 +129,7 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
     )
     callbacks: list[Callback] = [
         *more_callbacks,
-        SegmentationMetrics(num_classes, config.data.ignore_index, config.data.classes),
+        index.task.metrics_callback(index),
         MetricsFile(str(run.metrics_file)),
         Progress(_say),
         Heartbeat(run),
@@ -145,8 +144,8 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
     return trainer, checkpoint
 
 
-def build_model(config: RunConfig, *, in_channels: int) -> nn.Module:
-    """The model that ``config`` describes, for so many bands.
+def build_model(config: RunConfig, index: ChipIndex) -> nn.Module:
+    """The model that ``config`` describes, for the bands and dates of ``index``.
 
     Raises:
         ConfigError: it cannot be made as configured, or is no ``nn.Module``.
@@ -155,8 +154,9 @@ def build_model(config: RunConfig, *, in_channels: int) -> nn.Module:
         config.model.target,
         config.model.kwargs,
         field="model",
-        in_channels=in_channels,
+        in_channels=index.in_channels,
         num_classes=len(config.data.classes),
+        num_dates=index.num_dates,
     )
     if not isinstance(model, nn.Module):
         raise ConfigError("model.target", config.model.target, f"makes a {type(model).__name__}, not an nn.Module")

@@ -1,0 +1,197 @@
+"""What an evaluation counts, and the map it draws, for each kind of prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ununennium import metrics
+from ununennium.inference.writers import ClassMapWriter, ValueMapWriter
+
+if TYPE_CHECKING:
+    from ununennium.data.catalog import Scene
+    from ununennium.data.reader import BoolArray
+    from ununennium.inference.predict import Band, Output
+
+
+class MapWriter(Protocol):
+    """Writes the predicted window of a scene, rows at a time; a context manager."""
+
+    def __enter__(self) -> MapWriter: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def write(self, row: int, predicted: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
+        """Write the next rows."""
+        ...
+
+
+class Scores(Protocol):
+    """What an evaluation counts.
+
+    Attributes:
+        output: what ``predict_bands`` is to give.
+    """
+
+    output: Output
+
+    def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> MapWriter:
+        """What writes the predicted window of a scene."""
+        ...
+
+    def predict(self, band: Band) -> npt.NDArray[Any]:
+        """What is predicted for each pixel (rows, width)."""
+        ...
+
+    def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
+        """Count the labelled valid pixels of what ``predict`` gave."""
+        ...
+
+    def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
+        """Valid pixels for each name in the map's legend."""
+        ...
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels that were counted."""
+        ...
+
+    @property
+    def counts(self) -> list[list[int]]:
+        """The confusion matrix; empty if there are no classes."""
+        ...
+
+    def metrics(self) -> dict[str, Any]:
+        """As ``Evaluation.metrics`` has them."""
+        ...
+
+
+class ClassScores:
+    """Counts predicted classes in one confusion matrix.
+
+    Args:
+        classes: class names.
+        ignore_index: label value of unlabelled pixels.
+    """
+
+    output: Output = "probabilities"
+
+    def __init__(self, classes: Sequence[str], ignore_index: int) -> None:
+        self.classes = list(classes)
+        self.ignore_index = ignore_index
+        self.confusion = metrics.ConfusionMatrix(len(self.classes), ignore_index)
+
+    def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> ClassMapWriter:
+        """What writes the predicted window of a scene."""
+        return ClassMapWriter(path, scene, row=row, col=col, height=height, width=width, classes=self.classes)
+
+    def predict(self, band: Band) -> npt.NDArray[Any]:
+        """The most probable class of each pixel, int64 (rows, width)."""
+        classes: npt.NDArray[Any] = band.probabilities.argmax(0)
+        return classes
+
+    def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
+        """Count the labelled valid pixels.
+
+        Args:
+            predicted: what ``predict`` gave.
+            target: labels, int64 (rows, width).
+            valid: bool (rows, width).
+        """
+        labels = np.where(valid, target, self.ignore_index)
+        self.confusion.update(torch.from_numpy(predicted), torch.from_numpy(labels))
+
+    def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
+        """Valid pixels of each class, int64 (K,)."""
+        counts: npt.NDArray[np.int64] = np.bincount(predicted[valid], minlength=len(self.classes))
+        return counts
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels that were counted."""
+        return int(self.confusion.matrix.sum())
+
+    @property
+    def counts(self) -> list[list[int]]:
+        """The confusion matrix, rows by label, columns by prediction."""
+        rows: list[list[int]] = self.confusion.matrix.tolist()
+        return rows
+
+    def metrics(self) -> dict[str, Any]:
+        """As ``Evaluation.metrics`` has them."""
+        matrix = self.confusion.matrix
+
+        def per_class(values: torch.Tensor) -> dict[str, float]:
+            return {"mean": metrics.macro_mean(values), **dict(zip(self.classes, values.tolist(), strict=True))}
+
+        return {
+            "IoU": per_class(metrics.iou(matrix)),
+            "F1": per_class(metrics.f1(matrix)),
+            "precision": per_class(metrics.precision(matrix)),
+            "recall": per_class(metrics.recall(matrix)),
+            "accuracy": metrics.overall_accuracy(matrix),
+            "kappa": metrics.kappa(matrix),
+        }
+
+
+class ValueScores:
+    """Sums errors of predicted values, in standard deviations of the training fold's targets.
+
+    Args:
+        name: of the quantity.
+        mean: a value is ``mean + std * target``.
+        std: the same.
+    """
+
+    output: Output = "values"
+
+    def __init__(self, name: str, mean: float = 0.0, std: float = 1.0) -> None:
+        self.name, self.mean, self.std = name, mean, std
+        self.moments = metrics.RegressionMoments(self.mean, self.std)
+
+    def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> ValueMapWriter:
+        """What writes the predicted window of a scene, in the targets' unit."""
+        window = {"row": row, "col": col, "height": height, "width": width}
+        return ValueMapWriter(path, scene, **window, name=self.name, mean=self.mean, std=self.std)
+
+    def predict(self, band: Band) -> npt.NDArray[Any]:
+        """Standardised values, float32 (rows, width)."""
+        values: npt.NDArray[Any] = band.probabilities[0]
+        return values
+
+    def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
+        """Sum over the labelled valid pixels.
+
+        Args:
+            predicted: what ``predict`` gave.
+            target: standardised, (rows, width), NaN where unlabelled.
+            valid: bool (rows, width).
+        """
+        truth = np.where(valid, target, np.nan)
+        self.moments.update(torch.from_numpy(np.ascontiguousarray(predicted)), torch.from_numpy(truth))
+
+    def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
+        """Valid pixels, int64 (1,)."""
+        return np.array([valid.sum()], np.int64)
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels that were counted."""
+        return int(self.moments.sums[0])
+
+    @property
+    def counts(self) -> list[list[int]]:
+        """There are no classes to confuse."""
+        return []
+
+    def metrics(self) -> dict[str, Any]:
+        """RMSE, MAE, bias and R2."""
+        return dict(self.moments.to_metrics())

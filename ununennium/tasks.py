@@ -1,0 +1,253 @@
+"""What a model is asked for, and what follows from it: labels, loss, metrics, and which way is better.
+
+Everything that differs between tasks is asked of one of these small objects; nothing here imports torch or rasterio
+before it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ununennium.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ununennium.data.catalog import Scene
+    from ununennium.data.index import ChipIndex
+    from ununennium.data.labels import LabelReader
+    from ununennium.data.reader import SceneReader
+    from ununennium.data.splits import Split
+    from ununennium.data.values import TargetScale
+    from ununennium.evaluation.scores import Scores
+    from ununennium.training.callbacks.callback import Callback
+
+LOWER_IS_BETTER = frozenset({"RMSE", "MAE"})
+"""Metrics of which a good model has little; of ``bias`` the best is 0, and of all others more is better."""
+
+
+def goodness(metric: str, value: float) -> float:
+    """A number that grows as ``metric`` gets better, in its own units: its value, or minus its (absolute) value."""
+    family = metric.partition(".")[0]
+    if family == "bias":
+        return -abs(value)
+    return -value if family in LOWER_IS_BETTER else value
+
+
+class TargetReader(Protocol):
+    """Reads what a model is to predict."""
+
+    def read(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
+        """Targets of a window (height, width), the task's fill where unlabelled."""
+        ...
+
+
+class Task(Protocol):
+    """What differs between tasks.
+
+    Attributes:
+        name: as ``data.task`` has it.
+        loss: import path of the loss, if the configuration names none.
+        gate_metric: what must improve, if the configuration does not say.
+        per_class: metrics of an evaluation with a value for each class, and their mean.
+        overall: metrics with one value.
+        headline: metrics that summaries show.
+        target_dtype: of the targets.
+    """
+
+    name: str
+    loss: str
+    gate_metric: str
+    per_class: tuple[str, ...]
+    overall: tuple[str, ...]
+    headline: tuple[str, ...]
+    target_dtype: str
+
+    def check_scenes(self, scenes: Sequence[Scene]) -> None:
+        """Make sure that the scenes show what the task needs; raises a ConfigError."""
+        ...
+
+    def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
+        """A reader of class numbers, or of 0 where a pixel has a target: what the index counts."""
+        ...
+
+    def target_reader(self, scene: Scene, index: ChipIndex) -> TargetReader:
+        """A reader of what a model is to predict."""
+        ...
+
+    def target_scale(self, readers: Sequence[SceneReader], split: Split) -> TargetScale | None:
+        """How targets are standardised; None if they are not."""
+        ...
+
+    def fill(self, ignore_index: int) -> float:
+        """The target of an unlabelled pixel."""
+        ...
+
+    def is_labelled(
+        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Which targets are not the fill; with a class's ``number``, which the index counts as that class."""
+        ...
+
+    def metrics_callback(self, index: ChipIndex) -> Callback:
+        """What adds the validation metrics to the history."""
+        ...
+
+    def scores(self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None) -> Scores:
+        """What an evaluation counts."""
+        ...
+
+
+class Segmentation:
+    """A class for every pixel."""
+
+    name = "segmentation"
+    loss = "ununennium.losses:CrossEntropyLoss"
+    gate_metric = "IoU"
+    per_class: tuple[str, ...] = ("IoU", "F1", "precision", "recall")
+    overall: tuple[str, ...] = ("accuracy", "kappa")
+    headline: tuple[str, ...] = ("IoU", "F1")
+    target_dtype = "int64"
+
+    def check_scenes(self, scenes: Sequence[Scene]) -> None:
+        """Make sure that all scenes have the same number of dates."""
+        _check_dates(scenes)
+
+    def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
+        """Class numbers."""
+        from ununennium.data.labels import LabelReader
+
+        return LabelReader(scene, classes, ignore_index)
+
+    def target_reader(self, scene: Scene, index: ChipIndex) -> TargetReader:
+        """Class numbers, too."""
+        return index.labels(scene)
+
+    def target_scale(self, readers: Sequence[SceneReader], split: Split) -> None:
+        """Class numbers have none."""
+        return
+
+    def fill(self, ignore_index: int) -> float:
+        """``ignore_index``."""
+        return ignore_index
+
+    def is_labelled(
+        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Not ``ignore_index``; or the class itself."""
+        labelled: npt.NDArray[np.bool_] = target != ignore_index if number is None else target == number
+        return labelled
+
+    def metrics_callback(self, index: ChipIndex) -> Callback:
+        """``val_IoU`` and the like."""
+        from ununennium.training.callbacks import SegmentationMetrics
+
+        return SegmentationMetrics(len(index.classes), index.ignore_index, index.classes)
+
+    def scores(self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None) -> Scores:
+        """One confusion matrix."""
+        from ununennium.evaluation.scores import ClassScores
+
+        return ClassScores(classes, ignore_index)
+
+
+class Change(Segmentation):
+    """A class for every pixel, such as unchanged and built, from an image before and one after."""
+
+    name = "change"
+
+    def check_scenes(self, scenes: Sequence[Scene]) -> None:
+        """Make sure that every scene has two dates.
+
+        Raises:
+            ConfigError: one has not.
+        """
+        for place, scene in enumerate(scenes):
+            if scene.num_dates != 2:
+                raise ConfigError(
+                    f"data.scenes.{place}.image",
+                    list(scene.images),
+                    "change is seen between two dates: give [before, after], two images on one grid",
+                )
+
+
+class Regression:
+    """A number for every pixel, such as a height; unlabelled pixels are NaN."""
+
+    name = "regression"
+    loss = "ununennium.losses:MSELoss"
+    gate_metric = "RMSE"
+    per_class: tuple[str, ...] = ()
+    overall: tuple[str, ...] = ("RMSE", "MAE", "bias", "R2")
+    headline: tuple[str, ...] = overall
+    target_dtype = "float32"
+
+    def check_scenes(self, scenes: Sequence[Scene]) -> None:
+        """Make sure that all scenes have the same number of dates."""
+        _check_dates(scenes)
+
+    def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
+        """0 where there is a value."""
+        from ununennium.data.values import PresenceReader
+
+        return PresenceReader(scene, classes, ignore_index)
+
+    def target_reader(self, scene: Scene, index: ChipIndex) -> TargetReader:
+        """Standardised values."""
+        from ununennium.data.values import ValueReader
+
+        return ValueReader(scene, index.target_scale)
+
+    def target_scale(self, readers: Sequence[SceneReader], split: Split) -> TargetScale:
+        """Mean and standard deviation of the training fold's values."""
+        from ununennium.data.values import target_scale
+
+        return target_scale(readers, split)
+
+    def fill(self, ignore_index: int) -> float:
+        """NaN."""
+        return float("nan")
+
+    def is_labelled(
+        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Not NaN: that is the one class which the index counts."""
+        labelled: npt.NDArray[np.bool_] = target == target
+        return labelled
+
+    def metrics_callback(self, index: ChipIndex) -> Callback:
+        """``val_RMSE`` and the like, in the targets' own unit."""
+        from ununennium.training.callbacks import RegressionMetrics
+
+        return RegressionMetrics(*(index.target_scale or (0.0, 1.0)))
+
+    def scores(self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None) -> Scores:
+        """Moments of errors and targets."""
+        from ununennium.evaluation.scores import ValueScores
+
+        return ValueScores(classes[0], *(target_scale or (0.0, 1.0)))
+
+
+def _check_dates(scenes: Sequence[Scene]) -> None:
+    for place, scene in enumerate(scenes):
+        if scene.num_dates != scenes[0].num_dates:
+            raise ConfigError(
+                f"data.scenes.{place}.image",
+                list(scene.images),
+                f"scene {scene.name!r} has {scene.num_dates} date(s) and scene {scenes[0].name!r} has "
+                f"{scenes[0].num_dates}; a model reads the same number of dates everywhere",
+            )
+
+
+TASKS: Mapping[str, Task] = {task.name: task for task in (Segmentation(), Change(), Regression())}
+"""The tasks by the name that ``data.task`` gives."""
+
+
+def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of an evaluation that a summary shows; which they are is seen from what was measured."""
+    for task in TASKS.values():
+        if all(name in metrics for name in task.headline):
+            return {name: metrics[name] for name in task.headline}
+    return dict(metrics)
