@@ -14,6 +14,7 @@ from rasterio.warp import transform, transform_geom
 
 from ununennium.config import DataConfig, SplitConfig
 from ununennium.data import HOLDOUT, TRAIN, VALIDATION, ChipIndex, build_index
+from ununennium.data.splits import Split
 from ununennium.errors import ConfigError, DataError
 
 
@@ -95,6 +96,16 @@ def test_scenes_that_share_a_little_ground_do_not_leak_it(make):
             shared += int((seen > 0).sum())
     assert shared > 10_000
     assert all(sum(counts) for counts in index.labelled.values())
+
+
+@pytest.mark.parametrize("method", ["blocks", "scenes"])
+def test_a_split_that_leaks_is_not_used(make, monkeypatch, method):
+    """As if the ground that other scenes judge had been forgotten."""
+    scenes = [make.scene(f"strip{n}", **at(150.5 * n, 0.3 * n)) for n in range(6)]
+    build_index(make.config(*scenes, split={"method": method}))
+    monkeypatch.setattr(Split, "_judged_elsewhere", lambda self, scene: [])
+    with pytest.raises(AssertionError, match="are one place, in two folds"):
+        build_index(make.config(*scenes, split={"method": method}))
 
 
 # Dates ---------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from ununennium.data.defaults import fill_in
 from ununennium.data.labels import LabelReader
 from ununennium.data.layout import arrange, channels
 from ununennium.data.reader import FloatArray, SceneReader
-from ununennium.data.split_methods import expected_folds, make_split
+from ununennium.data.split_methods import check_no_leak, expected_folds, make_split
 from ununennium.data.splits import Split
 from ununennium.data.survey import CELL, Cells, Survey, count_cells
 from ununennium.data.values import TargetScale
@@ -256,6 +256,7 @@ def _index(
     readers = [SceneReader(scene, bands, config.nodata, max_unreadable=config.max_unreadable) for scene in scenes]
     labels = [task.label_reader(scene, config.classes, config.ignore_index) for scene in scenes]
     split = make_split(readers, labels, config)
+    check_no_leak(split, scenes)
     cells, survey, labelled = count_cells(readers, labels, split, config)
     _check_folds(labelled, config)
     return ChipIndex(

@@ -138,6 +138,35 @@ def overlapping(scenes: Sequence[Scene]) -> list[tuple[Scene, Scene, float]]:
     return found
 
 
+def shared_places(
+    one: Scene, other: Scene, number: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Random pixels of a scene whose centres lie in another one, and the pixels they lie in there.
+
+    Args:
+        one: a scene with a CRS.
+        other: another one.
+        number: pixels wanted; fewer may be found.
+        rng: draws them.
+
+    Returns:
+        (row, column) in each scene, int64 (N, 2).
+    """
+    assert one.crs is not None
+    assert other.crs is not None
+    corners = shapely.points([(0, 0), (other.width, 0), (other.width, other.height), (0, other.height)])
+    ground = to_crs(shapely.transform(corners, lambda points: _apply(other.affine, points)), other.crs, one.crs)
+    seen = shapely.get_coordinates(shapely.transform(ground, lambda points: _apply(~one.affine, points)))
+    low = np.clip(np.floor(seen.min(0)), 0, (one.width - 1, one.height - 1)).astype(int)
+    high = np.clip(np.ceil(seen.max(0)), low + 1, (one.width, one.height)).astype(int)
+    ours = rng.integers(low, high, (number, 2))
+    centres = shapely.points(np.column_stack(one.affine * (ours[:, 0] + 0.5, ours[:, 1] + 0.5)))
+    moved = to_crs(centres, one.crs, other.crs)
+    theirs = np.floor(shapely.get_coordinates(shapely.transform(moved, lambda points: _apply(~other.affine, points))))
+    inside = (theirs >= 0).all(1) & (theirs < (other.width, other.height)).all(1)
+    return ours[inside][:, ::-1], theirs[inside][:, ::-1].astype(np.int64)
+
+
 def _extent(scene: Scene) -> BaseGeometry:
     """The scene in longitude and latitude."""
     assert scene.crs is not None

@@ -14,7 +14,7 @@ import shapely
 from ununennium.config import DataConfig, SplitConfig
 from ununennium.data.catalog import Scene
 from ununennium.data.labels import LabelReader
-from ununennium.data.overlaps import overlapping
+from ununennium.data.overlaps import overlapping, shared_places
 from ununennium.data.reader import SceneReader
 from ununennium.data.splits import (
     FOLDS,
@@ -35,6 +35,8 @@ _BUFFER = 16  # pixels, where there are no blocks to derive it from
 _MOST_SMALL_BLOCKS = 20_000
 _SMALL_BLOCK = 32  # pixels; smaller ones hardly keep folds apart
 _WHOLE = 2**40  # pixels, more than any scene has on a side
+_MOST_CHECKED = 4096  # places, of all pairs of scenes that share ground
+_MOST_CHECKED_PER_PAIR = 512
 _SAME_PLACE = 0.5  # share of ground that makes two scenes one place
 
 
@@ -72,6 +74,27 @@ def expected_folds(split: SplitConfig) -> dict[str, bool]:
     if split.method == "time":
         holdout = split.holdout_from is not None
     return {"train": True, "validation": split.has_validation, "holdout": holdout and split.method != "file"}
+
+
+def check_no_leak(split: Split, scenes: Sequence[Scene]) -> None:
+    """Make sure, at random places on ground that scenes share, that none trains where another judges.
+
+    Raises:
+        AssertionError: one does; the message names the place.
+    """
+    pairs = [] if split.whole is not None else overlapping(scenes)
+    if not pairs:
+        return
+    number = min(max(_MOST_CHECKED // len(pairs), 1), _MOST_CHECKED_PER_PAIR)
+    rng = np.random.default_rng(split.block_size)
+    for one, other, _ in pairs[:_MOST_CHECKED]:
+        ours, theirs = shared_places(one, other, number, rng)
+        for place, its_place in zip(ours.tolist(), theirs.tolist(), strict=True):
+            fold = int(split.folds(one, place[0], place[1], 1, 1)[0, 0])
+            its_fold = int(split.folds(other, its_place[0], its_place[1], 1, 1)[0, 0])
+            folds = {fold, its_fold}
+            leaks = TRAIN in folds and max(folds) > TRAIN
+            assert not leaks, f"{one.name} {place} and {other.name} {its_place} are one place, in two folds: {folds}"
 
 
 def _shares(split: SplitConfig) -> dict[int, float]:
