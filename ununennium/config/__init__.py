@@ -203,7 +203,8 @@ class RunConfig(Section):
             for scene in self.data.scenes
         ]
         catalog = self.data.catalog.relocated(absolute) if self.data.catalog else None
-        data = self.data.model_copy(update={"scenes": scenes, "catalog": catalog})
+        split = self.data.split.model_copy(update={"file": absolute(self.data.split.file)})
+        data = self.data.model_copy(update={"scenes": scenes, "catalog": catalog, "split": split})
         return self.model_copy(update={"data": data})
 
     def to_yaml(self) -> str:
@@ -229,7 +230,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _monitors_exist(self) -> RunConfig:
         split = self.data.split
-        if split.validation == 0.0 and not split.validation_regions:
+        if not split.has_validation and split.method != "file":
             for section in ("checkpoints", "early_stopping"):
                 settings = getattr(self, section)
                 if settings is not None and settings.monitor.startswith("val_"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -62,6 +63,20 @@ class SplitConfig(Section):
     Folds are whole spatial blocks, never random pixels: neighbours are alike, and random pixels leak.
     """
 
+    method: Literal["blocks", "scenes", "time", "file"] = "blocks"
+    """What is dealt to the folds: ``blocks``, whole ``scenes``, scenes by their date (``time``: the same place may be
+    trained on as it was, and judged as it is later), or shapes drawn in a ``file``."""
+    folds: int | None = Field(default=None, ge=2)
+    """Cross-validation (blocks and scenes): so many parts; each ``fold`` holds one of them out."""
+    fold: int = Field(default=0, ge=0)
+    """The part that is held out, from 0 to ``folds`` - 1."""
+    validation_from: str | None = None
+    """``time``: first day (``2026-05-18``) of the scenes that validate."""
+    holdout_from: str | None = None
+    """``time``: first day of the scenes that are held out."""
+    file: str | None = None
+    """``file``: polygons with an attribute ``fold`` that says train, validation or holdout, such as the split.geojson
+    of a run; where none is drawn for train, it is all that is not drawn."""
     block_size: int | None = Field(default=None, ge=8)
     """Side of a block in pixels; if not given, the largest of 128, 64, 32, 16 and 8 at which every class lies in enough
     blocks to be in every fold."""
@@ -78,6 +93,39 @@ class SplitConfig(Section):
     """Rectangles that are held out, instead of a share."""
     seed: int = 0
     """Seed of the assignment of blocks; kept apart from the run's seed so that retraining keeps the holdout."""
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether some pixels should validate, as far as settings tell."""
+        if self.method == "time":
+            return self.validation_from is not None
+        return self.method != "file" and (bool(self.validation_regions) or self.validation > 0)
+
+    @field_validator("validation_from", "holdout_from")
+    @classmethod
+    def _is_a_day(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                date.fromisoformat(value[:10])
+            except ValueError:
+                raise ValueError("write a day as 2026-05-18") from None
+        return value
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> SplitConfig:
+        if self.method == "file" and self.file is None:
+            raise ValueError("method 'file' needs data.split.file, polygons with an attribute 'fold'")
+        if self.method == "time" and self.validation_from is None and self.holdout_from is None:
+            raise ValueError("method 'time' needs data.split.validation_from or data.split.holdout_from")
+        if self.method in ("time", "file") and (self.validation_regions or self.holdout_regions or self.folds):
+            raise ValueError(f"method {self.method!r} goes without regions and folds")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold = {self.fold} is none of the {self.folds} folds 0..{self.folds - 1}")
+        if self.folds is not None and self.holdout_regions:
+            raise ValueError("folds are held out in turn; leave out holdout_regions")
+        if self.validation_from and self.holdout_from and self.holdout_from <= self.validation_from:
+            raise ValueError("holdout_from must be later than validation_from")
+        return self
 
 
 class AugmentConfig(Section):

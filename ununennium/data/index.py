@@ -20,9 +20,9 @@ from ununennium.data.defaults import fill_in
 from ununennium.data.labels import LabelReader
 from ununennium.data.layout import arrange, channels
 from ununennium.data.reader import FloatArray, SceneReader
-from ununennium.data.splits import HOLDOUT, TRAIN, VALIDATION, Rectangle, Split, rectangles_of
-from ununennium.data.stratify import BLOCK_SIZES, Block, assign_blocks, choose_block_size, coarsen
-from ununennium.data.survey import CELL, Cells, Survey, count_blocks, count_cells
+from ununennium.data.split_methods import check_no_leak, expected_folds, make_split
+from ununennium.data.splits import Split
+from ununennium.data.survey import CELL, Cells, Survey, count_cells
 from ununennium.data.values import TargetScale
 from ununennium.errors import DataError
 from ununennium.tasks import TASKS, TargetReader
@@ -32,8 +32,13 @@ __all__ = ["CELL", "VERSION", "Cells", "ChipIndex", "Survey", "build_index"]
 VERSION = 3
 """Of the index: one that another version wrote is built anew."""
 
-_MOST_SMALL_BLOCKS = 20_000
-_SMALL_BLOCK = 32  # pixels; smaller ones hardly keep folds apart
+_REMEDIES = {
+    "blocks": "label more, lower data.split.block_size or data.split.buffer, or change data.split.validation, "
+    "data.split.holdout or their regions",
+    "scenes": "give more scenes with labels, or change data.split.method to blocks",
+    "time": "change data.split.validation_from or data.split.holdout_from",
+    "file": "draw it over labels in data.split.file",
+}
 
 
 class ChipIndex:
@@ -251,12 +256,8 @@ def _index(
     scenes = fill_in(scenes, config)
     readers = [SceneReader(scene, bands, config.nodata, max_unreadable=config.max_unreadable) for scene in scenes]
     labels = [task.label_reader(scene, config.classes, config.ignore_index) for scene in scenes]
-    rectangles = rectangles_of(scenes, config.split)
-    size, blocks = _blocks(readers, labels, rectangles, config)
-    buffer = size // 8 if config.split.buffer is None else config.split.buffer
-    dealt = assign_blocks(blocks, _shares(config), config.split.seed)
-    judged = {block: fold for block, fold in dealt.items() if fold != TRAIN}
-    split = Split(scenes, size, buffer, rectangles, judged)
+    split = make_split(readers, labels, config)
+    check_no_leak(split, scenes)
     cells, survey, labelled = count_cells(readers, labels, split, config)
     _check_folds(labelled, config)
     return ChipIndex(
@@ -277,56 +278,14 @@ def _index(
     )
 
 
-def _blocks(
-    readers: Sequence[SceneReader], labels: Sequence[LabelReader], rectangles: Sequence[Rectangle], config: DataConfig
-) -> tuple[int, dict[Block, npt.NDArray[np.int64]]]:
-    """The side of the blocks, and the labelled pixels per class of each that lies in no region of the user's."""
-
-    def count(size: int) -> dict[Block, npt.NDArray[np.int64]]:
-        regions = Split([reader.scene for reader in readers], size, 0, rectangles, {})
-        return count_blocks(readers, labels, regions, config)
-
-    if config.split.block_size is not None:
-        return config.split.block_size, count(config.split.block_size)
-    num_folds = sum(share > 0 for share in _shares(config).values())
-    finest = _SMALL_BLOCK
-    blocks = count(finest)
-    size, enough = choose_block_size(blocks, finest, num_folds)
-    if not enough and len(blocks) <= _MOST_SMALL_BLOCKS:
-        finest = BLOCK_SIZES[-1]
-        blocks = count(finest)
-        size, enough = choose_block_size(blocks, finest, num_folds)
-    if size < _SMALL_BLOCK and num_folds > 1:
-        warnings.warn(
-            f"labels are so few or so close together that blocks of only {size} pixels bring the classes into every "
-            "fold: what is judged lies beside what is trained on, and scores will flatter; label more places, or set "
-            "data.split.block_size",
-            stacklevel=4,
-        )
-    return size, coarsen(blocks, size // finest)
-
-
-def _shares(config: DataConfig) -> dict[int, float]:
-    """Share of the blocks that lie in no region of the user's; a fold with regions takes no share."""
-    split = config.split
-    validation = 0.0 if split.validation_regions else split.validation
-    holdout = 0.0 if split.holdout_regions else split.holdout
-    return {TRAIN: max(0.0, 1.0 - validation - holdout), VALIDATION: validation, HOLDOUT: holdout}
-
-
 def _check_folds(labelled: dict[str, list[int]], config: DataConfig) -> None:
     split = config.split
-    expected = {
-        "train": True,
-        "validation": bool(split.validation_regions) or split.validation > 0,
-        "holdout": bool(split.holdout_regions) or split.holdout > 0,
-    }
+    expected = expected_folds(split)
     anywhere = np.sum(list(labelled.values()), axis=0) > 0
     for fold, counts in labelled.items():
         if expected[fold] and not sum(counts):
             raise DataError(
-                f"the {fold} fold has no labelled pixel; label more, lower data.split.block_size or data.split.buffer, "
-                f"or change data.split.{fold if fold != 'train' else 'validation'}"
+                f"the {fold} fold has no labelled pixel; {_REMEDIES[config.split.method].format(fold=fold)}"
             )
         rows = zip(config.classes, counts, anywhere, strict=True)
         absent = [name for name, count, somewhere in rows if somewhere and not count]

@@ -22,6 +22,7 @@ BoolArray = npt.NDArray[np.bool_]
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels; bottom and right are one past the last
 
 _LONGITUDE_LATITUDE = "OGC:CRS84"
+_SLIVER = 0.01  # pixels
 _TOUCHING = 1e-6  # share of a scene's ground; neighbours that only touch share no more
 _PARTS_PER_SIDE = 8  # a straight side in one CRS is a curve in another
 
@@ -88,6 +89,41 @@ def geojson_of(scene: Scene, box: Box) -> dict[str, Any]:
     return geometry
 
 
+def in_pixels(shape: BaseGeometry, crs: str | None, scene: Scene) -> BaseGeometry:
+    """A shape in pixels of the scene, a hundredth of a pixel smaller: what only touches a pixel does not cover it."""
+    if scene.crs is not None:
+        assert crs is not None
+        length = max(np.ptp(np.reshape(shape.bounds, (2, 2)), axis=0)) / _PARTS_PER_SIDE
+        ground = to_crs(np.array([shapely.segmentize(shape, max(length, 1e-12))]), crs, scene.crs)[0]
+        shape = shapely.transform(ground, lambda points: _apply(~scene.affine, points))
+    return shapely.buffer(shape, -_SLIVER, join_style="mitre")
+
+
+def geojson_of_shape(scene: Scene, shape: BaseGeometry) -> tuple[Box, dict[str, Any]] | None:
+    """The part of a shape (in pixels of the scene) that lies in the scene: its bounding box, and as GeoJSON."""
+    inside = shapely.buffer(shape, _SLIVER, join_style="mitre").intersection(
+        shapely.box(0, 0, scene.width, scene.height)
+    )
+    if inside.is_empty or not inside.area:
+        return None
+    left, top, right, bottom = inside.bounds
+    box = int(np.floor(top)), int(np.floor(left)), int(np.ceil(bottom)), int(np.ceil(right))
+    if scene.crs is not None and _bounds(scene) is not None:
+        ground = shapely.transform(inside, lambda points: _apply(scene.affine, points))
+        inside = to_crs(np.array([ground]), scene.crs, _LONGITUDE_LATITUDE)[0]
+    return box, dict(shapely.geometry.mapping(inside))
+
+
+def pixels_across(other: Scene, scene: Scene) -> float:
+    """Size of another scene's pixel in pixels of this one; 0 if the two cannot share ground."""
+    if other.crs is None or scene.crs is None or not _may_overlap(scene, other, 0):
+        return 0.0
+    row, col = other.height // 2, other.width // 2
+    ground = to_crs(_on_the_ground(other, [(row, col, row + 1, col + 1)]), other.crs, scene.crs)[0]
+    left, top, right, bottom = shapely.transform(ground, lambda points: _apply(~scene.affine, points)).bounds
+    return float(max(right - left, bottom - top))
+
+
 def overlapping(scenes: Sequence[Scene]) -> list[tuple[Scene, Scene, float]]:
     """Pairs of scenes that share ground, with the share of the smaller one's; by their extents, whatever is valid."""
     placed = [(scene, _extent(scene)) for scene in scenes if scene.crs is not None and _bounds(scene) is not None]
@@ -100,6 +136,35 @@ def overlapping(scenes: Sequence[Scene]) -> list[tuple[Scene, Scene, float]]:
         if one < other and area > _TOUCHING:
             found.append((placed[one][0], placed[other][0], float(area)))
     return found
+
+
+def shared_places(
+    one: Scene, other: Scene, number: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Random pixels of a scene whose centres lie in another one, and the pixels they lie in there.
+
+    Args:
+        one: a scene with a CRS.
+        other: another one.
+        number: pixels wanted; fewer may be found.
+        rng: draws them.
+
+    Returns:
+        (row, column) in each scene, int64 (N, 2).
+    """
+    assert one.crs is not None
+    assert other.crs is not None
+    corners = shapely.points([(0, 0), (other.width, 0), (other.width, other.height), (0, other.height)])
+    ground = to_crs(shapely.transform(corners, lambda points: _apply(other.affine, points)), other.crs, one.crs)
+    seen = shapely.get_coordinates(shapely.transform(ground, lambda points: _apply(~one.affine, points)))
+    low = np.clip(np.floor(seen.min(0)), 0, (one.width - 1, one.height - 1)).astype(int)
+    high = np.clip(np.ceil(seen.max(0)), low + 1, (one.width, one.height)).astype(int)
+    ours = rng.integers(low, high, (number, 2))
+    centres = shapely.points(np.column_stack(one.affine * (ours[:, 0] + 0.5, ours[:, 1] + 0.5)))
+    moved = to_crs(centres, one.crs, other.crs)
+    theirs = np.floor(shapely.get_coordinates(shapely.transform(moved, lambda points: _apply(~other.affine, points))))
+    inside = (theirs >= 0).all(1) & (theirs < (other.width, other.height)).all(1)
+    return ours[inside][:, ::-1], theirs[inside][:, ::-1].astype(np.int64)
 
 
 def _extent(scene: Scene) -> BaseGeometry:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from ununennium.config import RegionConfig, SplitConfig
 from ununennium.data import overlaps
@@ -31,6 +33,18 @@ FoldArray = npt.NDArray[np.uint8]
 Rectangle = tuple[str, int, int, int, int, int]
 
 
+class Drawn(NamedTuple):
+    """Shapes that say the fold of the ground they cover.
+
+    Attributes:
+        crs: of the shapes.
+        shapes: fold; the scene in whose pixels the shape is, None if it is in ``crs``; and the shape as WKT.
+    """
+
+    crs: str | None
+    shapes: list[tuple[int, str | None, str]]
+
+
 class Split:
     """The fold of every pixel.
 
@@ -40,6 +54,8 @@ class Split:
         buffer: training pixels this close (in rows or columns) to another fold are left out.
         rectangles: folds given by the user; the later one wins, and they win over blocks.
         blocks: folds of blocks.
+        drawn: folds by shapes, instead of blocks.
+        whole: folds of whole scenes by name, instead of all else: places may be in several folds (a split by time).
     """
 
     def __init__(
@@ -49,14 +65,20 @@ class Split:
         buffer: int,
         rectangles: Sequence[Rectangle],
         blocks: Mapping[Block, int],
+        *,
+        drawn: Drawn | None = None,
+        whole: Mapping[str, int] | None = None,
     ) -> None:
         self.block_size = block_size
         self.buffer = buffer
         self.rectangles = list(rectangles)
         self.blocks = dict(blocks)
+        self.drawn = drawn
+        self.whole = None if whole is None else dict(whole)
         self._places = {scene.name: place_on_grid(scene) for scene in scenes}
         self._scenes = {scene.name: scene for scene in scenes}
         self._elsewhere: dict[str, list[overlaps.Judged]] = {}
+        self._shapes: dict[str, list[overlaps.Judged]] = {}
 
     def folds(self, scene: Scene, row: int, col: int, height: int, width: int) -> FoldArray:
         """Fold of each pixel of a window.
@@ -73,6 +95,8 @@ class Split:
         return folds
 
     def _compute(self, scene: Scene, row: int, col: int, height: int, width: int) -> FoldArray:
+        if self.whole is not None:
+            return np.full((height, width), self.whole[scene.name], np.uint8)
         reach = self.buffer
         raw = self._assigned(scene, row - reach, col - reach, height + 2 * reach, width + 2 * reach)
         folds = raw[reach : reach + height, reach : reach + width].copy()
@@ -90,6 +114,14 @@ class Split:
         """Ground of this scene that validates or is held out in scenes on other grids."""
         group = self._places[scene.name][0]
         others = [other for name, other in self._scenes.items() if self._places[name][0] != group]
+        if self.drawn is not None:
+            # All grids see the same shapes, and judge the pixels that touch them: up to a pixel more than the shape.
+            coarsest = max((overlaps.pixels_across(other, scene) for other in others), default=0.0)
+            return [
+                overlaps.Judged(judged.fold, judged.shape, self.buffer + math.ceil(coarsest))
+                for judged in self._drawn_on(scene)
+                if judged.fold != TRAIN and coarsest
+            ]
         found = []
         for fold in (VALIDATION, HOLDOUT):
             boxes = {other.name: (other, self._judged(other, fold)) for other in others}
@@ -116,8 +148,21 @@ class Split:
                 found.append((row, col, row + height, col + width))
         return found
 
+    def _judged_shapes(self, scene: Scene, fold: int) -> list[tuple[overlaps.Box, dict[str, Any]]]:
+        """Bounding boxes and GeoJSON geometries of the parts of a scene that are in a fold."""
+        if self.whole is not None:
+            boxes = [(0, 0, scene.height, scene.width)] if self.whole[scene.name] == fold else []
+        elif self.drawn is not None:
+            drawn = [judged.shape for judged in self._drawn_on(scene) if judged.fold == fold]
+            return [found for shape in drawn if (found := overlaps.geojson_of_shape(scene, shape)) is not None]
+        else:
+            boxes = self._judged(scene, fold)
+        return [(box, overlaps.geojson_of(scene, box)) for box in boxes]
+
     def _assigned(self, scene: Scene, row: int, col: int, height: int, width: int) -> FoldArray:
         """Folds before the buffer is taken."""
+        if self.drawn is not None:
+            return self._drawn_folds(scene, row, col, height, width)
         group, first_row, first_col = self._places[scene.name]
         row, col = row + first_row, col + first_col
         block_rows = np.arange(row, row + height) // self.block_size
@@ -131,6 +176,26 @@ class Split:
                 folds[max(top - row, 0) : max(bottom - row, 0), max(left - col, 0) : max(right - col, 0)] = fold
         return folds
 
+    def _drawn_on(self, scene: Scene) -> list[overlaps.Judged]:
+        """The drawn shapes in the scene's pixels: training first and holdout last, so that it wins."""
+        assert self.drawn is not None
+        if scene.name not in self._shapes:
+            found = []
+            for fold, name, wkt in sorted(self.drawn.shapes, key=lambda shape: shape[0]):
+                if name == scene.name if scene.crs is None else name is None:
+                    shape = overlaps.in_pixels(shapely.from_wkt(wkt), self.drawn.crs, scene)
+                    found.append(overlaps.Judged(fold, shape, 0))
+            self._shapes[scene.name] = found
+        return self._shapes[scene.name]
+
+    def _drawn_folds(self, scene: Scene, row: int, col: int, height: int, width: int) -> FoldArray:
+        assert self.drawn is not None
+        only_drawn = any(fold == TRAIN for fold, _, _ in self.drawn.shapes)
+        folds: FoldArray = np.full((height, width), NONE if only_drawn else TRAIN, np.uint8)
+        for judged in self._drawn_on(scene):
+            folds[judged.touched(row, col, height, width)] = judged.fold
+        return folds
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the scenes are kept by the index."""
         return {
@@ -138,6 +203,8 @@ class Split:
             "buffer": self.buffer,
             "rectangles": [list(rectangle) for rectangle in self.rectangles],
             "blocks": [[*block, fold] for block, fold in sorted(self.blocks.items())],
+            "drawn": None if self.drawn is None else list(self.drawn),
+            "whole": self.whole,
         }
 
     @classmethod
@@ -145,7 +212,12 @@ class Split:
         """The inverse of ``to_dict``."""
         blocks = {(group, row, col): fold for group, row, col, fold in values["blocks"]}
         rectangles = [tuple(rectangle) for rectangle in values["rectangles"]]
-        return cls(scenes, values["block_size"], values["buffer"], rectangles, blocks)
+        drawn = None
+        if values["drawn"] is not None:
+            crs, shapes = values["drawn"]
+            drawn = Drawn(crs, [tuple(shape) for shape in shapes])
+        whole = values["whole"]
+        return cls(scenes, values["block_size"], values["buffer"], rectangles, blocks, drawn=drawn, whole=whole)
 
     @property
     def sha256(self) -> str:
@@ -158,17 +230,14 @@ class Split:
         Coordinates are longitude and latitude (RFC 7946), or pixels (column, row) for a scene without CRS; ``rows`` and
         ``columns`` of each feature are [first, one past the last] in the scene.
         """
-        features = [
-            {
-                "type": "Feature",
-                "properties": {"scene": scene.name, "fold": name, "rows": [top, bottom], "columns": [left, right]},
-                "geometry": overlaps.geojson_of(scene, (top, left, bottom, right)),
-            }
-            for scene in self._scenes.values()
-            for name, fold in FOLDS.items()
-            if fold != TRAIN
-            for top, left, bottom, right in self._judged(scene, fold)
-        ]
+        features = []
+        for scene in self._scenes.values():
+            for name, fold in FOLDS.items():
+                for box, shape in self._judged_shapes(scene, fold) if fold != TRAIN else ():
+                    top, left, bottom, right = box
+                    place = {"rows": [top, bottom], "columns": [left, right]}
+                    properties = {"scene": scene.name, "fold": name, **place}
+                    features.append({"type": "Feature", "properties": properties, "geometry": shape})
         return {"type": "FeatureCollection", "features": features}
 
 

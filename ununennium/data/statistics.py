@@ -80,9 +80,9 @@ def compute_statistics(index: ChipIndex) -> BandStatistics:
             if not used.any():
                 continue
             image, valid = reader.read(row, 0, height, scene.width)
-            values = image[:, used & valid]
             # Of a stack, a band's pixels of all dates count alike.
-            values = values.reshape(scene.num_dates, num_bands, -1).swapaxes(0, 1).reshape(num_bands, -1)
+            by_date = image[:, used & valid].reshape(scene.num_dates, num_bands, -1)
+            values = by_date.swapaxes(0, 1).reshape(num_bands, -1)
             number = values.shape[1]
             if not number:
                 continue
