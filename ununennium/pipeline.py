@@ -15,7 +15,8 @@ from typing import Any
 
 from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.config import Component, RunConfig
-from ununennium.data.index_cache import indexed
+from ununennium.data.index import ChipIndex
+from ununennium.data.index_cache import check_unchanged, indexed
 from ununennium.errors import ConfigError, PromotionConflict, UnunenniumError
 from ununennium.evaluation.evaluate import Evaluation
 from ununennium.evaluation.gate import check_metrics, decide
@@ -146,8 +147,13 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
 
 
 def train(run: RunDirectory, *, on_line: OnLine = print, on_heartbeat: OnLine | None = None) -> TrainingResult:
-    """Train under torchrun; a run that has checkpoints goes on from the newest. ``require_usable`` tells failures."""
+    """Train under torchrun; a run that has checkpoints goes on from the newest. ``require_usable`` tells failures.
+
+    Raises:
+        DataError: the imagery or labels changed since the run indexed them.
+    """
     settings = run.config().launcher
+    check_unchanged(ChipIndex.load(run.index_file))
     run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
     result = launch(
         run,

@@ -65,6 +65,24 @@ def test_the_map_is_the_models_answer_to_its_own_bands_and_statistics(make_scene
     assert told == sorted(told)
 
 
+def test_a_model_is_applied_as_it_was_judged(make_scene, pixels, tmp_path):
+    """The mean over flips and turns, if that is what its contract says and nobody says otherwise."""
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(2, 2, 5, padding=2)
+    scene = make_scene(pixels)
+
+    def classes(agreed, **options):
+        map_scene(model, agreed, scene.images[0], tmp_path / "map.tif", **options)
+        with rasterio.open(tmp_path / "map.tif") as dataset:
+            return dataset.read(1)
+
+    averaged, plain = classes(contract(), tta=True), classes(contract(), tta=False)
+    assert (averaged != plain).any()
+    np.testing.assert_array_equal(classes(contract()), plain)
+    np.testing.assert_array_equal(classes(contract(tta=True)), averaged)
+    np.testing.assert_array_equal(classes(contract(tta=True), tta=False), plain)
+
+
 @pytest.mark.parametrize("tagged", [True, False])
 def test_pixels_without_data_are_not_mapped_by_the_files_tag_or_the_contract(make_scene, pixels, tmp_path, tagged):
     pixels[0, :50, :60] = 99

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -12,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import rasterio
 
 from ununennium import pipeline
 from ununennium.checkpoints.store import CheckpointStore
-from ununennium.errors import TrainingError
+from ununennium.errors import DataError, TrainingError
 from ununennium.runs import RunDirectory
 from ununennium.training.launch import Preempted, TrainingResult, launch
 from ununennium.training.supervise import start_time
@@ -220,6 +222,18 @@ def test_a_setting_that_shows_itself_only_in_the_rank_is_one_line(prepared: Prep
     result = launch(run, on_line=lambda line: None)
     with pytest.raises(TrainingError, match=r"^model = .*has no attribute 'NoSuchNet'"):
         result.require_usable()
+
+
+def test_a_run_is_not_continued_on_other_labels(prepared: Prepared, atlanta: Path, tmp_path: Path) -> None:
+    label = tmp_path / "label.tif"
+    shutil.copy(atlanta / "atlanta_buildings.tif", label)
+    run = prepared(f"data.scenes.0.label={label}", "trainer.epochs=1")
+    label.touch()
+    assert pipeline.train(run, on_line=lambda line: None).stop_reason == "completed"  # the same contents
+    with rasterio.open(label, "r+") as dataset:
+        dataset.write(1 - dataset.read())
+    with pytest.raises(DataError, match=r"scenes \(atlanta\) are not what they were .* start a new run"):
+        pipeline.train(run)
 
 
 def test_the_summary_tells_how_each_ended(prepared: Prepared) -> None:

@@ -29,6 +29,10 @@ def predict(
         Path | None, typer.Option("--quicklook", help="A picture of it; beside the map if not given.")
     ] = None,
     version: Annotated[str | None, typer.Option("--version", help="This version instead of the champion.")] = None,
+    tta: Annotated[
+        bool | None,
+        typer.Option("--tta/--no-tta", help="Average over flips and turns, or not; if not given, as it was judged."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="Computation device.")] = "cpu",
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
@@ -50,7 +54,7 @@ def predict(
     network, contract = load_artifact(registry.version_url(version))
     say(f"{model}: version {version} of run {contract['run_id']}, classes {', '.join(contract['classes'])}")
     with _progress() as on_rows:
-        mapped = map_scene(network, contract, scene, output, device=device, on_rows=on_rows)
+        mapped = map_scene(network, contract, scene, output, device=device, tta=tta, on_rows=on_rows)
     quicklook = quicklook or output.with_suffix(".png")
     if contract.get("task") == "regression":
         value_map_picture(mapped.path, contract["classes"][0], quicklook)

@@ -29,6 +29,7 @@ __all__ = [
     "DataConfig",
     "EarlyStoppingSettings",
     "GateConfig",
+    "InferenceSettings",
     "LauncherConfig",
     "RegionConfig",
     "RunConfig",
@@ -108,6 +109,13 @@ class GateConfig(Section):
     """No class's IoU may fall by more than this below the champion's; null for no such guard."""
 
 
+class InferenceSettings(Section):
+    """How the model is applied: to the holdout when it is judged, and to scenes when they are mapped."""
+
+    tta: bool = False
+    """Average over the eight flips and quarter turns of every tile: steadier, and eight times the work."""
+
+
 class LauncherConfig(Section):
     """How the training processes are started."""
 
@@ -143,6 +151,8 @@ class RunConfig(Section):
     """When to stop before the last epoch; null to train all epochs."""
     gate: GateConfig = GateConfig()
     """What a new model must show before it is promoted."""
+    inference: InferenceSettings = InferenceSettings()
+    """How the model is applied."""
     launcher: LauncherConfig = LauncherConfig()
     """How the training processes are started."""
     storage: str = "storage"

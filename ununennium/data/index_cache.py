@@ -16,7 +16,7 @@ from ununennium.data.catalog import Scene, open_catalog
 from ununennium.data.contents import Contents, write_whole
 from ununennium.data.index import VERSION, ChipIndex, index_scenes
 from ununennium.data.statistics import BandStatistics, compute_statistics
-from ununennium.errors import UnunenniumError
+from ununennium.errors import DataError, UnunenniumError
 from ununennium.version import __version__
 
 CACHE_FOLDER = ".ununennium/cache"
@@ -26,6 +26,7 @@ NOT_INDEXED = frozenset({"augment", "batch_size", "cache_mb", "chips_per_epoch",
 """Settings of the data section that say how chips are drawn, and change nothing about the index."""
 
 _KEPT = 20
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def indexed(
     Raises:
         DataError, ConfigError: as ``build_index``.
     """
-    root = Path(os.environ.get("UNUNENNIUM_CACHE") or CACHE_FOLDER)
+    root = _root()
     scenes = open_catalog(config) if scenes is None else scenes
     contents = Contents(root / "contents.json")
     data_sha256 = contents.of_scenes(scenes)
@@ -104,6 +105,29 @@ def indexed(
 
     _keep(write)
     return IndexedData(index, folder, reused=False)
+
+
+def check_unchanged(index: ChipIndex) -> None:
+    """Make sure that the files are what they were when they were indexed, however long ago that was.
+
+    Only what the file system hints at is read again.
+
+    Raises:
+        DataError: they are not.
+    """
+    contents = Contents(_root() / "contents.json")
+    if contents.of_scenes(index.scenes) != index.data_sha256:
+        names = ", ".join(scene.name for scene in index.scenes[:_MOST_NAMED])
+        more = f" and {len(index.scenes) - _MOST_NAMED} more" if len(index.scenes) > _MOST_NAMED else ""
+        raise DataError(
+            f"the files of the scenes ({names}{more}) are not what they were when this run indexed them: what it "
+            "learnt and what it would be judged by no longer belong together; start a new run, or bring the files back"
+        )
+    _keep(contents.save)
+
+
+def _root() -> Path:
+    return Path(os.environ.get("UNUNENNIUM_CACHE") or CACHE_FOLDER)
 
 
 def _keep(write: Callable[[], None]) -> None:

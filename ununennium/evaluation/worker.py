@@ -72,7 +72,13 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     device = resolve_device(TrainerConfig(device=config.trainer.device))
     model, epoch = load_best(run, config, index)
     challenger = evaluate(
-        model.to(device), index, statistics, config.data, device=device, prediction_path=run.prediction_folder
+        model.to(device),
+        index,
+        statistics,
+        config.data,
+        device=device,
+        tta=config.inference.tta,
+        prediction_path=run.prediction_folder,
     )
     _say(f"holdout of epoch {epoch}: {_in_words(challenger)}")
     generation, champion = evaluate_champion(run, config, index, device)
@@ -113,7 +119,7 @@ def evaluate_champion(
 ) -> tuple[int, Evaluation | None]:
     """The champion's generation (0 if there is none) and its metrics on this run's holdout.
 
-    It sees the bands and the statistics of its own contract.
+    It sees the bands and the statistics of its own contract, and is applied as that says.
 
     Raises:
         ConfigError: it knows other classes.
@@ -130,7 +136,8 @@ def evaluate_champion(
     its_scale = its_contract.get("target_scale")
     its_index.target_scale = None if its_scale is None else TargetScale(*its_scale)
     its_statistics = BandStatistics(**its_contract["statistics"], num_pixels=0)
-    champion = evaluate(model.to(device), its_index, its_statistics, config.data, device=device)
+    tta = bool(its_contract.get("tta", False))
+    champion = evaluate(model.to(device), its_index, its_statistics, config.data, device=device, tta=tta)
     _say(f"champion (generation {current.generation}) on the same holdout: {_in_words(champion)}")
     return current.generation, champion
 
@@ -181,6 +188,7 @@ def contract(
         "resolution": [abs(scene.transform[0]), abs(scene.transform[4])],
         "crs": scene.crs,
         "chip_size": data.chip_size,
+        "tta": config.inference.tta,
         "split_sha256": measured.split_sha256,
         "data_sha256": measured.data_sha256,
         "git_commit": record["git_commit"],

@@ -47,7 +47,7 @@ def map_scene(
     output: str | Path,
     *,
     device: torch.device | str = "cpu",
-    tta: bool = False,
+    tta: bool | None = None,
     on_rows: Callable[[int, int], None] | None = None,
 ) -> MappedScene:
     """Write the map of a scene: its classes, or the values that a regression predicts.
@@ -58,7 +58,7 @@ def map_scene(
         image: the scene: a path or URL that GDAL reads, or one for each date of a stack.
         output: the GeoTIFF to write.
         device: computation device.
-        tta: average over the eight flips and turns.
+        tta: average over the eight flips and turns; as the model was judged if not given.
         on_rows: told how many rows of how many are done.
 
     Raises:
@@ -83,7 +83,7 @@ def map_scene(
             num_classes=len(classes),
             tile=tile,
             device=device,
-            tta=tta,
+            tta=bool(contract.get("tta", False)) if tta is None else tta,
             output=scores.output,
         ):
             predicted = scores.predict(band)
