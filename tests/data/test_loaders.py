@@ -15,7 +15,7 @@ import torch
 from ununennium.data import build_index, build_loaders, compute_statistics
 from ununennium.training.loading import epoch_batches
 
-AUGMENT = {"brightness": 0.2, "contrast": 0.1, "noise": 0.1}
+AUGMENT = {"brightness": 0.2, "contrast": 0.1, "noise": 0.1, "scale": 0.3, "band_dropout": 0.3}
 
 
 @pytest.fixture

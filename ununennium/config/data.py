@@ -141,6 +141,10 @@ class AugmentConfig(Section):
     """Standard deviation of a factor around 1 on all pixels."""
     noise: float = Field(default=0.0, ge=0.0)
     """Standard deviation of per-pixel noise, in units of the band's standard deviation."""
+    scale: float = Field(default=0.0, ge=0.0, le=3.0)
+    """Largest zoom: 0.25 shows things up to 1.25 times smaller or larger; what lies beyond the chip is unlabelled."""
+    band_dropout: Fraction = 0.0
+    """Probability of each band to be its mean (0 after normalisation) in a chip; one band always stays."""
 
 
 class DataConfig(Section):

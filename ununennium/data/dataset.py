@@ -21,7 +21,7 @@ from ununennium.data.reader import SceneReader
 from ununennium.data.regions import IntArray, Regions, Window
 from ununennium.data.splits import TRAIN
 from ununennium.data.statistics import BandStatistics
-from ununennium.data.transforms import shade, turn
+from ununennium.data.transforms import drop_bands, shade, turn, zoom
 from ununennium.errors import DataError
 from ununennium.tasks import TargetReader
 
@@ -237,8 +237,11 @@ class TrainingChips(_Chips):
         pixels, *shown, labels = turn(arrays, self.augmentation, rng)
         image[...] = pixels
         target[...] = labels
-        self._normalise(image, shown[0] if shown else None)
-        shade(image, shown[0] if shown else None, self.augmentation, rng)
+        valid = shown[0] if shown else None
+        self._normalise(image, valid)
+        valid = zoom(image, valid, target, self.index.fill, self.augmentation, rng)
+        shade(image, valid, self.augmentation, rng)
+        drop_bands(image.reshape(self.index.num_dates, -1, *image.shape[1:]), self.augmentation, rng)
 
     def _draw(
         self, key: tuple[int, int], window: Window, decoded: Decoded, rng: np.random.Generator
