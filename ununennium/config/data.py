@@ -147,6 +147,15 @@ class AugmentConfig(Section):
     """Probability of each band to be its mean (0 after normalisation) in a chip; one band always stays."""
 
 
+class GridConfig(Section):
+    """Pixels of one CRS and size, which begin at multiples of their size."""
+
+    crs: str
+    """Coordinate system, such as ``EPSG:32722``."""
+    resolution: float = Field(gt=0.0)
+    """Side of a pixel in units of the CRS."""
+
+
 class DataConfig(Section):
     """Scenes, classes, split and how chips are drawn."""
 
@@ -167,6 +176,11 @@ class DataConfig(Section):
     """Bands to read in the model's order, by name (the files' descriptions) or counted from 1; all if not given."""
     nodata: float | None = None
     """Pixel value without data, where the files carry no tag or a wrong one."""
+    align: Literal["native", "refuse", "warp"] = "native"
+    """Scenes of other coordinate systems or pixel sizes: each on its own grid (``native``; pixel sizes that differ are
+    warned of), ``refuse`` them, or ``warp`` them once to one grid."""
+    grid: GridConfig | None = None
+    """``warp``: the grid; the first scene's CRS and pixel size if not given."""
     ignore_index: int = 255
     """Label value of unlabelled pixels; used by the loss and by every metric."""
     chip_size: int = Field(default=128, ge=16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -116,15 +116,25 @@ class Scene:
         return cls(**{**values, **tuples})
 
 
-def open_catalog(config: DataConfig) -> list[Scene]:
+def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = None) -> list[Scene]:
     """Look at every scene's files, and check that they fit each other and the configuration.
+
+    Args:
+        config: the data section of a run.
+        progress: told what is warped to another grid.
 
     Raises:
         DataError: a file that cannot be read, labels on another grid, band counts that differ, a scene smaller than
             a chip.
         ConfigError: two scenes of one name, or bands that the files do not have.
     """
-    scenes = [open_scene(settings, place) for place, settings in enumerate(scenes_of(config))]
+    if config.align == "warp":
+        from ununennium.data.align import open_aligned
+        from ununennium.data.contents import cache_folder
+
+        scenes = open_aligned(scenes_of(config), config, cache_folder() / "aligned", progress)
+    else:
+        scenes = [open_scene(settings, place) for place, settings in enumerate(scenes_of(config))]
     names = [scene.name for scene in scenes]
     for place, name in enumerate(names):
         if name in names[:place]:
@@ -149,7 +159,7 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
     Raises:
         DataError: a file cannot be read, or labels are on another grid.
     """
-    name = settings.name or _name_of(settings)
+    name = settings.name or name_of(settings)
     given = settings.image if isinstance(settings.image, list) else [settings.image]
     opened = [opened_image(image, name) for image in given]
     images = [image for image, _ in opened]
@@ -166,7 +176,7 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
         flags = [flag for band in image.mask_flag_enums for flag in band]
         kind: Literal["raster", "vector"] | None = None
         if settings.label is not None:
-            kind = "vector" if settings.label.lower().endswith(_VECTOR_ENDINGS) else "raster"
+            kind = "vector" if is_vector(settings.label) else "raster"
         scene = Scene(
             name=name,
             images=tuple(images),
@@ -213,7 +223,12 @@ def _check_distinct(scenes: Sequence[Scene]) -> None:
         seen[what] = scene.name
 
 
-def _name_of(settings: SceneConfig) -> str:
+def is_vector(label: str) -> bool:
+    """Whether a label file holds shapes."""
+    return label.lower().endswith(_VECTOR_ENDINGS)
+
+
+def name_of(settings: SceneConfig) -> str:
     """The name of the first image's first file, without its ending."""
     image = settings.image[0] if isinstance(settings.image, list) else settings.image
     if isinstance(image, Mapping):

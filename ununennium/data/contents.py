@@ -8,15 +8,24 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ununennium.data.catalog import Scene
+if TYPE_CHECKING:
+    from ununennium.data.catalog import Scene
+
+CACHE_FOLDER = ".ununennium/cache"
+"""Default folder, under the working directory, of indexes and warped scenes; ``UNUNENNIUM_CACHE`` names another."""
 
 _SETTLED_NS = 2 * 10**9
 """A file that was changed so shortly before it was hashed may change again within a tick of the file system's clock."""
 
 _BESIDE_RASTERS = (".aux.xml", ".msk", ".ovr")  # appended to the name; what GDAL reads along with the file
 _BESIDE_SHAPES = (".dbf", ".shx", ".prj", ".cpg")  # instead of .shp
+
+
+def cache_folder() -> Path:
+    """Where indexes and warped scenes are kept between runs."""
+    return Path(os.environ.get("UNUNENNIUM_CACHE") or CACHE_FOLDER).absolute()
 
 
 class Contents:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.config import DataConfig
+from ununennium.data.align import check_grids
 from ununennium.data.catalog import Scene, open_catalog
 from ununennium.data.contents import Contents
 from ununennium.data.defaults import fill_in
@@ -220,7 +221,7 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         DataError: files that cannot be used, label values outside the classes, or a fold without labels.
         ConfigError: settings that do not fit the files.
     """
-    return index_scenes(open_catalog(config), config, progress)
+    return index_scenes(open_catalog(config, progress), config, progress)
 
 
 def index_scenes(
@@ -253,6 +254,7 @@ def _index(
     if progress is not None:
         for scene in scenes:
             progress(f"looking at {scene.name} ({scene.height} x {scene.width} pixels)")
+    check_grids(scenes, config)
     scenes = fill_in(scenes, config)
     readers = [SceneReader(scene, bands, config.nodata, max_unreadable=config.max_unreadable) for scene in scenes]
     labels = [task.label_reader(scene, config.classes, config.ignore_index) for scene in scenes]

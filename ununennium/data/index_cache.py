@@ -13,14 +13,11 @@ from pathlib import Path
 
 from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene, open_catalog
-from ununennium.data.contents import Contents, write_whole
+from ununennium.data.contents import Contents, cache_folder, write_whole
 from ununennium.data.index import VERSION, ChipIndex, index_scenes
 from ununennium.data.statistics import BandStatistics, compute_statistics
 from ununennium.errors import DataError, UnunenniumError
 from ununennium.version import __version__
-
-CACHE_FOLDER = ".ununennium/cache"
-"""Default folder, under the working directory, of indexes; ``UNUNENNIUM_CACHE`` names another."""
 
 NOT_INDEXED = frozenset({"augment", "batch_size", "cache_mb", "chips_per_epoch", "class_balance", "num_workers"})
 """Settings of the data section that say how chips are drawn, and change nothing about the index."""
@@ -74,8 +71,8 @@ def indexed(
     Raises:
         DataError, ConfigError: as ``build_index``.
     """
-    root = _root()
-    scenes = open_catalog(config) if scenes is None else scenes
+    root = cache_folder()
+    scenes = open_catalog(config, progress) if scenes is None else scenes
     contents = Contents(root / "contents.json")
     data_sha256 = contents.of_scenes(scenes)
     settings = config.model_dump(mode="json", exclude=set(NOT_INDEXED))
@@ -115,7 +112,7 @@ def check_unchanged(index: ChipIndex) -> None:
     Raises:
         DataError: they are not.
     """
-    contents = Contents(_root() / "contents.json")
+    contents = Contents(cache_folder() / "contents.json")
     if contents.of_scenes(index.scenes) != index.data_sha256:
         names = ", ".join(scene.name for scene in index.scenes[:_MOST_NAMED])
         more = f" and {len(index.scenes) - _MOST_NAMED} more" if len(index.scenes) > _MOST_NAMED else ""
@@ -124,10 +121,6 @@ def check_unchanged(index: ChipIndex) -> None:
             "learnt and what it would be judged by no longer belong together; start a new run, or bring the files back"
         )
     _keep(contents.save)
-
-
-def _root() -> Path:
-    return Path(os.environ.get("UNUNENNIUM_CACHE") or CACHE_FOLDER)
 
 
 def _keep(write: Callable[[], None]) -> None:

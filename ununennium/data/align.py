@@ -1,0 +1,268 @@
+"""Scenes of other coordinate systems or pixel sizes: refused, or warped once to one grid and kept; never silently.
+
+The grid is *target aligned*: its pixels begin at multiples of their size, so that whatever is warped to it coincides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyproj
+import rasterio
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.vrt import WarpedVRT
+
+from ununennium.config import DataConfig, SceneConfig
+from ununennium.data.catalog import Scene, is_vector, name_of, open_scene
+from ununennium.data.contents import Contents
+from ununennium.data.raster import bounded_cache, open_raster
+from ununennium.data.sources.virtual import opened_image
+from ununennium.errors import ConfigError, DataError
+
+_BLOCK = 512
+_POINTS_PER_SIDE = 21
+_METRES_PER_DEGREE = 111_320.0
+_SAME_SIZE = 0.01  # relative
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where pixels lie.
+
+    Attributes:
+        crs: coordinate system, as WKT.
+        transform: from (column, row) to its coordinates.
+        height, width: in pixels.
+    """
+
+    crs: str
+    transform: rasterio.Affine
+    height: int
+    width: int
+
+    @property
+    def resolution(self) -> tuple[float, float]:
+        """Sizes of a pixel along rows and columns, in units of the CRS."""
+        a, b, _, d, e, _ = tuple(self.transform)[:6]
+        return math.hypot(a, d), math.hypot(b, e)
+
+
+def open_aligned(
+    settings: Sequence[SceneConfig], config: DataConfig, folder: Path, progress: Callable[[str], None] | None = None
+) -> list[Scene]:
+    """Open scenes, those on another grid as files of ``folder`` that are warped to it.
+
+    Images are interpolated bilinearly, labels and masks take the nearest pixel; nodata stays what it is, and where a
+    file has none, a mask says what lies outside.
+
+    Args:
+        settings: the scenes.
+        config: with the grid; without one, the first scene's CRS and pixel size.
+        folder: where warped files are kept, by the contents of their sources.
+        progress: told what is warped.
+
+    Raises:
+        DataError: a scene has no CRS, or cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = Contents(folder / "contents.json")
+    crs, resolution = _target(settings, config)
+    scenes = []
+    for place, scene in enumerate(settings):
+        name = scene.name or name_of(scene)
+        given = scene.image if isinstance(scene.image, list) else [scene.image]
+        images = [opened_image(image, name) for image in given]
+        files = [file for _, its_files in images for file in its_files] + [*filter(None, [scene.label])]
+        own = _grid_of(images[0][0], f"image of scene {name!r}")
+        grid = own if _fits(own, crs, resolution) else _tap_grid(own, crs, resolution)
+
+        def warped(
+            source: str, what: str, nodata: float | None, resampling: Resampling, grid: Grid = grid, name: str = name
+        ) -> str:
+            if _grid_of(source, what) == grid:
+                return source
+            key = _fingerprint(source, contents, grid, nodata, resampling)
+            path = folder / f"{key}.tif"
+            if not path.is_file():
+                if progress is not None:
+                    progress(f"warping {what} to pixels of {grid.resolution[0]:g} x {grid.resolution[1]:g}")
+                _warp(source, path, grid, nodata, resampling, what)
+            return str(path)
+
+        moved = [warped(image, f"image of scene {name!r}", config.nodata, Resampling.bilinear) for image, _ in images]
+        label = scene.label
+        if label is not None and not is_vector(label):
+            unlabelled = math.nan if config.task == "regression" else float(config.ignore_index)
+            label = warped(label, f"labels of scene {name!r}", unlabelled, Resampling.nearest)
+        changes = {"image": moved if len(moved) > 1 else moved[0], "label": label, "name": name}
+        scenes.append(replace(open_scene(scene.model_copy(update=changes), place), files=tuple(files)))
+    contents.save()
+    return scenes
+
+
+def check_grids(scenes: Sequence[Scene], config: DataConfig) -> None:
+    """Say which scenes were warped, and warn of pixel sizes that differ, or refuse grids that do.
+
+    Raises:
+        ConfigError: ``data.align`` is ``refuse``, and a scene's CRS or pixel size is not the first one's.
+    """
+    moved = [scene.name for scene in scenes if _is_warped(scene)]
+    if moved:
+        warnings.warn(f"warped to one grid (data.align: warp): {', '.join(moved)}", stacklevel=2)
+    first = scenes[0]
+    for scene in scenes[1:]:
+        if not _same_size(scene, first) or (config.align == "refuse" and not _same_crs(scene.crs, first.crs)):
+            words = f"scene {scene.name!r} has pixels of {_in_words(scene)}, scene {first.name!r} of {_in_words(first)}"
+            if config.align == "refuse":
+                raise ConfigError("data.align", "refuse", f"{words}; leave one out, or set data.align: warp")
+            warnings.warn(f"{words}; data.align: warp brings them to one grid", stacklevel=2)
+
+
+def _target(settings: Sequence[SceneConfig], config: DataConfig) -> tuple[str, tuple[float, float]]:
+    """CRS (WKT) and pixel size of the grid."""
+    if config.grid is not None:
+        try:
+            crs = rasterio.CRS.from_user_input(config.grid.crs).to_wkt()
+        except rasterio.errors.CRSError as error:
+            raise ConfigError("data.grid.crs", config.grid.crs, f"is no CRS ({error}); write EPSG:32722") from error
+        return crs, (config.grid.resolution, config.grid.resolution)
+    first = settings[0]
+    name = first.name or name_of(first)
+    image, _ = opened_image(first.image[0] if isinstance(first.image, list) else first.image, name)
+    grid = _grid_of(image, f"image of scene {name!r}")
+    return grid.crs, grid.resolution
+
+
+def _grid_of(source: str, what: str) -> Grid:
+    with open_raster(source, what) as dataset:
+        if dataset.crs is None:
+            raise DataError(
+                f"{what} has no CRS, so that data.align: warp cannot place it; write its CRS into the file "
+                "(gdal_edit.py -a_srs EPSG:...), or leave data.align out"
+            )
+        return Grid(dataset.crs.to_wkt(), dataset.transform, dataset.height, dataset.width)
+
+
+def _fits(grid: Grid, crs: str, resolution: tuple[float, float]) -> bool:
+    north_up = grid.transform.a > 0 and grid.transform.e < 0 and not grid.transform.b and not grid.transform.d
+    return north_up and _same_crs(grid.crs, crs) and bool(np.allclose(grid.resolution, resolution, rtol=1e-6))
+
+
+def _tap_grid(source: Grid, crs: str, resolution: tuple[float, float]) -> Grid:
+    """The smallest target-aligned grid that holds the source, whose straight sides are curves in another CRS."""
+    along = np.linspace(0.0, 1.0, _POINTS_PER_SIDE)
+    zero, one = np.zeros_like(along), np.ones_like(along)
+    cols = np.concatenate((along, one, along, zero)) * source.width
+    rows = np.concatenate((zero, along, one, along)) * source.height
+    move = pyproj.Transformer.from_crs(source.crs, crs, always_xy=True)
+    x, y = move.transform(*(source.transform * (cols, rows)))
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise DataError("a scene lies where the grid's CRS does not reach; choose another data.grid.crs")
+    width, height = resolution
+    left, right = math.floor(np.min(x) / width + 1e-6), math.ceil(np.max(x) / width - 1e-6)
+    bottom, top = math.floor(np.min(y) / height + 1e-6), math.ceil(np.max(y) / height - 1e-6)
+    transform = rasterio.Affine(width, 0, left * width, 0, -height, top * height)
+    return Grid(crs, transform, top - bottom, right - left)
+
+
+def _fingerprint(source: str, contents: Contents, grid: Grid, nodata: float | None, resampling: Resampling) -> str:
+    files = [source] if Path(source).is_file() else _files_of(source)
+    hashes = [contents.sha256(Path(file)) if Path(file).is_file() else file for file in files]
+    where = [grid.crs, *grid.transform[:6], grid.height, grid.width]
+    parts = [_VERSION, source if source.startswith("<") else "", hashes, where, str(nodata), resampling.name]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _files_of(source: str) -> list[str]:
+    with open_raster(source, source[:80]) as dataset:
+        return sorted(dataset.files) or [source]
+
+
+def _warp(source: str, path: Path, grid: Grid, nodata: float | None, resampling: Resampling, what: str) -> None:
+    """Write ``source`` on the grid, block by block; nobody ever sees a part of it."""
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part.tif")
+    with open_raster(source, what) as dataset, bounded_cache():
+        declared = dataset.nodata if nodata is None or dataset.nodata is not None else nodata
+        bands = [n for n, color in enumerate(dataset.colorinterp, 1) if color != ColorInterp.alpha or n == 1]
+        dtype: Any = np.dtype(dataset.dtypes[0])
+        if resampling is Resampling.nearest and declared is not None and not _holds(dtype, declared):
+            dtype = np.dtype(np.float32 if math.isnan(declared) else np.int32)  # it has no room for what is unlabelled
+        is_label = resampling is Resampling.nearest
+        has_alpha = dataset.colorinterp[-1] == ColorInterp.alpha
+        options: dict[str, Any] = {"nodata": declared, "src_nodata": declared}
+        if declared is None or (is_label and dataset.nodata is None):
+            options = {} if has_alpha else {"add_alpha": True}
+        profile = {
+            "driver": "GTiff", "count": len(bands), "dtype": dtype, "crs": grid.crs, "transform": grid.transform,
+            "height": grid.height, "width": grid.width, "nodata": declared, "tiled": True, "blockxsize": _BLOCK,
+            "blockysize": _BLOCK, "compress": "zstd", "interleave": "pixel", "BIGTIFF": "IF_SAFER",
+        }  # fmt: skip
+        try:
+            with (
+                WarpedVRT(
+                    dataset, crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
+                    resampling=resampling, **options,
+                ) as moved,
+                rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+                rasterio.open(part, "w", **profile) as out,
+            ):  # fmt: skip
+                out.descriptions = tuple(dataset.descriptions[band - 1] for band in bands)
+                for _, window in out.block_windows(1):
+                    pixels = moved.read(bands, window=window).astype(dtype)
+                    added = moved.count > dataset.count
+                    mask = moved.read(moved.count, window=window) if added else moved.dataset_mask(window=window)
+                    if declared is None:
+                        out.write_mask(mask, window=window)
+                    else:
+                        pixels[:, mask == 0] = declared
+                    out.write(pixels, window=window)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _holds(dtype: np.dtype[Any], value: float) -> bool:
+    if np.issubdtype(dtype, np.floating):
+        return True
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= value <= limits.max and value == int(value))
+
+
+def _is_warped(scene: Scene) -> bool:
+    return not scene.images[0].startswith("<") and not set(scene.images) <= set(scene.files)
+
+
+def _same_crs(one: str | None, other: str | None) -> bool:
+    if one is None or other is None:
+        return one == other
+    return bool(rasterio.CRS.from_user_input(one) == rasterio.CRS.from_user_input(other))
+
+
+def _same_size(one: Scene, other: Scene) -> bool:
+    return bool(np.allclose(_metres(one), _metres(other), rtol=_SAME_SIZE))
+
+
+def _metres(scene: Scene) -> tuple[float, float]:
+    """Sizes of a pixel; where the CRS is in degrees, those of a degree on the equator."""
+    unit = 1.0
+    if scene.crs is not None:
+        crs = rasterio.CRS.from_user_input(scene.crs)
+        unit = _METRES_PER_DEGREE if crs.is_geographic else float(crs.linear_units_factor[1])
+    x, y = scene.resolution
+    return x * unit, y * unit
+
+
+def _in_words(scene: Scene) -> str:
+    x, y = scene.resolution
+    crs = "no CRS" if scene.crs is None else rasterio.CRS.from_user_input(scene.crs).to_string()
+    return f"{x:g} x {y:g} in {crs if len(crs) < 40 else 'a CRS of its own'}"
