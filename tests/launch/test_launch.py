@@ -106,6 +106,12 @@ def test_two_ranks_train_together(prepared: Prepared) -> None:
     assert len(rank_pids(run)) == 2
 
 
+def test_batches_are_augmented_on_the_device(prepared: Prepared) -> None:
+    run = prepared("data.augment.on=device", "data.augment.scale=0.2", "data.num_workers=1")
+    result = launch(run, on_line=lambda line: None)
+    assert (result.stop_reason, result.epochs) == ("completed", 2), result.message
+
+
 def test_early_stopping_is_a_result(prepared: Prepared) -> None:
     """correctness 44"""
     run = prepared("trainer.epochs=50", "early_stopping={monitor: train_loss, patience: 1, min_delta: 1000}")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ununennium.config import AugmentConfig
+from ununennium.data.bounds import bounds_per_scene, first_of_chip
 from ununennium.data.index import CELL, ChipIndex
 from ununennium.data.memory import Buffers, Decoded, DecodedCache
 from ununennium.data.randomness import generator
@@ -32,26 +33,36 @@ _STRIP = 256
 Pair = tuple[Tensor, Tensor]
 
 
-class Samples(list[Pair]):
+Batch = Pair | dict[str, Tensor]
+
+
+class Samples(list[Batch]):
     """The chips of a batch, as views of the tensors that are the batch already.
 
     Attributes:
-        batch: images (B, channels, size, size), and targets (B, size, size).
+        batch: images (B, channels, size, size), and targets (B, size, size); of raw chips a mapping with ``image``,
+            ``target`` and, unless everything is shown, ``valid``.
     """
 
-    batch: Pair
+    batch: Batch
 
 
-def as_batch(samples: Samples) -> Pair:
+def as_batch(samples: Samples) -> Batch:
     """The batch that ``samples`` are views of: a loader's ``collate_fn`` that copies nothing."""
     return samples.batch
 
 
-class _Chips(Dataset[Pair]):
+class _Chips(Dataset[Batch]):
     """What both kinds of chips share: readers of all scenes, what they decoded, and statistics."""
 
     def __init__(
-        self, index: ChipIndex, statistics: BandStatistics, chip_size: int, seed: int, cache: DecodedCache | None
+        self,
+        index: ChipIndex,
+        statistics: BandStatistics,
+        chip_size: int,
+        seed: int,
+        cache: DecodedCache | None,
+        raw: bool,
     ) -> None:
         if len(statistics.mean) != len(index.bands):
             raise DataError(f"statistics of {len(statistics.mean)} bands do not fit {len(index.bands)} bands")
@@ -70,7 +81,14 @@ class _Chips(Dataset[Pair]):
                 np.min_scalar_type(index.ignore_index), np.min_scalar_type(len(index.classes))
             )
         self._cache = DecodedCache(CACHE_BYTES) if cache is None else cache
-        self._buffers = Buffers(len(self._mean), chip_size, index.task.target_dtype)
+        self.raw = raw
+        square = chip_size, chip_size
+        image_dtype = np.result_type(*(scene.dtype for scene in index.scenes)) if raw else np.dtype(np.float32)
+        self._buffers = Buffers(
+            ((len(self._mean), *square), image_dtype),
+            (square, self._target_dtype if raw else index.task.target_dtype),
+            (square, np.bool_),
+        )
         per_pixel = [
             reader.num_channels * np.dtype(reader.scene.dtype).itemsize + 1 + self._target_dtype.itemsize
             for reader in self.readers
@@ -79,21 +97,45 @@ class _Chips(Dataset[Pair]):
 
     def __getitems__(self, keys: Sequence[Any]) -> Samples:
         """The chips of a batch; ``as_batch`` takes them as they are, any other ``collate_fn`` one by one."""
-        images, targets = self._buffers.take(len(keys))
+        images, targets, valid = self._buffers.take(len(keys))
+        all_shown = True
         with np.errstate(invalid="ignore", over="ignore"):  # of pixels that are not shown
-            for key, image, target in zip(keys, images, targets, strict=True):
-                self._fill(key, image, target)
-        batch = torch.from_numpy(self.index.arrange(images)), torch.from_numpy(targets)
-        samples = Samples(zip(*batch, strict=True))
-        samples.batch = batch
+            for key, image, target, mask in zip(keys, images, targets, valid, strict=True):
+                all_shown &= self._fill(key, image, target, mask)
+        samples = Samples()
+        if self.raw:
+            raw = {"image": torch.from_numpy(images), "target": torch.from_numpy(targets)}
+            samples.batch = raw if all_shown else {**raw, "valid": torch.from_numpy(valid)}
+            samples.extend({name: part[place] for name, part in samples.batch.items()} for place in range(len(keys)))
+        else:
+            samples.batch = torch.from_numpy(self.index.arrange(images)), torch.from_numpy(targets)
+            samples.extend(zip(*samples.batch, strict=True))
         return samples
 
-    def __getitem__(self, key: Any) -> Pair:
-        """Image float32 (channels, size, size) or, stacked, (dates, bands, size, size), and target (size, size)."""
+    def __getitem__(self, key: Any) -> Batch:
+        """Image float32 (channels, size, size) or, stacked, (dates, bands, size, size), and target (size, size).
+
+        Of raw chips a mapping: ``image`` in the file's dtype, always (channels, size, size), ``target`` in the smallest
+        integer type that will do, and ``valid``, bool (size, size), where not everything is shown.
+        """
         return self.__getitems__([key])[0]
 
-    def _fill(self, key: Any, image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
+    def _fill(self, key: Any, image: npt.NDArray[Any], target: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> bool:
+        """Write a chip into the parts of a batch (``valid`` of raw chips only); returns whether all of it is shown."""
         raise NotImplementedError
+
+    def _fill_raw(
+        self,
+        parts: Sequence[npt.NDArray[Any] | None],
+        image: npt.NDArray[Any],
+        target: npt.NDArray[Any],
+        valid: npt.NDArray[np.bool_],
+    ) -> bool:
+        pixels, shown, labels = parts
+        image[...] = pixels
+        target[...] = labels
+        valid[...] = True if shown is None else shown
+        return shown is None or bool(shown.all())
 
     def _decoded(self, window: Window, judge: int | None) -> Decoded:
         """A window's pixels and targets: of training if ``judge`` is None, or of that fold."""
@@ -158,6 +200,7 @@ class TrainingChips(_Chips):
         class_balance: share of class-centred chips.
         augmentation: which changes are made.
         cache: of decoded regions; its budget decides how large they are.
+        raw: neither normalise nor augment: ``DeviceTransform`` will.
 
     Raises:
         DataError: no pixel trains.
@@ -175,8 +218,9 @@ class TrainingChips(_Chips):
         class_balance: float = 0.5,
         augmentation: AugmentConfig | None = None,
         cache: DecodedCache | None = None,
+        raw: bool = False,
     ) -> None:
-        super().__init__(index, statistics, chip_size, seed, cache)
+        super().__init__(index, statistics, chip_size, seed, cache, raw)
         self.num_chips = num_chips
         self.seed = seed
         self.class_balance = class_balance
@@ -189,7 +233,7 @@ class TrainingChips(_Chips):
         totals = counts.sum(0)
         present = np.flatnonzero(totals)
         self._rare = present[present != totals.argmax()] if len(present) > 1 else present
-        self._bounds = _bounds_per_scene(index)
+        self._bounds = bounds_per_scene(index)
         self._planned: tuple[int, Plan] | None = None
         # Columns are read twice as fast where rows do not begin a power of two of bytes apart.
         padded = np.empty((len(self._mean), chip_size, chip_size + 16), np.float32)
@@ -222,7 +266,9 @@ class TrainingChips(_Chips):
         ranks -= np.where(cells > 0, self._cumulative[wanted, cells - 1], 0)
         return Plan(wanted, cells, ranks, self.regions.of(self.index.cells.places[cells], epoch))
 
-    def _fill(self, key: tuple[int, int], image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
+    def _fill(
+        self, key: tuple[int, int], image: npt.NDArray[Any], target: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
+    ) -> bool:
         epoch, number = key
         window = self.regions.window(int(self.plan(epoch).regions[number]), epoch)
         decoded = self._decoded(window, None)
@@ -230,6 +276,9 @@ class TrainingChips(_Chips):
         row, col = self._draw(key, window, decoded, rng)
         part = ..., slice(row - window.row, None), slice(col - window.col, None)
         size = slice(self.chip_size)
+        if self.raw:
+            parts = [None if array is None else array[part][..., size, size] for array in decoded]
+            return self._fill_raw(parts, image, target, valid)
         arrays = [array[part][..., size, size] for array in decoded if array is not None]
         if self.augmentation.quarter_turns:
             self._scratch[...] = arrays[0]
@@ -237,11 +286,12 @@ class TrainingChips(_Chips):
         pixels, *shown, labels = turn(arrays, self.augmentation, rng)
         image[...] = pixels
         target[...] = labels
-        valid = shown[0] if shown else None
-        self._normalise(image, valid)
-        valid = zoom(image, valid, target, self.index.fill, self.augmentation, rng)
-        shade(image, valid, self.augmentation, rng)
+        mask = shown[0] if shown else None
+        self._normalise(image, mask)
+        mask = zoom(image, mask, target, self.index.fill, self.augmentation, rng)
+        shade(image, mask, self.augmentation, rng)
         drop_bands(image.reshape(self.index.num_dates, -1, *image.shape[1:]), self.augmentation, rng)
+        return mask is None
 
     def _draw(
         self, key: tuple[int, int], window: Window, decoded: Decoded, rng: np.random.Generator
@@ -252,8 +302,8 @@ class TrainingChips(_Chips):
         scene, (top, bottom, left, right) = self.index.scenes[place], self._bounds[place]
         if anywhere:  # anywhere that holds the pixel, so that places at the edge are no rarer than others
             row, col = row + int(rng.integers(size)) - size // 2, col + int(rng.integers(size)) - size // 2
-        row = _first(row, size, top, bottom, scene.height)
-        col = _first(col, size, left, right, scene.width)
+        row = first_of_chip(row, size, top, bottom, scene.height)
+        col = first_of_chip(col, size, left, right, scene.width)
         return (
             min(max(row, window.row), window.row + window.height - size),
             min(max(col, window.col), window.col + window.width - size),
@@ -289,6 +339,7 @@ class GridChips(_Chips):
         chip_size: side of a chip.
         fold: VALIDATION or HOLDOUT (or TRAIN).
         cache: of decoded regions.
+        raw: do not normalise: ``DeviceTransform`` will.
     """
 
     def __init__(
@@ -299,8 +350,9 @@ class GridChips(_Chips):
         chip_size: int,
         fold: int,
         cache: DecodedCache | None = None,
+        raw: bool = False,
     ) -> None:
-        super().__init__(index, statistics, chip_size, 0, cache)
+        super().__init__(index, statistics, chip_size, 0, cache, raw)
         self.fold = fold
         self._chips: list[tuple[Window, int, int]] = []
         for place in range(len(index.scenes)):
@@ -332,58 +384,23 @@ class GridChips(_Chips):
         mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
         return bool(mine.any() and self.index.is_labelled(self.targets[place].read(*window)[mine]).any())
 
-    def _fill(self, key: int, image: npt.NDArray[np.float32], target: npt.NDArray[Any]) -> None:
+    def _fill(self, key: int, image: npt.NDArray[Any], target: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> bool:
         window, row, col = self._chips[key]
         scene, size = self.index.scenes[window.place], self.chip_size
         first_row, first_col = min(row, scene.height - size), min(col, scene.width - size)
         decoded = self._decoded(window, self.fold)
         top, left = first_row - window.row, first_col - window.col
         part = ..., slice(top, top + size), slice(left, left + size)
-        image[...] = decoded.pixels[part]
-        target[...] = decoded.target[part]
+        shown = None if decoded.shown is None else decoded.shown[part]
+        self._fill_raw((decoded.pixels[part], shown, decoded.target[part]), image, target, valid)
         target[: row - first_row] = self.index.fill  # the chip before has these
         target[:, : col - first_col] = self.index.fill
-        self._normalise(image, None if decoded.shown is None else decoded.shown[part])
+        if not self.raw:
+            self._normalise(image, shown)
+        return shown is None
 
 
 def chips_that_cover(index: ChipIndex, chip_size: int, multiple: int) -> int:
     """A multiple, above 0, about as many chips as cover the training pixels once."""
     pixels = sum(index.labelled["train"])
     return max(1, math.ceil(pixels / chip_size**2 / multiple)) * multiple
-
-
-def _bounds_per_scene(index: ChipIndex) -> list[tuple[int, int, int, int]]:
-    """Rows and columns of each scene that its training cells span: chips stay within them where they fit."""
-    bounds = []
-    for place, scene in enumerate(index.scenes):
-        corners = index.cells.places[index.cells.places[:, 0] == place, 1:]
-        if not len(corners):
-            bounds.append((0, scene.height, 0, scene.width))
-            continue
-        top, left = corners.min(0).tolist()
-        bottom, right = np.minimum(corners.max(0) + CELL, (scene.height, scene.width)).tolist()
-        bounds.append(_trim(index, place, top, bottom, left, right))
-    return bounds
-
-
-def _trim(index: ChipIndex, place: int, top: int, bottom: int, left: int, right: int) -> tuple[int, int, int, int]:
-    """The rectangle without outer rows and columns that hold no training pixel: cells reach over the fold's edge."""
-    scene = index.scenes[place]
-
-    def trains(row: int, col: int, height: int, width: int) -> npt.NDArray[np.bool_]:
-        mask: npt.NDArray[np.bool_] = index.split.folds(scene, row, col, height, width) == TRAIN
-        return mask
-
-    rows = range(top, bottom)
-    cols = range(left, right)
-    first = next(row for row in rows if trains(row, left, 1, right - left).any())
-    last = next(row for row in reversed(rows) if trains(row, left, 1, right - left).any())
-    west = next(col for col in cols if trains(top, col, bottom - top, 1).any())
-    east = next(col for col in reversed(cols) if trains(top, col, bottom - top, 1).any())
-    return first, last + 1, west, east + 1
-
-
-def _first(centre: int, size: int, low: int, high: int, length: int) -> int:
-    """First row or column of a chip around ``centre``: within [low, high) if it fits, within the scene anyway."""
-    first = min(max(centre - size // 2, low), high - size) if high - low >= size else (low + high - size) // 2
-    return min(max(first, 0), length - size)

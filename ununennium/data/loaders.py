@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ununennium.config import DataConfig
-from ununennium.data.dataset import GridChips, TrainingChips, as_batch, chips_that_cover
+from ununennium.data.dataset import Batch, GridChips, TrainingChips, as_batch, chips_that_cover
 from ununennium.data.index import ChipIndex
 from ununennium.data.memory import DecodedCache
 from ununennium.data.sampler import BucketedRandomSampler
@@ -17,11 +16,13 @@ from ununennium.data.splits import VALIDATION
 from ununennium.data.statistics import BandStatistics
 from ununennium.data.workers import obey_parent, start_worker_server
 
-Batches = DataLoader[tuple[Tensor, Tensor]]
+Batches = DataLoader[Batch]
 
 
 class Loaders(NamedTuple):
     """Batches are (image float32 (B, bands, S, S), target int64 (B, S, S)).
+
+    With ``data.augment.on: device`` they are mappings of what ``DeviceTransform`` takes.
 
     Attributes:
         train: random chips.
@@ -66,6 +67,7 @@ def build_loaders(
         class_balance=config.class_balance,
         augmentation=config.augment,
         cache=cache,
+        raw=config.augment.on == "device",
     )
     sampler = BucketedRandomSampler(
         chips.chip_regions,
@@ -92,7 +94,7 @@ def build_loaders(
     train: Batches = DataLoader(chips, batch_size=config.batch_size, sampler=sampler, **options)
     validation: Batches | None = None
     if sum(index.labelled["validation"]):
-        grid = GridChips(index, statistics, chip_size=config.chip_size, fold=VALIDATION, cache=cache)
+        grid = GridChips(index, statistics, chip_size=config.chip_size, fold=VALIDATION, cache=cache, raw=chips.raw)
         ends = [len(grid) * number // world_size for number in (rank, rank + 1)]
         shard = torch.utils.data.Subset(grid, range(*ends))  # disjoint, nothing padded, neighbours together
         validation = DataLoader(shard, batch_size=config.batch_size, **options)

@@ -76,29 +76,26 @@ class Buffers:
     memory that is fresh from the system costs as much as filling it.
 
     Args:
-        num_channels: of images.
-        size: side of a chip.
-        target_dtype: of targets.
+        kinds: of each array, the shape of one chip's part, and the dtype.
     """
 
     _MOST = 4
-    _UNUSED = 3  # references to an array that only the list and the question itself hold
+    _UNUSED = 2  # references to an array that only its tuple and the question itself hold
 
-    def __init__(self, num_channels: int, size: int, target_dtype: str = "int64") -> None:
-        self._shapes = (num_channels, size, size), (size, size)
-        self._target_dtype = target_dtype
-        self._held: list[tuple[npt.NDArray[np.float32], npt.NDArray[Any]]] = []
+    def __init__(self, *kinds: tuple[tuple[int, ...], npt.DTypeLike]) -> None:
+        self._kinds = kinds
+        self._held: list[tuple[npt.NDArray[Any], ...]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": []}
 
-    def take(self, count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
-        """Images float32 (count, channels, size, size), and targets (count, size, size), of any content."""
-        for images, targets in self._held:
-            if len(images) == count and max(sys.getrefcount(images), sys.getrefcount(targets)) <= self._UNUSED:
-                return images, targets
-        image_shape, target_shape = self._shapes
-        images = np.empty((count, *image_shape), np.float32)
-        targets = np.empty((count, *target_shape), self._target_dtype)
-        self._held = [*self._held[1 - self._MOST :], (images, targets)]
-        return images, targets
+    def take(self, count: int) -> tuple[npt.NDArray[Any], ...]:
+        """An array of each kind, with ``count`` in front of its shape, and of any content."""
+        for arrays in self._held:
+            if len(arrays[0]) == count and all(
+                sys.getrefcount(arrays[place]) <= self._UNUSED for place in range(len(arrays))
+            ):
+                return arrays
+        arrays = tuple(np.empty((count, *shape), dtype) for shape, dtype in self._kinds)
+        self._held = [*self._held[1 - self._MOST :], arrays]
+        return arrays

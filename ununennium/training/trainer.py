@@ -64,6 +64,8 @@ class Trainer:
         scheduler: a learning-rate scheduler; see ``TrainerConfig.scheduler_interval``.
         callbacks: called at the hooks above.
         config: settings of the loop.
+        batch_transform: ``batch_transform(image, target, valid, training=, epoch=, batch=)`` gives the (image, target)
+            that the model and the loss take, on the device, in training and in validation; both count from 0.
 
     Attributes:
         state: position, counters, and after ``fit`` the stop reason.
@@ -88,6 +90,8 @@ class Trainer:
         scheduler: LRScheduler | None = None,
         callbacks: list[Callback] | None = None,
         config: TrainerConfig | None = None,
+        *,
+        batch_transform: Callable[..., tuple[Any, Any]] | None = None,
     ) -> None:
         self.config = config or TrainerConfig()
         self.device = resolve_device(self.config)
@@ -97,6 +101,7 @@ class Trainer:
         self.objective = Objective(loss_fn)
         self.train_loader = train_loader
         self.val_loader = val_loader
+        self.batch_transform = batch_transform
         self.schedule = Schedule(
             scheduler,
             self.config.scheduler_interval,
@@ -211,7 +216,7 @@ class Trainer:
         self._finish_epoch()
 
     def _forward_backward(self, batch: Any) -> None:
-        image, target, valid = self._prepare(batch)
+        image, target, valid = self._prepare(batch, training=True)
         with self.precision.autocast():
             output = self._model(image)
         loss = self.objective(_as_float32(output), target, valid)
@@ -262,7 +267,7 @@ class Trainer:
         return True
 
     def _validate_batch(self, batch: Any, loss: WeightedSum) -> None:
-        image, target, valid = self._prepare(batch)
+        image, target, valid = self._prepare(batch, training=False)
         with self.precision.autocast():
             output = self._validation_model(image)
         output = _as_float32(output)
@@ -271,12 +276,16 @@ class Trainer:
         for hook in self._hooks["on_validation_batch"]:
             hook(self, output, target)
 
-    def _prepare(self, batch: Any) -> tuple[Any, Any, Any]:
+    def _prepare(self, batch: Any, *, training: bool) -> tuple[Any, Any, Any]:
         """Image, masked target and valid mask, on the device."""
         image, target, valid = unpack(batch)
         image, target = self._to_device(image), self._to_device(target)
         if valid is not None:
             valid = self._to_device(valid)
+        if self.batch_transform is not None:
+            place = {"epoch": self.state.epoch, "batch": self.state.batches_done}
+            return *self.batch_transform(image, target, valid, training=training, **place), None
+        if valid is not None:
             target = self.objective.mask(target, valid)
         return image, target, valid
 

@@ -26,6 +26,7 @@ from torch import nn
 
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import RunConfig
+from ununennium.data.batch_transforms import DeviceTransform
 from ununennium.data.index import ChipIndex
 from ununennium.data.loaders import build_loaders
 from ununennium.data.statistics import BandStatistics
@@ -140,7 +141,21 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
     if config.early_stopping is not None:
         early = config.early_stopping
         callbacks.append(EarlyStopping(early.monitor, early.patience, early.min_delta, mode=early.mode))
-    trainer = Trainer(model, optimizer, loss_fn, loaders.train, loaders.validation, scheduler, callbacks, settings)
+    transform = None
+    if config.data.augment.on == "device":
+        augment = config.data.augment
+        transform = DeviceTransform(index, statistics, augment, seed=config.seed, rank=distributed.rank())
+    trainer = Trainer(
+        model,
+        optimizer,
+        loss_fn,
+        loaders.train,
+        loaders.validation,
+        scheduler,
+        callbacks,
+        settings,
+        batch_transform=transform,
+    )
     return trainer, checkpoint
 
 
