@@ -3,8 +3,8 @@
 Usage: python -m benchmarks.loader_speed [--rounds 5] [--files deflate zstd striped s3] [--json FILE]
 
 The scene is uint16 (4, 4096, 4096), real Landsat pixels in blocks of 512 x 512; a chip is (4, 256, 256), and batches
-hold 32. Ours come as the file has them (uint16, what the device gets with ``data.augment.on: device``), or float32 and
-normalised; 256 chips cover the scene once, 1,600 about six times. Each contender is a process of its own, held to one
+hold 32. Ours come as the file has them (uint16, what the device gets with ``data.augment.where: device``), or float32
+and normalised; 256 chips cover the scene once, 1,600 about six times. Each contender is a process of its own, held to one
 core and one thread, with GDAL caches of its own; rounds go from one to the next, so that a change of the machine's
 speed meets all. ``cold`` is the first epoch of the process (the operating system has the file in memory), ``steady``
 the median of the later ones.
@@ -59,7 +59,7 @@ class Contender:
         work: folder with the index and the statistics.
         chips: chips per epoch.
         flips: whether ours augments.
-        on: where ours normalises; with ``device`` its chips are uint16, as in the file.
+        where: ours normalises; with ``device`` its chips are uint16, as in the file.
         environment: set in its process before anything is imported.
     """
 
@@ -70,7 +70,7 @@ class Contender:
     work: str
     chips: int
     flips: bool = False
-    on: str = "cpu"
+    where: str = "cpu"
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -91,7 +91,7 @@ def config_of(contender: Contender) -> Any:
         "class_balance": 0.0,
         "cache_mb": CACHE_MB - GDAL_MB,
         "split": {"validation": 0.0, "holdout": 0.0, "buffer": 0},
-        "augment": {"flips": contender.flips, "quarter_turns": contender.flips, "on": contender.on},
+        "augment": {"flips": contender.flips, "quarter_turns": contender.flips, "where": contender.where},
     }
     return DataConfig.model_validate(settings)
 
@@ -204,13 +204,13 @@ def contenders_for(file: str, image: str, label: str, work: str, environment: di
     bounded = {**environment, "GDAL_CACHEMAX": str(CACHE_MB)}
     place: dict[str, Any] = {"image": image, "label": label, "work": work}
     found = [
-        Contender("ours, uint16, 1,600", "ours", **place, chips=1600, on="device", environment=environment),
+        Contender("ours, uint16, 1,600", "ours", **place, chips=1600, where="device", environment=environment),
         Contender("ours, float32, 1,600", "ours", **place, chips=1600, environment=environment),
-        Contender("ours, uint16, 256", "ours", **place, chips=COVERED, on="device", environment=environment),
+        Contender("ours, uint16, 256", "ours", **place, chips=COVERED, where="device", environment=environment),
     ]
     if file == "deflate":
         found += [
-            Contender("ours, uint16, 6,400", "ours", **place, chips=6400, on="device"),
+            Contender("ours, uint16, 6,400", "ours", **place, chips=6400, where="device"),
             Contender("ours, float32, 6,400", "ours", **place, chips=6400),
             Contender("ours, float32, 1,600, turned", "ours", **place, chips=1600, flips=True),
         ]

@@ -34,6 +34,16 @@ def test_an_image_that_is_cut_short(make):
         build_index(make.config(scene))
 
 
+def test_a_band_without_a_name_goes_by_its_number_alone(make):
+    """Its place is not its name: a file's second band need not be B2 of the sensor."""
+    scene = make.scene()
+    with pytest.raises(
+        ConfigError, match=r"data\.bands = \['B2'\]: .* no band 'B2'; it has bands 1\.\.2: band 1, band 2"
+    ):
+        build_index(make.config(scene, bands=["B2"]))
+    assert build_index(make.config(scene, bands=[2])).bands == [2]
+
+
 def damage(path, *blocks):
     """Overwrite blocks (row, column) of a tiled GeoTIFF with what no decoder takes for data."""
     with rasterio.open(path) as dataset:

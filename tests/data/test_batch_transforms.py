@@ -39,7 +39,7 @@ def data(make):
 
 def test_without_augmentation_it_is_bit_for_bit_what_the_cpu_makes(data):
     ready, _ = data(STILL)
-    raw, transform = data({**STILL, "on": "device"})
+    raw, transform = data({**STILL, "where": "device"})
     masked = 0
     for kind in ("train", "validation"):
         for number, (expected, batch) in enumerate(zip(getattr(ready, kind), getattr(raw, kind), strict=True)):
@@ -56,14 +56,14 @@ def test_without_augmentation_it_is_bit_for_bit_what_the_cpu_makes(data):
 
 def test_validation_is_never_augmented(data):
     ready, _ = data(STILL)
-    raw, transform = data({**ALL, "on": "device"})
+    raw, transform = data({**ALL, "where": "device"})
     for number, (expected, batch) in enumerate(zip(ready.validation, raw.validation, strict=True)):
         parts = batch["image"], batch["target"], batch.get("valid")
         assert torch.equal(transform(*parts, training=False, epoch=0, batch=number)[0], expected[0])
 
 
 def test_it_is_a_function_of_seed_epoch_batch_and_rank(data):
-    raw, transform = data({**ALL, "on": "device"})
+    raw, transform = data({**ALL, "where": "device"})
     batch = next(iter(raw.train))
     parts = batch["image"], batch["target"], batch.get("valid")
 
@@ -120,7 +120,7 @@ def test_a_resumed_run_ends_with_the_same_weights(data, tmp_path):
     """correctness 62: with everything drawn on the device."""
 
     def trainer(*callbacks):
-        raw, transform = data({**ALL, "on": "device"})
+        raw, transform = data({**ALL, "where": "device"})
         torch.manual_seed(0)
         model = UNet(2, 2, base_channels=4, depth=2)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)

@@ -107,7 +107,7 @@ def test_two_ranks_train_together(prepared: Prepared) -> None:
 
 
 def test_batches_are_augmented_on_the_device(prepared: Prepared) -> None:
-    run = prepared("data.augment.on=device", "data.augment.scale=0.2", "data.num_workers=1")
+    run = prepared("data.augment.where=device", "data.augment.scale=0.2", "data.num_workers=1")
     result = launch(run, on_line=lambda line: None)
     assert (result.stop_reason, result.epochs) == ("completed", 2), result.message
 

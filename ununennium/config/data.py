@@ -145,9 +145,9 @@ class AugmentConfig(Section):
     """Largest zoom: 0.25 shows things up to 1.25 times smaller or larger; what lies beyond the chip is unlabelled."""
     band_dropout: Fraction = 0.0
     """Probability of each band to be its mean (0 after normalisation) in a chip; one band always stays."""
-    on: Literal["cpu", "device"] = "cpu"
-    """Where: chip by chip as they are loaded, or batch by batch where the model computes; then the loader hands over
-    pixels as the file has them, and changes are a function of (seed, epoch, batch, rank)."""
+    where: Literal["cpu", "device"] = "cpu"
+    """Chip by chip as they are loaded (``cpu``), or batch by batch where the model computes (``device``): then the
+    loader hands over pixels as the file has them, and changes are a function of (seed, epoch, batch, rank)."""
 
 
 class GridConfig(Section):

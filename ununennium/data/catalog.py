@@ -43,7 +43,7 @@ class Scene:
         crs: WKT of the coordinate reference system; None without one.
         transform: affine coefficients (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f.
         nodata: pixel value without data, by the file's tag.
-        band_names: by the file's descriptions; ``B<n>`` where it has none.
+        band_names: by the file's descriptions; ``band <n>`` where it has none.
         has_mask: whether the file carries a mask or alpha band.
         block_shape: (rows, columns) of the blocks in which the file is compressed.
     """
@@ -194,7 +194,7 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             crs=image.crs.to_wkt() if image.crs else None,
             transform=tuple(image.transform)[:6],
             nodata=None if image.nodata is None else float(image.nodata),
-            band_names=tuple(text or f"B{band}" for band, text in enumerate(image.descriptions[:num_bands], 1)),
+            band_names=tuple(text or f"band {band}" for band, text in enumerate(image.descriptions[:num_bands], 1)),
             has_mask=rasterio.enums.MaskFlags.per_dataset in flags,
             block_shape=block_shape_of(images[0], image.block_shapes[0])
             if images[0].startswith("<")

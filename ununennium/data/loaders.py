@@ -22,7 +22,7 @@ Batches = DataLoader[Batch]
 class Loaders(NamedTuple):
     """Batches are (image float32 (B, bands, S, S), target int64 (B, S, S)).
 
-    With ``data.augment.on: device`` they are mappings of what ``DeviceTransform`` takes.
+    With ``data.augment.where: device`` they are mappings of what ``DeviceTransform`` takes.
 
     Attributes:
         train: random chips.
@@ -67,7 +67,7 @@ def build_loaders(
         class_balance=config.class_balance,
         augmentation=config.augment,
         cache=cache,
-        raw=config.augment.on == "device",
+        raw=config.augment.where == "device",
     )
     sampler = BucketedRandomSampler(
         chips.chip_regions,

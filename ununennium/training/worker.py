@@ -142,7 +142,7 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
         early = config.early_stopping
         callbacks.append(EarlyStopping(early.monitor, early.patience, early.min_delta, mode=early.mode))
     transform = None
-    if config.data.augment.on == "device":
+    if config.data.augment.where == "device":
         augment = config.data.augment
         transform = DeviceTransform(index, statistics, augment, seed=config.seed, rank=distributed.rank())
     trainer = Trainer(
