@@ -4,8 +4,8 @@ Usage: python -m benchmarks.loader_speed [--rounds 5] [--files deflate zstd stri
 
 The scene is uint16 (4, 4096, 4096), real Landsat pixels in blocks of 512 x 512; a chip is (4, 256, 256), and batches
 hold 32. Ours come as the file has them (uint16, what the device gets with ``data.augment.where: device``), or float32
-and normalised; 256 chips cover the scene once, 1,600 about six times. Each contender is a process of its own, held to one
-core and one thread, with GDAL caches of its own; rounds go from one to the next, so that a change of the machine's
+and normalised; 256 chips cover the scene once, 1,600 about six times. Each contender is a process of its own, held to
+one core and one thread, with GDAL caches of its own; rounds go from one to the next, so that a change of the machine's
 speed meets all. ``cold`` is the first epoch of the process (the operating system has the file in memory), ``steady``
 the median of the later ones.
 
