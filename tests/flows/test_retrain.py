@@ -228,6 +228,8 @@ def test_a_flow_that_is_ended_leaves_a_checkpoint_and_no_process(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A shell that runs the suite in the background ignores Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout is not None

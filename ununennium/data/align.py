@@ -134,7 +134,9 @@ def _target(settings: Sequence[SceneConfig], config: DataConfig) -> tuple[str, t
         try:
             crs = rasterio.CRS.from_user_input(config.grid.crs).to_wkt()
         except rasterio.errors.CRSError as error:
-            raise ConfigError("data.grid.crs", config.grid.crs, f"is no CRS ({error}); write one such as EPSG:32722") from error
+            raise ConfigError(
+                "data.grid.crs", config.grid.crs, f"is no CRS ({error}); write one such as EPSG:32722"
+            ) from error
         return crs, (config.grid.resolution, config.grid.resolution)
     first = settings[0]
     name = first.name or name_of(first)
