@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ def as_batch(samples: Samples) -> Batch:
     return samples.batch
 
 
-class _Chips(Dataset[Batch]):
+class _Chips(Dataset[Batch], ABC):
     """What both kinds of chips share: readers of all scenes, what they decoded, and statistics."""
 
     def __init__(
@@ -120,9 +121,9 @@ class _Chips(Dataset[Batch]):
         """
         return self.__getitems__([key])[0]
 
+    @abstractmethod
     def _fill(self, key: Any, image: npt.NDArray[Any], target: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> bool:
         """Write a chip into the parts of a batch (``valid`` of raw chips only); returns whether all of it is shown."""
-        raise NotImplementedError
 
     def _fill_raw(
         self,
