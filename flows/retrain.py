@@ -24,8 +24,9 @@ from prefect.states import Completed
 
 from ununennium import pipeline, report
 from ununennium.config import RunConfig
+from ununennium.errors import LaunchError, ProcessLost
 from ununennium.runs import RunDirectory, as_link, read_json
-from ununennium.training.launch import Preempted, TrainingResult
+from ununennium.training.result import Preempted, TrainingResult
 
 heartbeat = logging.getLogger("flows.heartbeat")
 """Where training stands, every few seconds; for a terminal's live line, and never sent to the server."""
@@ -66,18 +67,18 @@ def index(run: RunDirectory) -> pipeline.Plan:
     return plan
 
 
-def _was_preempted(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Only what a restart can mend is tried again; it goes on from the newest checkpoint."""
+def _a_restart_may_mend(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """A preemption, a lost process, a rendezvous that failed; never a wrong setting or a loss that is not finite."""
     try:
         state.result()
-    except Preempted:
+    except (Preempted, ProcessLost, LaunchError):
         return True
     except BaseException:
         return False
     return False
 
 
-@task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=5, retry_condition_fn=_was_preempted)
+@task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=5, retry_condition_fn=_a_restart_may_mend)
 def train(run: RunDirectory) -> TrainingResult:
     """Train under torchrun. Called directly, never submitted: a cancellation must reach the thread that waits."""
     log = get_run_logger()

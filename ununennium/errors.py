@@ -44,6 +44,10 @@ class LaunchError(TrainingError):
     """A training subprocess could not be started, or ended without a result."""
 
 
+class ProcessLost(TrainingError):
+    """A training process was killed, stalled, or lost its connection; a new start goes on from a checkpoint."""
+
+
 class StorageError(UnunenniumError):
     """Object storage refused, or failed for good."""
 

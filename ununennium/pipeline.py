@@ -22,7 +22,9 @@ from ununennium.evaluation.evaluate import Evaluation
 from ununennium.evaluation.gate import check_metrics, decide
 from ununennium.runs import RunDirectory, read_json, write_json
 from ununennium.tasks import headline
-from ununennium.training.launch import OnLine, TrainingResult, evaluate_in_subprocess, launch
+from ununennium.training.launch import evaluate_in_subprocess, launch
+from ununennium.training.result import TrainingResult
+from ununennium.training.watch import OnLine
 
 ATTEMPTS = 3
 """Times that a candidate is judged anew because another champion was promoted in the meantime."""
@@ -160,6 +162,8 @@ def train(run: RunDirectory, *, on_line: OnLine = print, on_heartbeat: OnLine | 
         nproc=settings.nproc_per_node,
         timeout_s=settings.timeout_s,
         grace_s=settings.grace_s,
+        stall_timeout_s=settings.stall_timeout_s,
+        max_restarts=settings.max_restarts,
         on_line=on_line,
         on_heartbeat=on_heartbeat,
     )

@@ -216,9 +216,25 @@ class RunDirectory:
         """Output of every training process."""
         return self.work / "logs"
 
-    def error_file(self, process: str) -> Path:
-        """What ended a process of this run, ``rank0`` or ``evaluation``, if anything did."""
-        return self.work / "errors" / f"{process}.json"
+    @property
+    def errors_folder(self) -> Path:
+        """What ended the processes of this run that failed."""
+        return self.work / "errors"
+
+    @property
+    def stacks_folder(self) -> Path:
+        """Where each training process stood when it was found to have stalled."""
+        return self.work / "stacks"
+
+    @property
+    def pids_folder(self) -> Path:
+        """Which processes train."""
+        return self.work / "pids"
+
+    @property
+    def evaluation_error_file(self) -> Path:
+        """What ended the evaluation, if anything did."""
+        return self.errors_folder / "evaluation.json"
 
     def record(self) -> dict[str, Any]:
         """The contents of ``run.json``."""

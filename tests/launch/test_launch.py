@@ -19,7 +19,8 @@ from ununennium import pipeline
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import DataError, TrainingError
 from ununennium.runs import RunDirectory
-from ununennium.training.launch import Preempted, TrainingResult, launch
+from ununennium.training.launch import launch
+from ununennium.training.result import Preempted, TrainingResult
 from ununennium.training.supervise import start_time
 
 pytestmark = [

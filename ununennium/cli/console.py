@@ -26,7 +26,7 @@ DEFAULT_STORAGE = "storage"
 
 def fail(error: BaseException, *, debug: bool) -> int:
     """Say in one line what went wrong, and return the exit code for it."""
-    from ununennium.training.launch import Preempted
+    from ununennium.training.result import Preempted
     from ununennium.training.supervise import Terminated
 
     if debug:

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, SceneConfig, SplitConfig
+from ununennium.config.launcher import LauncherConfig
 from ununennium.config.parsing import apply_overrides, as_config_error
 from ununennium.config.section import Component, PositiveInt, Section
 from ununennium.errors import ConfigError
@@ -79,6 +80,8 @@ class CheckpointSettings(Section):
     """``min`` for a loss, ``max`` for accuracy or IoU."""
     save_top_k: int = Field(default=1, ge=-1)
     """Best checkpoints kept beside the newest one; -1 keeps all, 0 writes none."""
+    every_n_steps: PositiveInt | None = None
+    """Save within epochs, too, after so many optimizer steps: what is lost if a process is killed."""
 
 
 class EarlyStoppingSettings(Section):
@@ -114,17 +117,6 @@ class InferenceSettings(Section):
 
     tta: bool = False
     """Average over the eight flips and quarter turns of every tile: steadier, and eight times the work."""
-
-
-class LauncherConfig(Section):
-    """How the training processes are started."""
-
-    nproc_per_node: PositiveInt = 1
-    """Processes on this machine, one per GPU."""
-    timeout_s: float | None = Field(default=None, gt=0.0)
-    """Stop the training, with a checkpoint, after so many seconds."""
-    grace_s: float = Field(default=25.0, gt=0.0)
-    """Seconds to write a checkpoint after being asked to stop, before being killed."""
 
 
 class RunConfig(Section):

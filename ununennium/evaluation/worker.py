@@ -36,7 +36,8 @@ from ununennium.evaluation.evaluate import Evaluation, evaluate
 from ununennium.runs import RunDirectory, read_json, write_json
 from ununennium.training.callbacks.ema import averaged_weights
 from ununennium.training.config import TrainerConfig, resolve_device
-from ununennium.training.worker import build_model, die_with_parent, report_error
+from ununennium.training.failures import report_error
+from ununennium.training.worker import build_model, die_with_parent
 
 _MOST_PANELS = 4
 _PANEL_PIXELS = 1500
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         evaluate_run(run)
     except Exception as error:
-        report_error(run.error_file("evaluation"), 0, error)
+        report_error(run.evaluation_error_file, 0, error)
         return 1
     return 0
 

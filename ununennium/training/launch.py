@@ -2,7 +2,7 @@
 
 The caller (a flow, the command line) never imports torch and never runs the loop itself: Prefect's processes cannot
 fork loader workers safely, cannot time out a thread, and should not hold a GPU. Hand-over is by files of the run's
-work folder: ``run.json`` in; ``result.json``, ``errors/rank<n>.json``, ``metrics.jsonl`` and ``heartbeat.json`` out.
+work folder: ``run.json`` in; ``result.json``, ``errors/``, ``metrics.jsonl`` and ``heartbeat.json`` out.
 
 Who ends whom:
 
@@ -11,142 +11,104 @@ the caller is cancelled or interrupted  ``supervise`` sends SIGTERM, waits ``gra
 the caller is killed                  the kernel sends torchrun SIGTERM (``setpriv --pdeathsig``)
 torchrun gets SIGTERM                 it passes it on; ranks write a checkpoint; it kills them after ``grace_s``
 torchrun is killed                    the kernel sends each rank SIGTERM; each ends itself after ``grace_s``
-a rank fails                          torchrun ends the others; the earliest error file is the root cause
+a rank is killed, or loses a peer     torchrun ends the others, and starts all again from the newest checkpoint
+a rank raises                         torchrun ends the others; the earliest error is the root cause
+nothing moves for ``stall_timeout_s``  every rank's stack is kept; then as cancelled, but an error comes back
 the deadline passes                   as cancelled, but ``timed_out`` comes back as a result
 ====================================  ==================================================================
+
+On several machines the same command runs on each (``python -m ununennium.training.launch RUN_JSON --nnodes 2 ...``),
+and the work folder lies where all of them see it.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import json
-import os
 import re
+import secrets
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ununennium.errors import TrainingError
+from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.runs import RunDirectory
-from ununennium.training.supervise import POLL_S, Outcome, how_it_ended, send_signal, start_time, supervise
+from ununennium.training.result import Preempted, TrainingResult, failed_process, read_result
+from ununennium.training.supervise import (
+    POLL_S,
+    Outcome,
+    Terminated,
+    raise_on_sigterm,
+    send_signal,
+    supervise,
+)
+from ununennium.training.watch import OnLine, Stalled, Watch, processes
 
 PREEMPTED_EXIT_CODE = 143
 """128 + SIGTERM, the exit status of a training process that was asked to stop and wrote a checkpoint."""
 
 _RANK_PREFIX = re.compile(r"^\[[A-Za-z_]+\d+\]:")
-OnLine = Callable[[str], None]
-
-
-class Preempted(TrainingError):
-    """Training was asked to stop before it was done; the newest checkpoint resumes it."""
 
 
 @dataclass(frozen=True)
-class RankError:
-    """What ended a training process.
+class Nodes:
+    """The machines that train together, and which of them this is.
 
     Attributes:
-        rank: its rank.
-        time: seconds since the epoch; the earliest of all ranks is the root cause.
-        type: name of the exception's class.
-        message: the exception's message.
-        traceback: in full.
-        expected: whether it is one of ``ununennium.errors``, which a user can mend.
+        count: machines.
+        rank: this one's number; 0 keeps the rendezvous.
+        endpoint: ``host:port`` of machine 0 that all of them reach.
+        local_addr: address by which the others reach this one; None for its host name's.
     """
 
-    rank: int
-    time: float
-    type: str
-    message: str
-    traceback: str
-    expected: bool = False
+    count: int = 1
+    rank: int = 0
+    endpoint: str | None = None
+    local_addr: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.count:
+            raise ConfigError("node_rank", self.rank, f"give this machine's number, from 0 to {self.count - 1}")
+        if self.count > 1 and not self.endpoint:
+            raise ConfigError("rdzv_endpoint", self.endpoint, "give machine 0 and a free port of it, as host:29400")
+
+    def arguments(self, run_id: str) -> list[str]:
+        """What torchrun is told of them."""
+        if self.count == 1:
+            return ["--standalone"]
+        local = [] if self.local_addr is None else [f"--local-addr={self.local_addr}"]
+        return [
+            *(f"--nnodes={self.count}", f"--node-rank={self.rank}", "--rdzv-backend=c10d"),
+            *(f"--rdzv-id={run_id}", f"--rdzv-endpoint={self.endpoint}"),
+            *(f"--rdzv-conf=is_host={int(self.rank == 0)}", *local),
+        ]
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """How training ended.
-
-    Attributes:
-        stop_reason: ``completed``, ``early_stopped``, ``preempted``, ``timed_out`` or ``failed``.
-        message: the same in words.
-        epochs: completed epochs.
-        best_epoch: completed epochs at the best checkpoint, counted from 1; None if there is none.
-        best_score: its monitored value.
-        best_checkpoint: its URL.
-        last_checkpoint: URL of the newest one.
-        checkpoints: URLs of all that were kept, oldest first.
-        monitor: what ranks them.
-        mode: ``min`` or ``max``.
-        history: metric -> one value per completed epoch.
-        device: the device that was used.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        world_size: number of processes.
-        skipped_steps: optimizer steps skipped for a non-finite gradient or a window without a valid pixel.
-        data_wait: share of the training time that went by waiting for batches, from 0 to 1; None without an epoch.
-        duration_s: seconds, with start-up.
-        error: the root cause, if a process failed.
-    """
-
-    stop_reason: str
-    message: str = ""
-    epochs: int = 0
-    best_epoch: int | None = None
-    best_score: float | None = None
-    best_checkpoint: str | None = None
-    last_checkpoint: str | None = None
-    checkpoints: list[str] = field(default_factory=list)
-    monitor: str = ""
-    mode: str = ""
-    history: dict[str, list[float | None]] = field(default_factory=dict)
-    device: str = ""
-    precision: str = ""
-    world_size: int = 0
-    skipped_steps: int = 0
-    data_wait: float | None = None
-    duration_s: float = 0.0
-    error: RankError | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether there is a model to evaluate."""
-        return self.stop_reason in ("completed", "early_stopped", "timed_out") and self.best_checkpoint is not None
-
-    def require_usable(self) -> TrainingResult:
-        """Return this result if there is a model to evaluate.
-
-        Raises:
-            Preempted: training was asked to stop.
-            TrainingError: it failed, or wrote no checkpoint; the process's traceback is in the exception's notes.
-        """
-        if self.usable:
-            return self
-        if self.stop_reason == "preempted":
-            raise Preempted(
-                f"training was asked to stop after {self.epochs} epochs; 'ununennium train --resume' goes on"
-            )
-        if self.error is not None:
-            error = self.error
-            failure = TrainingError(error.message if error.expected else f"{error.type}: {error.message}")
-            failure.add_note(f"In the training process of rank {error.rank}:\n{error.traceback}")
-            raise failure
-        if self.stop_reason in ("completed", "early_stopped"):
-            raise TrainingError(
-                "training wrote no checkpoint with a finite score, so that there is nothing to evaluate"
-            )
-        raise TrainingError(f"training {self.stop_reason.replace('_', ' ')}: {self.message}")
+def torchrun_command(
+    run: RunDirectory, *, nproc: int = 1, nodes: Nodes | None = None, grace_s: float = 25.0, max_restarts: int = 0
+) -> list[str]:
+    """The command that trains ``run``: the same here, on a cluster, and under a scheduler."""
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", *(nodes or Nodes()).arguments(run.run_id)),
+        *(f"--nproc-per-node={nproc}", f"--max-restarts={max_restarts}"),
+        *(f"--log-dir={run.logs_folder}", "--tee=3", "--local-ranks-filter=0"),
+        *(f"--shutdown-timeout={max(1, round(grace_s))}", "--module", "ununennium.training.worker", str(run.run_file)),
+    ]
 
 
 def launch(
     run: RunDirectory,
     *,
     nproc: int = 1,
+    nodes: Nodes | None = None,
     timeout_s: float | None = None,
     grace_s: float = 25.0,
+    stall_timeout_s: float | None = None,
+    max_restarts: int = 0,
     on_line: OnLine = print,
     on_heartbeat: OnLine | None = None,
 ) -> TrainingResult:
@@ -156,9 +118,12 @@ def launch(
 
     Args:
         run: a run whose index and statistics have been written.
-        nproc: training processes.
+        nproc: training processes on this machine.
+        nodes: the machines that train together; None for this one alone.
         timeout_s: after so many seconds training is asked to stop; None waits for ever.
         grace_s: seconds to write a checkpoint after being asked to stop, before being killed.
+        stall_timeout_s: seconds without a batch being done after which training is ended; None waits for ever.
+        max_restarts: times that training is started again after a process was lost.
         on_line: called with each line that rank 0 prints, from a thread.
         on_heartbeat: called every few seconds with where training stands, in words.
 
@@ -168,15 +133,12 @@ def launch(
     Raises:
         LaunchError: torchrun could not be started.
     """
-    for stale in (run.result_file, run.heartbeat_file):
-        stale.unlink(missing_ok=True)
-    for folder in (run.error_file("rank0").parent, _pid_folder(run)):
-        shutil.rmtree(folder, ignore_errors=True)
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=0"),
-        *(f"--nproc-per-node={nproc}", f"--log-dir={run.logs_folder}", "--tee=3", "--local-ranks-filter=0"),
-        *(f"--shutdown-timeout={max(1, round(grace_s))}", "--module", "ununennium.training.worker", str(run.run_file)),
-    ]
+    nodes = nodes or Nodes()
+    if nodes.rank == 0:  # its store is what the others wait for, so nothing of this start is there yet
+        for stale in (run.result_file, run.heartbeat_file):
+            stale.unlink(missing_ok=True)
+        for folder in (run.errors_folder, run.pids_folder, run.stacks_folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def on_output(line: str) -> bool:
         prefix = _RANK_PREFIX.match(line)
@@ -185,18 +147,24 @@ def launch(
         on_line(line[prefix.end() :])
         return True
 
+    launch_id = secrets.token_hex(8)
+    started = time.monotonic()
+    outcome, stalled = None, None
     try:
         outcome = supervise(
-            command,
-            env={**_compute_environment(), "UNUNENNIUM_GRACE_S": str(grace_s)},
+            torchrun_command(run, nproc=nproc, nodes=nodes, grace_s=grace_s, max_restarts=max_restarts),
+            env={"UNUNENNIUM_GRACE_S": str(grace_s), "UNUNENNIUM_LAUNCH": launch_id},
             timeout_s=timeout_s,
             grace_s=grace_s,
             on_line=on_output,
-            on_wait=None if on_heartbeat is None else _Heartbeat(run.heartbeat_file, on_heartbeat),
+            on_wait=Watch(run, launch_id, stall_timeout_s, on_heartbeat),
         )
+    except Stalled as found:
+        stalled = found.error
+        outcome = Outcome(-signal.SIGTERM, False, [], time.monotonic() - started)
     finally:
-        _end_ranks(run, grace_s=grace_s)
-    return _result(run, outcome)
+        _end_ranks(run, launch_id, grace_s=0.0 if stalled else grace_s)
+    return read_result(run, outcome, stalled=stalled)
 
 
 def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: OnLine = print) -> None:
@@ -205,105 +173,68 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
     Raises:
         TrainingError: the evaluation failed; its traceback is in the exception's notes.
     """
-    error_file = run.error_file("evaluation")
-    error_file.unlink(missing_ok=True)
+    run.evaluation_error_file.unlink(missing_ok=True)
 
     def on_output(line: str) -> bool:
         on_line(line)
         return True
 
     command = [sys.executable, "-m", "ununennium.evaluation.worker", str(run.run_file)]
-    outcome = supervise(command, env=_compute_environment(), grace_s=grace_s, on_line=on_output)
+    outcome = supervise(command, grace_s=grace_s, on_line=on_output)
     if outcome.returncode != 0:
-        error = _read_error(error_file)
-        if error is None:
-            raise TrainingError(f"the evaluation {how_it_ended(outcome.returncode)}")
-        failure = TrainingError(error.message if error.expected else f"{error.type}: {error.message}")
-        failure.add_note(f"In the evaluation:\n{error.traceback}")
-        raise failure
+        raise failed_process(run.evaluation_error_file, "evaluation", outcome.returncode)
 
 
-def _compute_environment() -> dict[str, str]:
-    """Settings for a process that computes, unless the caller's environment has them.
-
-    OpenMP's threads spin while they wait for each other. Where something else wants a core, too, they burn the time
-    that the thread they wait for needs: an epoch of the sample run took 69 s beside two busy processes on two cores,
-    and 8 s with threads that sleep.
-    """
-    return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-
-
-class _Heartbeat:
-    """Passes on where training stands, whenever the file that says so has changed."""
-
-    def __init__(self, file: Path, tell: OnLine) -> None:
-        self._file, self._tell = file, tell
-        self._told = ""
-
-    def __call__(self) -> None:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            beat = json.loads(self._file.read_text(encoding="utf-8"))
-            epoch = min(beat["epoch"] + 1, beat["epochs"])
-            words = f"epoch {epoch} of {beat['epochs']}, batch {beat['batches_done']} of {beat['batches']}"
-            if words != self._told:
-                self._told = words
-                self._tell(words)
-
-
-def _result(run: RunDirectory, outcome: Outcome) -> TrainingResult:
-    """What the files that training left, and the way it ended, amount to."""
-    errors = [
-        error for file in sorted(run.error_file("rank0").parent.glob("rank*.json")) if (error := _read_error(file))
-    ]
-    result: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        result = json.loads(run.result_file.read_text(encoding="utf-8"))
-    result["duration_s"] = round(outcome.duration_s, 3)
-    if errors and outcome.returncode != 0:
-        first = min(errors, key=lambda error: (error.time, error.rank))
-        return TrainingResult(**{**result, "stop_reason": "failed", "message": first.message, "error": first})
-    if "stop_reason" in result:
-        if outcome.timed_out and result["stop_reason"] == "preempted":
-            result.update(stop_reason="timed_out", message="the launcher's timeout_s passed")
-        return TrainingResult(**result)
-    if outcome.timed_out:
-        return TrainingResult("timed_out", "the launcher's timeout_s passed, and no result was written in grace_s")
-    last = "\n".join(outcome.tail)
-    lost = re.search(r"exitcode\s*:\s*(-?\d+)", last)
-    ending = how_it_ended(int(lost.group(1)) if lost else outcome.returncode)
-    return TrainingResult(
-        "failed",
-        f"a training process {ending}",
-        error=RankError(0, time.time(), "LaunchError", f"a training process {ending}", last, expected=True),
-        duration_s=outcome.duration_s,
-    )
-
-
-def _read_error(file: Path) -> RankError | None:
-    try:
-        return RankError(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _pid_folder(run: RunDirectory) -> Path:
-    return run.work / "pids"
-
-
-def register_process(run: RunDirectory, rank: int) -> None:
-    """Note which process is ``rank``, so that the launcher can end it even if torchrun is gone."""
-    folder = _pid_folder(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"rank{rank}").write_text(f"{os.getpid()} {start_time(os.getpid())}", encoding="utf-8")
-
-
-def _end_ranks(run: RunDirectory, *, grace_s: float) -> None:
+def _end_ranks(run: RunDirectory, launch_id: str, *, grace_s: float) -> None:
     """Wait for ranks that outlive torchrun, then kill them; a process id that was given to another is left alone."""
     deadline = time.monotonic() + grace_s
-    for file in sorted(_pid_folder(run).glob("rank*")):
-        with contextlib.suppress(OSError, ValueError):
-            pid, start = (int(word) for word in file.read_text(encoding="utf-8").split())
-            while start_time(pid) == start and time.monotonic() < deadline:
-                time.sleep(POLL_S)
-            if start and start_time(pid) == start:
-                send_signal(pid, signal.SIGKILL)
+    for process in processes(run, launch_id):
+        while process.alive and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if process.alive:
+            send_signal(process.pid, signal.SIGKILL)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 failed, 2 wrong usage, 143 asked to stop, with a checkpoint to go on from."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ununennium.training.launch",
+        description="Train a prepared run on this machine or, with the same command on each, on several.",
+        epilog="The work folder that holds RUN_JSON must be the same on all machines.",
+    )
+    parser.add_argument("run_json", type=Path, metavar="RUN_JSON", help="the run.json of its work folder")
+    parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines (default: %(default)s)")
+    parser.add_argument("--node-rank", type=int, default=0, metavar="I", help="this machine's number, from 0")
+    parser.add_argument("--rdzv-endpoint", metavar="HOST:PORT", help="machine 0, and a free port of it")
+    parser.add_argument("--local-addr", metavar="ADDRESS", help="by which the other machines reach this one")
+    options = parser.parse_args(arguments)
+    raise_on_sigterm()
+    try:
+        run = RunDirectory.open(options.run_json)
+        settings = run.config().launcher
+        launch(
+            run,
+            nproc=settings.nproc_per_node,
+            nodes=Nodes(options.nnodes, options.node_rank, options.rdzv_endpoint, options.local_addr),
+            timeout_s=settings.timeout_s,
+            grace_s=settings.grace_s,
+            stall_timeout_s=settings.stall_timeout_s,
+            max_restarts=settings.max_restarts,
+            on_line=_say,
+        ).require_usable()
+    except (Terminated, Preempted, KeyboardInterrupt) as stopped:
+        _say(str(stopped) or "interrupted")
+        return PREEMPTED_EXIT_CODE
+    except UnunenniumError as error:
+        _say(f"error: {error}")
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

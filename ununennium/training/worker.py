@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import math
 import os
 import signal
@@ -17,8 +18,9 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -30,7 +32,7 @@ from ununennium.data.batch_transforms import DeviceTransform
 from ununennium.data.index import ChipIndex
 from ununennium.data.loaders import build_loaders
 from ununennium.data.statistics import BandStatistics
-from ununennium.errors import ConfigError, UnunenniumError
+from ununennium.errors import ConfigError
 from ununennium.importing import instantiate
 from ununennium.runs import RunDirectory, finite, write_json
 from ununennium.training import distributed
@@ -43,14 +45,18 @@ from ununennium.training.callbacks import (
     Progress,
 )
 from ununennium.training.config import TrainerConfig
-from ununennium.training.launch import PREEMPTED_EXIT_CODE, register_process
+from ununennium.training.failures import ended_for_good, report_error, restarts
+from ununennium.training.launch import PREEMPTED_EXIT_CODE
+from ununennium.training.result import rank_error_file
 from ununennium.training.state import StopReason
 from ununennium.training.trainer import Trainer
+from ununennium.training.watch import STACKS_SIGNAL, register_process
 
 if TYPE_CHECKING:
     from types import FrameType
 
 HEARTBEAT_S = 2.0
+_A_DAY_S = 86_400.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -60,8 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", "0"))
     run = RunDirectory.open(run_file)
     die_with_parent(float(os.environ.get("UNUNENNIUM_GRACE_S", "25")))
+    tell_where_on_signal(run.stacks_folder / f"rank{rank}.txt")
     register_process(run, rank)
     stop = StopOnSignal()
+    status = ended_for_good(run, rank)
+    if status is not None:
+        return status
     try:
         with _process_group(run.config()):
             trainer, checkpoint = build_trainer(run, [stop])
@@ -69,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BaseException as error:
         if not isinstance(error, Exception):
             traceback.print_exc()
-        report_error(run.error_file(f"rank{rank}"), rank, error)
+        report_error(rank_error_file(run, rank), rank, error)
         return 1
 
 
@@ -127,6 +137,7 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
         config.checkpoints.monitor,
         config.checkpoints.mode,
         config.checkpoints.save_top_k,
+        every_n_steps=config.checkpoints.every_n_steps,
     )
     callbacks: list[Callback] = [
         *more_callbacks,
@@ -181,7 +192,14 @@ def build_model(config: RunConfig, index: ChipIndex) -> nn.Module:
 def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback) -> int:
     """Train, and write the result; returns the exit status."""
     store = CheckpointStore(run.checkpoints_url)
-    resume = distributed.broadcast(run.checkpoints_url if trainer.is_main_process and store.manifests() else None)
+    newest = store.latest() if trainer.is_main_process else None
+    if restarts() and trainer.is_main_process:
+        limit = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "?")
+        _say(f"a training process was lost: restart {restarts()} of {limit}")
+    if newest is not None:
+        batch = f", batch {newest.batches_done}" if newest.batches_done else ""
+        _say(f"going on from the checkpoint after epoch {newest.epoch}{batch}")
+    resume = distributed.broadcast(run.checkpoints_url if newest is not None else None)
     started = time.monotonic()
     trainer.fit(resume_from=resume)
     reason = trainer.state.stop_reason
@@ -230,6 +248,9 @@ class Heartbeat(Callback):
     def on_step_end(self, trainer: Trainer) -> None:
         if time.monotonic() >= self._next:
             self._beat(trainer)
+
+    def on_validation_batch(self, trainer: Trainer, output: Any, target: Any) -> None:
+        self.on_step_end(trainer)
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         self._beat(trainer)
@@ -284,22 +305,6 @@ def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-def report_error(file: Path, rank: int, error: BaseException) -> None:
-    """Write what ended this process where the launcher looks for it."""
-    with contextlib.suppress(OSError):  # a full disk must not hide the error itself, which goes to stderr as well
-        write_json(
-            file,
-            {
-                "rank": rank,
-                "time": time.time(),
-                "type": type(error).__name__,
-                "message": str(error),
-                "traceback": "".join(traceback.format_exception(error)),
-                "expected": isinstance(error, UnunenniumError),
-            },
-        )
-
-
 @contextlib.contextmanager
 def _process_group(config: RunConfig) -> Iterator[None]:
     """A process group, if there are several ranks; destroyed in any case (correctness 70, 71)."""
@@ -309,11 +314,19 @@ def _process_group(config: RunConfig) -> Iterator[None]:
     use_cuda = config.trainer.device.startswith("cuda") and torch.cuda.is_available()
     if use_cuda:
         torch.cuda.set_device(distributed.local_rank())
-    dist.init_process_group("nccl" if use_cuda else "gloo")
+    # The launcher sees a stall first; this is for the ranks whose launcher is gone.
+    patience = timedelta(seconds=2 * (config.launcher.stall_timeout_s or _A_DAY_S))
+    dist.init_process_group("nccl" if use_cuda else "gloo", timeout=patience)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def tell_where_on_signal(file: Path) -> None:
+    """Write every thread's stack into ``file`` when the launcher asks, even where Python code does not get to run."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    faulthandler.register(STACKS_SIGNAL, file.open("w"), all_threads=True)
 
 
 def die_with_parent(grace_s: float) -> None:

@@ -1,0 +1,70 @@
+"""What a training process says of its own end, and whether it is worth starting again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from ununennium.errors import ConfigError, UnunenniumError
+from ununennium.runs import read_json, write_json
+from ununennium.training.result import rank_error_file, read_error, read_errors
+
+if TYPE_CHECKING:
+    from ununennium.runs import RunDirectory
+
+_GLOO, _LOADER = "gloo", "DataLoader worker (pid"
+
+
+def report_error(file: Path, rank: int, error: BaseException) -> None:
+    """Write what ended this process where the launcher looks for it."""
+    with contextlib.suppress(OSError):  # a full disk must not hide the error itself, which goes to stderr as well
+        write_json(
+            file,
+            {
+                "rank": rank,
+                "time": time.time(),
+                "type": type(error).__name__,
+                "message": str(error),
+                "traceback": "".join(traceback.format_exception(error)),
+                "expected": isinstance(error, UnunenniumError),
+                "lost": is_lost(error),
+            },
+        )
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether ``error`` says only that another process is gone: a peer, the rendezvous, or a loader's worker."""
+    if isinstance(error, dist.DistError):
+        return True
+    # Gloo raises a plain RuntimeError that names its source file; so does a DataLoader whose worker was killed.
+    return type(error) is RuntimeError and any(word in str(error) for word in (_GLOO, _LOADER))
+
+
+def restarts() -> int:
+    """How many times torchrun has started this process again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def ended_for_good(run: RunDirectory, rank: int) -> int | None:
+    """The exit status to repeat if the start before this one ended by what a restart cannot mend; None to go on.
+
+    Only lost processes are worth another try: an exception would come again, and a run that was asked to stop has
+    stopped. All ranks decide alike, as each takes back only its own word, and only of a loss.
+    """
+    if not restarts():
+        return None
+    if any(not error.lost for error in read_errors(run)):
+        return 1
+    with contextlib.suppress(ConfigError):
+        if read_json(run.result_file)["stop_reason"] == "preempted":
+            return 128 + 15
+    own = rank_error_file(run, rank)
+    if read_error(own) is not None:
+        own.unlink(missing_ok=True)
+    return None
