@@ -179,10 +179,14 @@ class Trainer:
                 if not self.module.training:  # sub-modules that the user froze stay frozen
                     self.module.train()
                 self.dispatch("on_fit_start")
-                while self.state.epoch < epochs and not self._must_stop(agree_now=True):
+                stopped = self._must_stop(agree_now=True)
+                while not stopped and self.state.epoch < epochs:
                     self._run_epoch()
+                    stopped = self._must_stop(agree_now=True)
                 self._remember_running()
-                reason, message = self._stop or (StopReason.COMPLETED, f"all {self.state.epoch} epochs are done")
+                reason, message = StopReason.COMPLETED, f"all {self.state.epoch} epochs are done"
+                if stopped and self._stop is not None:
+                    reason, message = self._stop
                 self.state.stop_reason, self.state.stop_message = reason, message
                 self.dispatch("on_fit_end")
             except BaseException as error:
@@ -362,6 +366,7 @@ class Trainer:
             agreed = distributed.max_over_ranks(mine, self.device)
             if agreed:
                 self.request_stop(reasons[agreed - 1], "another rank asked to stop")
+            return agreed > 0  # a wish that came since then was not agreed on: the next time
         return self._stop is not None
 
     def dispatch(self, hook: str, *arguments: Any) -> None:
