@@ -7,11 +7,8 @@ each takes some ten seconds, most of it for starting processes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -206,67 +203,3 @@ def test_the_library_imports_no_prefect() -> None:
         "ununennium.training.worker, ununennium.evaluation.worker"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=240, check=False).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("number", "whole_group", "status"),
-    [(signal.SIGTERM, False, 143), (signal.SIGINT, True, 130), (signal.SIGKILL, False, -signal.SIGKILL)],
-    ids=["docker stop", "Ctrl-C", "out of memory"],
-)
-def test_a_flow_that_is_ended_leaves_a_checkpoint_and_no_process(
-    tiny: Tiny, tmp_path: Path, number: signal.Signals, whole_group: bool, status: int
-) -> None:
-    """correctness 75, with an embedded server, which goes, too."""
-    config = tmp_path / "run.yaml"
-    config.write_text(tiny("trainer.epochs=100000", f"storage={tmp_path / 'storage'}").to_yaml(), encoding="utf-8")
-    environment = {**os.environ, "UNUNENNIUM_WORK": str(tmp_path / "work"), "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.retrain", "--config", str(config)],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # A shell that runs the suite in the background ignores Ctrl-C, and its children with it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        assert process.stdout is not None
-        seen = []
-        for line in process.stdout:
-            seen.append(line)
-            if line.startswith("epoch") and "train_loss" in line:
-                break
-        else:
-            pytest.fail("".join(seen))
-        (os.killpg if whole_group else os.kill)(process.pid, number)
-        ended = time.monotonic()
-        seen.append(process.communicate(timeout=150)[0])
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == status
-    assert time.monotonic() - ended < 120
-    assert "".join(seen).count("Traceback") == 0
-    (work,) = (tmp_path / "work").iterdir()
-    home = f"PREFECT_HOME={tmp_path / '.ununennium' / 'prefect'}".encode()
-
-    def left() -> list[bytes]:
-        """Command lines of the processes that this run started: ranks by the work folder, the server by its home."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                command = (folder / "cmdline").read_bytes()
-                if str(work).encode() in command or home in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(command)
-        return found
-
-    deadline = time.monotonic() + 60
-    while left() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left() == []
-    assert list((tmp_path / "storage" / "runs" / work.name / "checkpoints").glob("*.pt"))
-    if number != signal.SIGKILL:  # nobody was left to write it
-        (summary,) = list_runs(str(tmp_path / "storage"))
-        assert (summary["stop_reason"], summary["verdict"]) == ("preempted", None)

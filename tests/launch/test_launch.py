@@ -7,76 +7,28 @@ import os
 import shutil
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import rasterio
 
+from tests.processes import assert_nothing_left, rank_pids, steps_done, when
 from ununennium import pipeline
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import DataError, TrainingError
 from ununennium.runs import RunDirectory
 from ununennium.training.launch import launch
 from ununennium.training.result import Preempted, TrainingResult
-from ununennium.training.supervise import start_time
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="watches processes through /proc"),
 ]
 Prepared = Callable[..., RunDirectory]
-FOR_EVER = "trainer.epochs=100000"
 
 
-def rank_pids(run: RunDirectory) -> list[int]:
-    return [int(file.read_text().split()[0]) for file in (run.work / "pids").glob("rank*")]
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def is_training(run: RunDirectory) -> bool:
-    """Whether an optimizer step has been taken."""
-    try:
-        return bool(json.loads(run.heartbeat_file.read_text())["global_step"] > 0)
-    except (OSError, ValueError):
-        return False
-
-
-def when_training(run: RunDirectory, act: Callable[[], None]) -> threading.Thread:
-    """Do ``act`` in a thread as soon as ``run`` has taken an optimizer step."""
-
-    def wait() -> None:
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline and not is_training(run):
-            time.sleep(0.05)
-        act()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
-
-
-@pytest.fixture
-def nothing_left() -> Callable[[RunDirectory], None]:
-    """Checks that no training process of a run is alive."""
-
-    def check(run: RunDirectory) -> None:
-        pids = rank_pids(run)
-        assert pids
-        deadline = time.monotonic() + 60
-        while any(start_time(pid) for pid in pids) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not any(start_time(pid) for pid in pids)
-
-    return check
-
-
-def test_a_run_trains_to_its_end(prepared: Prepared, nothing_left: Callable[[RunDirectory], None]) -> None:
+def test_a_run_trains_to_its_end(prepared: Prepared) -> None:
     """correctness 75: configuration in by file, result out by file."""
     run = prepared("checkpoints.save_top_k=1", "trainer.ema_decay=0.9")
     lines: list[str] = []
@@ -94,7 +46,7 @@ def test_a_run_trains_to_its_end(prepared: Prepared, nothing_left: Callable[[Run
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[-1]["val_IoU_building"] == result.history["val_IoU_building"][-1]
     assert json.loads(run.heartbeat_file.read_text())["epoch"] == 2
-    nothing_left(run)
+    assert_nothing_left(run, 60)
 
     again = launch(run, on_line=lines.append)  # a finished run takes no further step (correctness 67)
     assert (again.stop_reason, again.epochs, again.history) == ("completed", 2, result.history)
@@ -122,91 +74,27 @@ def test_early_stopping_is_a_result(prepared: Prepared) -> None:
     assert result.usable
 
 
-def test_the_deadline_leaves_a_checkpoint(prepared: Prepared, nothing_left: Callable[[RunDirectory], None]) -> None:
-    """correctness 75"""
-    for timeout_s in (10, 40, 120):  # until it is enough for this machine to have begun
-        run = prepared(FOR_EVER)
-        result = launch(run, timeout_s=timeout_s, grace_s=60, on_line=lambda line: None)
-        assert result.stop_reason == "timed_out"
-        if is_training(run):
-            break
-    assert result.last_checkpoint is not None
-    assert result.error is None
-    nothing_left(run)
-
-
-def test_sigterm_to_a_rank_is_a_preemption_that_can_be_resumed(
-    prepared: Prepared, nothing_left: Callable[[RunDirectory], None]
-) -> None:
+def test_sigterm_to_a_rank_is_a_preemption_that_can_be_resumed(prepared: Prepared) -> None:
     """correctness 68, 69: the exit status tells preempted from failed, and a checkpoint is written."""
     run = prepared("trainer.epochs=40", "data.chips_per_epoch=200")
-    when_training(run, lambda: os.kill(rank_pids(run)[0], signal.SIGTERM))
+    when(lambda: steps_done(run) > 0, lambda: os.kill(rank_pids(run)[0], signal.SIGTERM))
     result = launch(run, grace_s=60, on_line=lambda line: None)
     assert result.stop_reason == "preempted"
     assert "SIGTERM" in result.message
     newest = CheckpointStore(run.checkpoints_url).latest()
     assert newest is not None
     assert newest.step > 0
-    nothing_left(run)
+    assert_nothing_left(run, 60)
     with pytest.raises(Preempted, match="--resume"):
         result.require_usable()
 
     lines: list[str] = []
-    when_training(run, lambda: os.kill(rank_pids(run)[0], signal.SIGTERM))
+    when(lambda: steps_done(run) > 0, lambda: os.kill(rank_pids(run)[0], signal.SIGTERM))
     resumed = launch(run, grace_s=60, on_line=lines.append)
     after = CheckpointStore(run.checkpoints_url).latest()
     assert after is not None
     assert after.position > newest.position  # it went on; it did not begin anew
     assert resumed.epochs >= newest.epoch
-
-
-def test_a_cancelled_caller_leaves_a_checkpoint_and_nothing_else(
-    prepared: Prepared, nothing_left: Callable[[RunDirectory], None]
-) -> None:
-    """correctness 75: Prefect cancels by raising in the thread that waits."""
-
-    class Cancelled(BaseException):
-        pass
-
-    def cancel(*_: object) -> None:
-        raise Cancelled
-
-    run = prepared(FOR_EVER)
-    before = signal.signal(signal.SIGUSR1, cancel)
-    try:
-        when_training(run, lambda: os.kill(os.getpid(), signal.SIGUSR1))
-        with pytest.raises(Cancelled):
-            launch(run, grace_s=60, on_line=lambda line: None)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    nothing_left(run)
-    assert CheckpointStore(run.checkpoints_url).latest() is not None
-    assert json.loads(run.result_file.read_text())["stop_reason"] == "preempted"
-
-
-def test_a_rank_outlives_torchrun_only_to_write_a_checkpoint(
-    prepared: Prepared, nothing_left: Callable[[RunDirectory], None]
-) -> None:
-    """correctness 75: SIGKILL of torchrun itself."""
-    run = prepared(FOR_EVER)
-    when_training(run, lambda: os.kill(parent_of(rank_pids(run)[0]), signal.SIGKILL))
-    result = launch(run, grace_s=60, on_line=lambda line: None)
-    assert result.stop_reason == "preempted"
-    nothing_left(run)
-    assert CheckpointStore(run.checkpoints_url).latest() is not None
-
-
-def test_a_killed_rank_is_a_failure_that_says_so(
-    prepared: Prepared, nothing_left: Callable[[RunDirectory], None]
-) -> None:
-    """correctness 48, 70"""
-    run = prepared(FOR_EVER)
-    when_training(run, lambda: os.kill(rank_pids(run)[0], signal.SIGKILL))
-    result = launch(run, on_line=lambda line: None)
-    assert result.stop_reason == "failed"
-    assert "SIGKILL" in result.message
-    assert "memory" in result.message
-    nothing_left(run)
 
 
 def test_a_failing_rank_brings_its_own_traceback(prepared: Prepared) -> None:

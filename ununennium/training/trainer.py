@@ -185,7 +185,8 @@ class Trainer:
                     stopped = self._must_stop(agree_now=True)
                 self._remember_running()
                 reason, message = StopReason.COMPLETED, f"all {self.state.epoch} epochs are done"
-                if stopped and self._stop is not None:
+                if stopped:
+                    assert self._stop is not None  # what was agreed on became every rank's wish
                     reason, message = self._stop
                 self.state.stop_reason, self.state.stop_message = reason, message
                 self.dispatch("on_fit_end")
