@@ -44,6 +44,7 @@ def snapshot(trainer: Trainer, epoch_random_state: dict[str, Any]) -> dict[str, 
         "history": {name: list(values) for name, values in trainer.history.items()},
         "callbacks": {key: callback.state_dict() for key, callback in keyed(trainer).items()},
         "random_states": distributed.gather({"now": random_state(), "epoch_start": epoch_random_state}),
+        "running": distributed.gather(trainer.state.running),
         "config": asdict(trainer.config),
         "precision": trainer.precision.name,
         "world_size": distributed.world_size(),
@@ -94,6 +95,8 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
         )
     trainer.state = TrainerState.from_dict(checkpoint["state"])
     trainer.history = {name: list(values) for name, values in checkpoint["history"].items()}
+    if "running" in checkpoint:  # every rank has sums of its own; a checkpoint of one rank may lack them
+        trainer.state.running = dict(checkpoint["running"][distributed.rank()])
     mine = checkpoint["random_states"][distributed.rank()]
     set_random_state(mine["now"])
     return dict(mine["epoch_start"])

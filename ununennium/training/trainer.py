@@ -250,6 +250,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             for callback in self.callbacks:
                 stack.enter_context(callback.around_validation(self))
+            distributed.broadcast_buffers(self.module)  # a callback may have put others in, such as averages
             self.module.eval()
             try:
                 with torch.no_grad():

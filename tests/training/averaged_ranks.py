@@ -1,0 +1,51 @@
+"""What torchrun runs for test_averaged_ranks.py. Usage: averaged_ranks.py CHECKPOINTS OUT; rank 0 writes OUT."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ununennium.training import Trainer, TrainerConfig
+from ununennium.training.callbacks import EMA, CheckpointCallback
+
+
+def make_model() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def samples(seed: int, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of four whose mean moves on, so that ranks see other statistics."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(4, 4, generator=generator) + place, torch.randint(0, 3, (4,), generator=generator))
+        for place in range(number)
+    ]
+
+
+def main(checkpoints: str, out: str) -> None:
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    try:
+        rank, model = dist.get_rank(), make_model()
+        trainer = Trainer(
+            model,
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            nn.CrossEntropyLoss(),
+            samples(0, 8)[rank::2],
+            samples(9, 6)[rank::2],
+            callbacks=[EMA(0.9), CheckpointCallback(checkpoints)],
+            config=TrainerConfig(epochs=2, device="cpu", mixed_precision=False),
+        )
+        history = trainer.fit()
+        if rank == 0:
+            torch.save(history["val_loss"], out)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
