@@ -264,3 +264,26 @@ class HuberLoss(ValueLoss):
     def of(self, difference: Tensor) -> Tensor:
         """The loss of each pixel."""
         return F.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=self.delta)
+
+
+class PresenceLoss(nn.Module):
+    """Binary cross-entropy of each class on its own, for patches that may show several.
+
+    Takes logits (N, K) and targets (N, K), 1 where the class is present, 0 where it is not, and NaN where nobody knows;
+    those weigh nothing. A patch weighs as much as its known classes.
+    """
+
+    def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over the known classes of all patches, and their number.
+
+        Raises:
+            DataError: the shapes do not fit.
+        """
+        if output.shape != target.shape:
+            raise DataError(
+                f"the model's output {tuple(output.shape)} does not fit the targets {tuple(target.shape)}: both "
+                "must be (batch, classes)"
+            )
+        known = ~target.isnan()
+        each = F.binary_cross_entropy_with_logits(output.float(), target.masked_fill(~known, 0.0), reduction="none")
+        return each.masked_fill(~known, 0.0).sum(), known.sum().float()

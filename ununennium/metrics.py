@@ -195,3 +195,52 @@ def _margins(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Diagonal, row sums (labels) and column sums (predictions), float64."""
     counts = matrix.double()
     return counts.diagonal(), counts.sum(1), counts.sum(0)
+
+
+class PresenceCounts:
+    """Of each class on its own: how often it was there and was seen, was seen only, was there only, or neither.
+
+    Args:
+        num_classes: classes K.
+
+    Attributes:
+        counts: int64 (K, 4): true positives, false positives, false negatives, true negatives.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts = torch.zeros(num_classes, 4, dtype=torch.int64)
+
+    def update(self, present: Tensor, target: Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            present: bool (N, K), what was predicted.
+            target: float (N, K) of 0 and 1; NaN is not counted.
+
+        Raises:
+            DataError: the shapes do not fit.
+        """
+        if present.shape != target.shape or target.shape[1] != len(self.counts):
+            raise DataError(
+                f"predictions {tuple(present.shape)} and targets {tuple(target.shape)} do not fit: both must be "
+                f"(batch, {len(self.counts)})"
+            )
+        there, absent = target == 1.0, target == 0.0
+        cases = (present & there, present & absent, ~present & there, ~present & absent)
+        self.counts = self.counts.to(target.device) + torch.stack([case.sum(0) for case in cases], 1)
+
+    def per_class(self) -> dict[str, Tensor]:
+        """F1, precision and recall, float64 (K,); NaN for a class that is neither there nor seen."""
+        hits, false, missed, _ = self.counts.double().cpu().T
+        return {
+            "F1": 2 * hits / (2 * hits + false + missed),
+            "precision": hits / (hits + false),
+            "recall": hits / (hits + missed),
+        }
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all (patch, class) pairs that were told right."""
+        hits, _, _, rejected = self.counts.sum(0).tolist()
+        total = int(self.counts.sum())
+        return (hits + rejected) / total if total else float("nan")

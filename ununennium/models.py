@@ -1,6 +1,7 @@
 """Models: a small U-Net to train from scratch, and the field's zoo for pretrained encoders.
 
-Any ``nn.Module`` from (N, bands, H, W) to (N, classes, H, W) will do; name it in the configuration by import path.
+Any ``nn.Module`` from (N, bands, H, W) to (N, classes, H, W), or to (N, classes) for a classification of patches, will
+do; name it in the configuration by import path.
 """
 
 from __future__ import annotations
@@ -122,6 +123,74 @@ class SiameseUNet(UNet):
         both = self.encode(image.flatten(0, 1))
         logits = self.decode([(level[::2] - level[1::2]).abs() for level in both])
         return logits[..., : image.shape[3], : image.shape[4]]
+
+
+class PatchClassifier(nn.Module):
+    """The way down of a U-Net, averaged over the patch: one answer for all of it.
+
+    Args:
+        in_channels: bands.
+        num_classes: outputs.
+        base_channels: channels of the first level.
+        depth: levels.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, base_channels: int = 16, depth: int = 4) -> None:
+        super().__init__()
+        features = UNet(in_channels, num_classes, base_channels, depth)
+        self.in_channels = in_channels
+        self.down = features.down
+        self.head = nn.Linear(base_channels * 2 ** (depth - 1), num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            image: float tensor (N, in_channels, H, W), at least ``2 ** (depth - 1)`` pixels high and wide.
+
+        Returns:
+            (N, num_classes).
+
+        Raises:
+            DataError: another number of channels, or too small a patch.
+        """
+        least = 2 ** (len(self.down) - 1)
+        if image.ndim != 4 or image.shape[1] != self.in_channels or min(image.shape[2:]) < least:
+            raise DataError(
+                f"the model takes (N, {self.in_channels}, H, W) of at least {least} x {least} pixels, and the image is "
+                f"{tuple(image.shape)}"
+            )
+        hidden = image
+        for level, convolutions in enumerate(self.down):
+            hidden = convolutions(F.max_pool2d(hidden, 2) if level else hidden)
+        logits: Tensor = self.head(hidden.mean((-2, -1)))
+        return logits
+
+
+class Patchwise(nn.Module):
+    """A classifier of patches as a model of pixels: every pixel gets its patch's logits.
+
+    Args:
+        model: from (N, ..., H, W) to (N, K).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (N, K, H, W).
+
+        Raises:
+            DataError: the model's output is not (N, K).
+        """
+        logits: Tensor = self.model(image)
+        if logits.ndim != 2:
+            raise DataError(f"the model gives {tuple(logits.shape)}: a classification needs (batch, classes)")
+        return logits[:, :, None, None].expand(*logits.shape, *image.shape[-2:])
 
 
 def _two_convolutions(before: int, after: int) -> nn.Sequential:

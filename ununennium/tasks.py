@@ -14,10 +14,12 @@ from ununennium.errors import ConfigError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from torch import nn
 
     from ununennium.data.catalog import Scene
     from ununennium.data.index import ChipIndex
     from ununennium.data.labels import LabelReader
+    from ununennium.data.patches import OfPatch
     from ununennium.data.reader import SceneReader
     from ununennium.data.splits import Split
     from ununennium.data.values import TargetScale
@@ -50,6 +52,7 @@ class Task(Protocol):
     Attributes:
         name: as ``data.task`` has it.
         loss: import path of the loss, if the configuration names none.
+        model: import path of the model, if the configuration names none.
         gate_metric: what must improve, if the configuration does not say.
         per_class: metrics of an evaluation with a value for each class, and their mean.
         overall: metrics with one value.
@@ -59,6 +62,7 @@ class Task(Protocol):
 
     name: str
     loss: str
+    model: str
     gate_metric: str
     per_class: tuple[str, ...]
     overall: tuple[str, ...]
@@ -91,16 +95,48 @@ class Task(Protocol):
         """Which targets are not the fill; with a class's ``number``, which the index counts as that class."""
         ...
 
+    def of_patch(self, index: ChipIndex) -> OfPatch | None:
+        """What makes the target of a patch from those of its pixels; None where pixels are what is predicted."""
+        ...
+
+    def tiling(self, chip_size: int) -> tuple[int, int | None]:
+        """Tile and overlap, in pixels, with which a region is predicted; None for the usual overlap."""
+        ...
+
+    def dense(self, model: nn.Module) -> nn.Module:
+        """``model``, with an output for every pixel."""
+        ...
+
     def metrics_callback(self, index: ChipIndex) -> Callback:
         """What adds the validation metrics to the history."""
         ...
 
-    def scores(self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None) -> Scores:
+    def scores(
+        self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
+    ) -> Scores:
         """What an evaluation counts."""
         ...
 
 
-class Segmentation:
+class PerPixel:
+    """What tasks share that predict something for every pixel."""
+
+    model = "ununennium.models:UNet"
+
+    def of_patch(self, index: ChipIndex) -> OfPatch | None:
+        """Pixels are what is predicted."""
+        return None
+
+    def tiling(self, chip_size: int) -> tuple[int, int | None]:
+        """Tiles of at least 256 pixels, blended."""
+        return max(256, chip_size), None
+
+    def dense(self, model: nn.Module) -> nn.Module:
+        """As it is."""
+        return model
+
+
+class Segmentation(PerPixel):
     """A class for every pixel."""
 
     name = "segmentation"
@@ -146,7 +182,9 @@ class Segmentation:
 
         return SegmentationMetrics(len(index.classes), index.ignore_index, index.classes)
 
-    def scores(self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None) -> Scores:
+    def scores(
+        self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
+    ) -> Scores:
         """One confusion matrix."""
         from ununennium.evaluation.scores import ClassScores
 
@@ -173,7 +211,95 @@ class Change(Segmentation):
                 )
 
 
-class Regression:
+class Classification(Segmentation):
+    """A class for every patch of ``chip_size``: its scene's, or the most common one of its labelled pixels."""
+
+    name = "classification"
+    model = "ununennium.models:PatchClassifier"
+    gate_metric = "F1"
+
+    def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
+        """The scene's classes, or class numbers from its label file."""
+        from ununennium.data.labels import LabelReader
+        from ununennium.data.patches import SceneLabelReader
+
+        return (SceneLabelReader if scene.label is None else LabelReader)(scene, classes, ignore_index)
+
+    def of_patch(self, index: ChipIndex) -> OfPatch | None:
+        """The most common class."""
+        from ununennium.data.patches import most_common_class
+
+        return most_common_class(len(index.classes), index.ignore_index)
+
+    def tiling(self, chip_size: int) -> tuple[int, int | None]:
+        """Patches side by side."""
+        return chip_size, 0
+
+    def dense(self, model: nn.Module) -> nn.Module:
+        """Every pixel gets its patch's output."""
+        from ununennium.models import Patchwise
+
+        return Patchwise(model)
+
+    def check_scenes(self, scenes: Sequence[Scene]) -> None:
+        """Make sure that all scenes have the same number of dates, and at most one class of their own.
+
+        Raises:
+            ConfigError: one has several.
+        """
+        super().check_scenes(scenes)
+        for place, scene in enumerate(scenes):
+            if len(scene.classes) > 1:
+                raise ConfigError(
+                    f"data.scenes.{place}.classes",
+                    list(scene.classes),
+                    f"a {self.name} knows one class per scene; give one, or set data.task: multilabel",
+                )
+
+    def scores(
+        self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
+    ) -> Scores:
+        """One confusion matrix of patches."""
+        from ununennium.evaluation.scores import PatchScores
+
+        return PatchScores(classes, ignore_index, tile)
+
+
+class MultiLabel(Classification):
+    """Which classes are in every patch of ``chip_size``: its scene's, or those of its labelled pixels."""
+
+    name = "multilabel"
+    loss = "ununennium.losses:PresenceLoss"
+    per_class: tuple[str, ...] = ("F1", "precision", "recall")
+    overall: tuple[str, ...] = ("accuracy",)
+    headline: tuple[str, ...] = ("F1",)
+
+    def check_scenes(self, scenes: Sequence[Scene]) -> None:
+        """Make sure that all scenes have the same number of dates."""
+        _check_dates(scenes)
+
+    def of_patch(self, index: ChipIndex) -> OfPatch | None:
+        """All classes that are present."""
+        from ununennium.data.patches import classes_present
+
+        return classes_present(len(index.classes), index.ignore_index)
+
+    def metrics_callback(self, index: ChipIndex) -> Callback:
+        """``val_F1`` and the like."""
+        from ununennium.training.callbacks import PresenceMetrics
+
+        return PresenceMetrics(index.classes)
+
+    def scores(
+        self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
+    ) -> Scores:
+        """Each class on its own."""
+        from ununennium.evaluation.scores import PresenceScores
+
+        return PresenceScores(classes, ignore_index, tile)
+
+
+class Regression(PerPixel):
     """A number for every pixel, such as a height; unlabelled pixels are NaN."""
 
     name = "regression"
@@ -223,7 +349,9 @@ class Regression:
 
         return RegressionMetrics(*(index.target_scale or (0.0, 1.0)))
 
-    def scores(self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None) -> Scores:
+    def scores(
+        self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
+    ) -> Scores:
         """Moments of errors and targets."""
         from ununennium.evaluation.scores import ValueScores
 
@@ -241,7 +369,8 @@ def _check_dates(scenes: Sequence[Scene]) -> None:
             )
 
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (Segmentation(), Change(), Regression())}
+_ALL: tuple[Task, ...] = (Segmentation(), Change(), Regression(), Classification(), MultiLabel())
+TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
 """The tasks by the name that ``data.task`` gives."""
 
 

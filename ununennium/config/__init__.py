@@ -127,10 +127,11 @@ class RunConfig(Section):
     data: DataConfig
     """Scenes, classes, split and chips."""
     model: Component = Component(target="ununennium.models:UNet")
-    """The model; its parameters ``in_channels`` and ``num_classes`` are filled in."""
+    """The model; its parameters ``in_channels`` and ``num_classes`` are filled in. That of a classification is
+    ``ununennium.models:PatchClassifier`` if none is given."""
     loss: Component = Component(target="ununennium.losses:CrossEntropyLoss")
     """The loss; its parameters ``ignore_index`` and ``num_classes`` are filled in. A regression's is
-    ``ununennium.losses:MSELoss`` if none is given."""
+    ``ununennium.losses:MSELoss`` if none is given, that of ``multilabel`` ``ununennium.losses:PresenceLoss``."""
     optimizer: Component = Component(target="torch.optim:AdamW", kwargs={"lr": 1e-3, "weight_decay": 1e-4})
     """The optimizer; called with the model's parameters first."""
     scheduler: Component | None = None
@@ -216,7 +217,7 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, settings: Any) -> Any:
-        """Fill in the loss and the gate's metric that the task has, where none is given."""
+        """Fill in the model, the loss and the gate's metric that the task has, where none is given."""
         if not isinstance(settings, dict):
             return settings
         data, gate = settings.get("data"), settings.get("gate", {})
@@ -224,7 +225,7 @@ class RunConfig(Section):
         task = TASKS.get(name) if isinstance(name, str) else None
         if task is None or name == "segmentation":
             return settings
-        filled = {"loss": {"target": task.loss}, **settings}
+        filled = {"loss": {"target": task.loss}, "model": {"target": task.model}, **settings}
         if isinstance(gate, dict):
             filled["gate"] = {"metric": task.gate_metric, **gate}
         return filled

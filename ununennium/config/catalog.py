@@ -41,6 +41,8 @@ class CatalogConfig(Section):
     """Vector labels: the attribute that holds a class, for scenes that name none."""
     label_value: int = Field(default=1, ge=0)
     """Vector labels without ``label_field``: the class value of every shape."""
+    class_from: Literal["folder"] | None = None
+    """Folder, classification without ``labels``: an image's class is the name of the ``folder`` that it lies in."""
     outside: Literal["background", "unlabelled"] = "background"
     """Vector labels: what pixels outside every shape are, for scenes that do not say."""
     unlabelled: Literal["refuse", "skip"] = "refuse"
@@ -51,7 +53,7 @@ class CatalogConfig(Section):
         kinds = [kind for kind in ("folder", "table", "stac") if getattr(self, kind) is not None]
         if len(kinds) != 1:
             raise ValueError(f"give exactly one of folder, table and stac; given: {', '.join(kinds) or 'none'}")
-        owners = {"images": "folder", "labels": "folder"}
+        owners = {"images": "folder", "labels": "folder", "class_from": "folder"}
         owners |= dict.fromkeys(("collections", "bbox", "datetime", "limit", "assets", "label_asset"), "stac")
         for name in sorted(owners):
             if owners[name] != kinds[0] and getattr(self, name) != type(self).model_fields[name].default:

@@ -33,6 +33,8 @@ class SceneConfig(Section):
     class names, and where there is none, every shape is ``label_value``."""
     label_value: int = Field(default=1, ge=0)
     """Vector labels without ``label_field``: the class value of every shape."""
+    classes: list[str] = []
+    """Classification of a scene without a ``label``: the name of its class, or, for ``multilabel``, of all of them."""
     outside: Literal["background", "unlabelled"] | None = None
     """Vector labels: what pixels outside every shape are; if not given, ``unlabelled`` if some shape is of the first
     class, which then is no background, else ``background``."""
@@ -166,9 +168,10 @@ class DataConfig(Section):
     """Scenes from a folder, a table or STAC."""
     scenes: list[SceneConfig] = Field(default=[], validate_default=True)
     """Images with labels, one by one; after those of ``catalog``."""
-    task: Literal["segmentation", "change", "regression"] = "segmentation"
-    """What is predicted: ``segmentation`` (a class for every pixel), ``change`` (the same from two dates) or
-    ``regression`` (a number for every pixel)."""
+    task: Literal["segmentation", "change", "regression", "classification", "multilabel"] = "segmentation"
+    """What is predicted: ``segmentation`` (a class for every pixel), ``change`` (the same from two dates),
+    ``regression`` (a number for every pixel), ``classification`` (a class for every patch of ``chip_size``) or
+    ``multilabel`` (which classes are in it)."""
     layout: Literal["channels", "stack"] = "channels"
     """How stacks of dates reach the model: (batch, dates x bands, rows, columns), or, for ``stack``, (batch, dates,
     bands, rows, columns)."""

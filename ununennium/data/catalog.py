@@ -46,6 +46,7 @@ class Scene:
         band_names: by the file's descriptions; ``band <n>`` where it has none.
         has_mask: whether the file carries a mask or alpha band.
         block_shape: (rows, columns) of the blocks in which the file is compressed.
+        classes: of the scene as a whole, where it has no label file.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Scene:
     band_names: tuple[str, ...]
     has_mask: bool
     block_shape: tuple[int, int]
+    classes: tuple[str, ...] = ()
 
     @property
     def affine(self) -> rasterio.Affine:
@@ -111,7 +113,7 @@ class Scene:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scene:
         """The inverse of ``to_dict``."""
-        names = ("images", "dates", "files", "transform", "band_names", "block_shape")
+        names = ("images", "dates", "files", "transform", "band_names", "block_shape", "classes")
         tuples = {name: tuple(values[name]) for name in names}
         return cls(**{**values, **tuples})
 
@@ -187,6 +189,7 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             label_field=settings.label_field,
             label_value=settings.label_value,
             outside=settings.outside,
+            classes=tuple(settings.classes),
             width=image.width,
             height=image.height,
             num_bands=num_bands,

@@ -74,6 +74,8 @@ class Contents:
                         digest.update(bytes.fromhex(self.sha256(file)))
                 else:
                     digest.update(json.dumps([location, scene.to_dict()], sort_keys=True).encode())
+            if scene.classes:  # they are in no file
+                digest.update(json.dumps([scene.name, scene.classes]).encode())
         return digest.hexdigest()
 
     def save(self) -> None:

@@ -42,6 +42,8 @@ def scene_facts(scene: Scene, bands: Sequence[int | str] | None = None) -> Row:
     dates = [date for date in scene.dates if date is not None]
     if dates or scene.num_dates > 1:
         facts["dates"] = _named(dates, "dates") if dates else f"{scene.num_dates} dates"
+    if scene.classes and scene.label is None:
+        facts["labels"] = f"the scene is {', '.join(scene.classes)}"
     if scene.label_kind == "vector":
         what = scene.label_field or f"all {scene.label_value}"
         facts["labels"] = f"shapes ({what}; {scene.outside or 'background'} outside)"

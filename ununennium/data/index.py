@@ -30,7 +30,7 @@ from ununennium.tasks import TASKS, TargetReader
 
 __all__ = ["CELL", "VERSION", "Cells", "ChipIndex", "Survey", "build_index"]
 
-VERSION = 3
+VERSION = 4
 """Of the index: one that another version wrote is built anew."""
 
 _REMEDIES = {

@@ -61,7 +61,8 @@ def make_split(readers: Sequence[SceneReader], labels: Sequence[LabelReader], co
     if split.method == "file":
         return Split(scenes, size, buffer, [], {}, drawn=_from_file(scenes, str(split.file)))
     regions = rectangles_of(scenes, split)
-    if split.method == "scenes":
+    # A scene with a class of its own is one sample: its blocks would tell the other folds the answer.
+    if split.method == "scenes" or all(scene.label is None for scene in scenes):
         return Split(scenes, size, buffer, [*_by_scene(readers, labels, config), *regions], {})
     size, blocks = _blocks(readers, labels, regions, config)
     judged = {block: fold for block, fold in _deal(blocks, split).items() if fold != TRAIN}

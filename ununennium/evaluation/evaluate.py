@@ -34,11 +34,12 @@ class Evaluation:
 
     Attributes:
         classes: class names.
-        confusion: labelled pixels, rows by label, columns by prediction; empty for a regression.
+        confusion: labelled pixels (of a classification: patches), rows by label, columns by prediction; empty for a
+            regression and for several labels per patch.
         metrics: ``{"IoU": {"mean": .., "<class>": ..}, "F1": {...}, "accuracy": .., "kappa": ..}``; NaN for a class
             that is neither labelled nor predicted, which leaves the mean. Of a regression ``{"RMSE": .., "MAE": ..,
             "bias": .., "R2": ..}``.
-        num_pixels: labelled pixels that were counted.
+        num_pixels: labelled pixels, or patches, that were counted.
         split_sha256: hash of the split.
         data_sha256: hash of the data.
     """
@@ -91,7 +92,7 @@ def evaluate(
     """Predict a fold of every scene, and count its labelled pixels.
 
     Args:
-        model: from (N, C, H, W) to logits (N, K, H, W), or to values (N, 1, H, W).
+        model: from (N, C, H, W) to logits (N, K, H, W), to values (N, 1, H, W), or, of patches, to logits (N, K).
         index: scenes, split and labels.
         statistics: for the normalisation.
         config: the data section of the run.
@@ -107,8 +108,9 @@ def evaluate(
     from ununennium.inference.predict import predict_bands
     from ununennium.inference.windows import window_reader
 
-    scores = index.task.scores(index.classes, index.ignore_index, index.target_scale)
-    tile = max(256, config.chip_size)
+    tile, overlap = index.task.tiling(config.chip_size)
+    scores = index.task.scores(index.classes, index.ignore_index, index.target_scale, tile)
+    dense = index.task.dense(model)
     for scene in index.scenes:
         box = _bounding_box(index, scene, fold)
         if box is None:
@@ -123,18 +125,19 @@ def evaluate(
             writer = scores.writer(file, scene, row=top, col=left, height=height, width=width)
         with writer or contextlib.nullcontext():
             for band in predict_bands(
-                model,
+                dense,
                 read,
                 height,
                 width,
                 num_classes=len(index.classes),
                 tile=tile,
+                overlap=overlap,
                 device=device,
                 tta=tta,
                 output=scores.output,
             ):
                 predicted = scores.predict(band)
-                scores.update(predicted, targets.read(top + band.row, left, *predicted.shape), band.valid)
+                scores.update(predicted, targets.read(top + band.row, left, *band.valid.shape), band.valid)
                 if writer is not None:
                     writer.write(band.row, predicted, band.valid)
     if not scores.num_pixels:

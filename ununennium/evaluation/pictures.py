@@ -186,8 +186,38 @@ def class_map_picture(
     _save(figure, path)
 
 
-def _read_map(path: str | Path, longest: int, resampling: str) -> npt.NDArray[Any]:
-    """A map with at most ``longest`` pixels along its longer side."""
+def presence_map_picture(
+    path_of_map: str | Path, classes: Sequence[str], path: str | Path, *, longest: int = 800
+) -> None:
+    """Where each class is present, a panel for each, as a PNG; the first ones if there are many.
+
+    Args:
+        path_of_map: a GeoTIFF as ``PresenceMapWriter`` writes it.
+        classes: class names.
+        path: where the picture goes.
+        longest: pixels read along the longer side.
+
+    Raises:
+        DataError: the map cannot be read.
+    """
+    named = list(classes[:_MOST_CLASSES_NAMED])
+    maps = [_read_map(path_of_map, longest, "nearest", band) for band in range(1, len(named) + 1)]
+    height, width = maps[0].shape
+    columns = min(len(named), 4)
+    rows = -(-len(named) // columns)
+    side = 3.0 * height / max(height, width) + 0.4
+    figure, axes = _figure(rows, columns, width=3.0 * columns, height=side * rows)
+    for place, axis in enumerate(axes):
+        axis.axis("off")
+        if place < len(named):
+            axis.imshow(_coloured(maps[place], 2, maps[place] == NODATA), interpolation="nearest")
+            axis.set_title(named[place], fontsize=9)
+    _legend(figure, [("absent", colour(0)), ("present", colour(1))])
+    _save(figure, path)
+
+
+def _read_map(path: str | Path, longest: int, resampling: str, band: int = 1) -> npt.NDArray[Any]:
+    """A band of a map with at most ``longest`` pixels along its longer side."""
     from rasterio.enums import Resampling
 
     from ununennium.data.raster import open_raster
@@ -195,7 +225,7 @@ def _read_map(path: str | Path, longest: int, resampling: str) -> npt.NDArray[An
     with open_raster(str(path), "map") as dataset:
         scale = min(1.0, longest / max(dataset.shape))
         shape = tuple(max(1, round(side * scale)) for side in dataset.shape)
-        values: npt.NDArray[Any] = dataset.read(1, out_shape=shape, resampling=Resampling[resampling])
+        values: npt.NDArray[Any] = dataset.read(band, out_shape=shape, resampling=Resampling[resampling])
     return values
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from ununennium import metrics
-from ununennium.inference.writers import ClassMapWriter, ValueMapWriter
+from ununennium.data.patches import classes_present, most_common_class
+from ununennium.inference.writers import ClassMapWriter, PresenceMapWriter, ValueMapWriter
 
 if TYPE_CHECKING:
     from ununennium.data.catalog import Scene
@@ -48,7 +49,7 @@ class Scores(Protocol):
         ...
 
     def predict(self, band: Band) -> npt.NDArray[Any]:
-        """What is predicted for each pixel (rows, width)."""
+        """What is predicted for each pixel (rows, width), or for each class of it (K, rows, width)."""
         ...
 
     def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
@@ -140,6 +141,108 @@ class ClassScores:
             "accuracy": metrics.overall_accuracy(matrix),
             "kappa": metrics.kappa(matrix),
         }
+
+
+class PatchScores(ClassScores):
+    """Counts patches in one confusion matrix, each by the most common class of its labelled valid pixels.
+
+    Args:
+        classes: class names.
+        ignore_index: label value of unlabelled pixels.
+        patch: side of a patch in pixels; a band is one row of them.
+    """
+
+    def __init__(self, classes: Sequence[str], ignore_index: int, patch: int) -> None:
+        super().__init__(classes, ignore_index)
+        self.patch = patch
+        self._of_patch = most_common_class(len(self.classes), ignore_index)
+
+    def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
+        """Count the patches that have a labelled valid pixel.
+
+        Args:
+            predicted: what ``predict`` gave, the same all over a patch.
+            target: labels, int64 (rows, width).
+            valid: bool (rows, width).
+        """
+        for part, labels in patches_of(target, valid, self.patch, self.ignore_index):
+            seen = predicted[:, part][valid[:, part]][:1]
+            self.confusion.update(torch.from_numpy(seen), self._of_patch(labels))
+
+
+class PresenceScores:
+    """Counts, for each class on its own, the patches that show it.
+
+    Args:
+        classes: class names.
+        ignore_index: label value of unlabelled pixels.
+        patch: side of a patch in pixels; a band is one row of them.
+    """
+
+    output: Output = "presences"
+    threshold = 0.5
+
+    def __init__(self, classes: Sequence[str], ignore_index: int, patch: int) -> None:
+        self.classes = list(classes)
+        self.ignore_index = ignore_index
+        self.patch = patch
+        self.presences = metrics.PresenceCounts(len(self.classes))
+        self._of_patch = classes_present(len(self.classes), ignore_index)
+
+    def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> PresenceMapWriter:
+        """What writes the predicted window of a scene, a band for each class."""
+        return PresenceMapWriter(path, scene, row=row, col=col, height=height, width=width, classes=self.classes)
+
+    def predict(self, band: Band) -> npt.NDArray[Any]:
+        """Whether each class is in the pixel's patch, uint8 (K, rows, width)."""
+        present: npt.NDArray[Any] = (band.probabilities >= self.threshold).astype(np.uint8)
+        return present
+
+    def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
+        """Count the patches that have a labelled valid pixel.
+
+        Args:
+            predicted: what ``predict`` gave, the same all over a patch.
+            target: labels, int64 (rows, width).
+            valid: bool (rows, width).
+        """
+        for part, labels in patches_of(target, valid, self.patch, self.ignore_index):
+            seen = predicted[:, :, part][:, valid[:, part]][:, :1].T.astype(np.bool_)
+            self.presences.update(torch.from_numpy(seen), self._of_patch(labels))
+
+    def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
+        """Valid pixels whose patch shows each class, int64 (K,)."""
+        counts: npt.NDArray[np.int64] = predicted[:, valid].sum(1, dtype=np.int64)
+        return counts
+
+    @property
+    def num_pixels(self) -> int:
+        """Patches that were counted."""
+        return int(self.presences.counts[0].sum())
+
+    @property
+    def counts(self) -> list[list[int]]:
+        """Classes that do not exclude each other are not confused with each other."""
+        return []
+
+    def metrics(self) -> dict[str, Any]:
+        """F1, precision and recall of each class, with their means, and the accuracy."""
+        measured: dict[str, Any] = {
+            name: {"mean": metrics.macro_mean(values), **dict(zip(self.classes, values.tolist(), strict=True))}
+            for name, values in self.presences.per_class().items()
+        }
+        return {**measured, "accuracy": self.presences.accuracy}
+
+
+def patches_of(
+    target: npt.NDArray[Any], valid: BoolArray, patch: int, ignore_index: int
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The patches of a row of them that have a valid pixel: their columns, and labels int64 (1, rows, columns)."""
+    labels = np.where(valid, target, ignore_index)
+    for left in range(0, labels.shape[1], patch):
+        part = slice(left, left + patch)
+        if valid[:, part].any():
+            yield part, torch.from_numpy(np.ascontiguousarray(labels[None, :, part]))
 
 
 class ValueScores:

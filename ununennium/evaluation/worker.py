@@ -215,6 +215,9 @@ def draw(run: RunDirectory, config: RunConfig, index: ChipIndex) -> None:
 
 def _draw_scene(index: ChipIndex, scene: Scene, predicted: Path, config: RunConfig, path: Path) -> None:
     """One panel of the predicted window, at most ``_PANEL_PIXELS`` on its longer side's first pixels."""
+    if index.task.name == "multilabel":
+        pictures.presence_map_picture(predicted, config.data.classes, path)
+        return
     with rasterio.open(predicted) as dataset:
         corner = ~scene.affine * (dataset.transform.c, dataset.transform.f)
         height, width = min(dataset.height, _PANEL_PIXELS), min(dataset.width, _PANEL_PIXELS)

@@ -28,8 +28,16 @@ A tile whose mask is all False is not predicted.
 """
 
 
-Output = Literal["probabilities", "values"]
-"""What a model's output is made into: probabilities by the softmax over its channels, or taken as it is."""
+Output = Literal["probabilities", "values", "presences"]
+"""What a model's output is made into: probabilities by the softmax over its channels; taken as it is; or, by the
+sigmoid, the probability of each channel's class on its own."""
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "probabilities": lambda logits: logits.softmax(1),
+    "values": lambda logits: logits,
+    "presences": torch.sigmoid,
+}
 
 
 class Band(NamedTuple):
@@ -37,8 +45,8 @@ class Band(NamedTuple):
 
     Attributes:
         row: first row, counted from the region's top.
-        probabilities: float32 (K, rows, width), summing to 1 over classes where ``valid``, and 0 elsewhere; or values,
-            if the model's output is to be taken as it is.
+        probabilities: float32 (K, rows, width), summing to 1 over classes where ``valid``, and 0 elsewhere; or what
+            else the model's output is to be made into.
         valid: bool (rows, width), the mask that was read.
     """
 
@@ -161,12 +169,12 @@ def _forward(
             if not isinstance(logits, Tensor) or logits.shape != expected:
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
                 channels = f"one channel of logits for each of {num_classes} classes"
-                channels = channels if output == "probabilities" else f"{num_classes} channel(s) of values"
+                channels = f"{num_classes} channel(s) of values" if output == "values" else channels
                 raise DataError(
                     f"the model gives {got} for an image of {tuple(images.shape)}: it must be {expected}, {channels} "
                     "at the image's own size"
                 )
-            values = logits.float().softmax(1) if output == "probabilities" else logits.float()
+            values = _ACTIVATIONS[output](logits.float())
             probabilities = torch.rot90(values, -turns, (-2, -1))
             total += probabilities.flip(-1) if mirrored else probabilities
     return total / len(views)

@@ -71,17 +71,18 @@ def map_scene(
     statistics = BandStatistics(**contract["statistics"], num_pixels=0)
     classes = list(contract["classes"])
     counts, unmapped = np.zeros(len(classes), np.int64), 0
-    tile = max(256, int(contract["chip_size"]))
     task = TASKS[contract.get("task", "segmentation")]
-    scores = task.scores(classes, contract.get("ignore_index", 255), contract.get("target_scale"))
+    tile, overlap = task.tiling(int(contract["chip_size"]))
+    scores = task.scores(classes, contract.get("ignore_index", 255), contract.get("target_scale"), tile)
     with scores.writer(Path(output), scene, row=0, col=0, height=scene.height, width=scene.width) as writer:
         for band in predict_bands(
-            model.to(device),
+            task.dense(model.to(device)),
             window_reader(reader, statistics, layout=contract.get("layout", "channels")),
             scene.height,
             scene.width,
             num_classes=len(classes),
             tile=tile,
+            overlap=overlap,
             device=device,
             tta=bool(contract.get("tta", False)) if tta is None else tta,
             output=scores.output,
@@ -91,7 +92,7 @@ def map_scene(
             counts += scores.tally(predicted, band.valid)
             unmapped += int((~band.valid).sum())
             if on_rows is not None:
-                on_rows(band.row + len(predicted), scene.height)
+                on_rows(band.row + len(band.valid), scene.height)
     return MappedScene(scene, Path(output), dict(zip(classes, counts.tolist(), strict=True)), unmapped)
 
 

@@ -61,13 +61,14 @@ class _CogWriter:
         width: int,
         dtype: str,
         nodata: float,
+        count: int = 1,
     ) -> None:
         self.path = Path(path)
         self._rows = self.path.with_name(f".{self.path.name}-{os.getpid()}-rows.tmp")
         self._whole = self.path.with_name(f".{self.path.name}-{os.getpid()}-whole.tmp")
         self._profile: dict[str, Any] = {
             "driver": "GTiff",
-            "count": 1,
+            "count": count,
             "dtype": dtype,
             "height": height,
             "width": width,
@@ -81,7 +82,7 @@ class _CogWriter:
             "bigtiff": "if_safer",
         }
         self._dataset: Any = None
-        self._checksum = 0
+        self._checksums = [0] * count
 
     def __enter__(self) -> Self:
         with self._translated_errors(), _quiet():
@@ -95,11 +96,11 @@ class _CogWriter:
         raise NotImplementedError
 
     def _write(self, row: int, values: npt.NDArray[Any]) -> None:
-        values = np.ascontiguousarray(values, self._profile["dtype"])
-        self._checksum = zlib.crc32(values.data, self._checksum)
-        height, width = values.shape
+        bands = np.ascontiguousarray(values, self._profile["dtype"]).reshape(-1, *values.shape[-2:])
+        self._checksums = [zlib.crc32(band.data, known) for band, known in zip(bands, self._checksums, strict=True)]
+        _, height, width = bands.shape
         with self._translated_errors():
-            self._dataset.write(values, 1, window=Window(0, row, width, height))
+            self._dataset.write(bands, window=Window(0, row, width, height))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -125,12 +126,12 @@ class _CogWriter:
 
     def _check_whole(self) -> None:
         """Read back what was written: on a full disk GDAL may close a truncated file without a word."""
-        checksum = 0
+        checksums = [0] * len(self._checksums)
         with rasterio.open(self._whole) as whole:
             for top in range(0, whole.height, _BLOCK):
-                window = Window(0, top, whole.width, min(_BLOCK, whole.height - top))
-                checksum = zlib.crc32(whole.read(1, window=window), checksum)
-        if checksum != self._checksum:
+                bands = whole.read(window=Window(0, top, whole.width, min(_BLOCK, whole.height - top)))
+                checksums = [zlib.crc32(band, known) for band, known in zip(bands, checksums, strict=True)]
+        if checksums != self._checksums:
             raise OSError("what was written reads back as something else")
         with self._whole.open("rb") as file:
             os.fsync(file.fileno())
@@ -194,6 +195,47 @@ class ClassMapWriter(_CogWriter):
         Args:
             row: first row, counted from the window's top.
             predicted: class numbers, any integer type, (rows, width).
+            valid: bool (rows, width); nodata where False.
+        """
+        self._write(row, np.where(valid, predicted, NODATA))
+
+
+class PresenceMapWriter(_CogWriter):
+    """Writes which classes each pixel's patch shows, rows at a time; use it as a context manager.
+
+    The file is a COG with a band for each class, which is named in its description: 1 where the class is present, 0
+    where it is not, 255 without data.
+
+    Args:
+        path: where the file goes.
+        scene: whose pixels were predicted.
+        row: first row of the window.
+        col: first column.
+        height: rows.
+        width: columns.
+        classes: class names.
+
+    Raises:
+        StorageError: the file cannot be written; raised by every method.
+    """
+
+    def __init__(
+        self, path: str | Path, scene: Scene, *, row: int, col: int, height: int, width: int, classes: Sequence[str]
+    ) -> None:
+        window = {"row": row, "col": col, "height": height, "width": width}
+        super().__init__(path, scene, **window, dtype="uint8", nodata=NODATA, count=len(classes))
+        self._classes = list(classes)
+
+    def _describe(self) -> None:
+        for number, name in enumerate(self._classes, 1):
+            self._dataset.set_band_description(number, name)
+
+    def write(self, row: int, predicted: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
+        """Write the next rows; they come in order, and all of them.
+
+        Args:
+            row: first row, counted from the window's top.
+            predicted: 0 and 1, (K, rows, width).
             valid: bool (rows, width); nodata where False.
         """
         self._write(row, np.where(valid, predicted, NODATA))

@@ -31,6 +31,7 @@ from ununennium.config import RunConfig
 from ununennium.data.batch_transforms import DeviceTransform
 from ununennium.data.index import ChipIndex
 from ununennium.data.loaders import build_loaders
+from ununennium.data.patches import PatchTargets
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import ConfigError
 from ununennium.importing import instantiate
@@ -152,10 +153,13 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
     if config.early_stopping is not None:
         early = config.early_stopping
         callbacks.append(EarlyStopping(early.monitor, early.patience, early.min_delta, mode=early.mode))
-    transform = None
+    transform: DeviceTransform | PatchTargets | None = None
     if config.data.augment.where == "device":
         augment = config.data.augment
         transform = DeviceTransform(index, statistics, augment, seed=config.seed, rank=distributed.rank())
+    of_patch = index.task.of_patch(index)
+    if of_patch is not None:
+        transform = PatchTargets(of_patch, transform)
     trainer = Trainer(
         model,
         optimizer,

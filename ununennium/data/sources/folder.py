@@ -50,6 +50,7 @@ def scenes_in_folder(catalog: CatalogConfig) -> list[SceneConfig]:
             image=joined(folder, path),
             label=None if label_of[path] is None else joined(folder, label_of[path] or ""),
             name=names[path],
+            classes=[posixpath.basename(posixpath.dirname(path))] if catalog.class_from == "folder" else [],
             **label_settings(catalog),
         )
         for path in images

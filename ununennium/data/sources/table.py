@@ -34,13 +34,15 @@ def scenes_in_table(catalog: CatalogConfig) -> list[SceneConfig]:
         given = {name: value for name, value in values.items() if value not in (None, "")}
         if "image" not in given:
             raise DataError(f"data.catalog.table: {table}, row {row}: column 'image' is empty; give the image's path")
-        if "label" in columns and "label" not in given:
+        if "label" in columns and "label" not in given and "classes" not in given:
             unlabelled.append(f"row {row}, column 'label' ({given['image']})")
             continue
         settings: dict[str, Any] = label_settings(catalog) | given
         for name in ("image", "date"):
             if name in given:
                 settings[name] = _one_or_many(str(given[name]))
+        if "classes" in given:
+            settings["classes"] = [name.strip() for name in str(given["classes"]).split(";") if name.strip()]
         settings["image"] = _located(settings["image"], folder)
         if "label" in given and not str(given["label"]).startswith("<"):
             settings["label"] = _located(str(given["label"]), folder)

@@ -5,6 +5,7 @@ from ununennium.training.callbacks.checkpoint import CheckpointCallback
 from ununennium.training.callbacks.early_stopping import EarlyStopping
 from ununennium.training.callbacks.ema import EMA
 from ununennium.training.callbacks.monitor import Monitor
+from ununennium.training.callbacks.presence_metrics import PresenceMetrics
 from ununennium.training.callbacks.regression_metrics import RegressionMetrics
 from ununennium.training.callbacks.segmentation_metrics import SegmentationMetrics
 from ununennium.training.callbacks.tracking import MetricsFile, Progress, TensorBoard
@@ -16,6 +17,7 @@ __all__ = [
     "EarlyStopping",
     "MetricsFile",
     "Monitor",
+    "PresenceMetrics",
     "Progress",
     "RegressionMetrics",
     "SegmentationMetrics",
