@@ -107,9 +107,9 @@ def test_every_class_of_a_scene_is_in_every_patch(scenes):
     listed = [own_class(scenes, number, *(CLASSES[:2] if number % 2 else CLASSES[2:])) for number in range(12)]
     index = build_index(configure(*listed, task="multilabel"))
     of_patch = index.task.of_patch(index)
-    for scene, settings in zip(index.scenes, listed, strict=True):
+    for scene, given_settings in zip(index.scenes, listed, strict=True):
         labels = index.targets(scene).read(3, 5, 16, 16)
-        expected = [float(name in settings["classes"]) for name in CLASSES]
+        expected = [float(name in given_settings["classes"]) for name in CLASSES]
         assert of_patch(torch.from_numpy(labels)[None]).tolist() == [expected]
 
 

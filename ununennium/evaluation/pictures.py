@@ -206,7 +206,7 @@ def presence_map_picture(
     columns = min(len(named), 4)
     rows = -(-len(named) // columns)
     side = 3.0 * height / max(height, width) + 0.4
-    figure, axes = _figure(rows, columns, width=3.0 * columns, height=side * rows)
+    figure, axes = _figure(rows, columns, width=3.0, height=side)
     for place, axis in enumerate(axes):
         axis.axis("off")
         if place < len(named):
