@@ -19,7 +19,7 @@ _RESOLUTIONS = (110, 85, 65, 50)
 
 
 def loss_curve(history: Mapping[str, Sequence[float | None]], path: str | Path) -> None:
-    """Losses, and the validation IoU or RMSE where there is any, over epochs, as a PNG.
+    """Losses, and the validation RMSE, IoU or F1 where there is any, over epochs, as a PNG.
 
     Args:
         history: metric name to one value per epoch; None or NaN leaves a gap.
@@ -28,7 +28,7 @@ def loss_curve(history: Mapping[str, Sequence[float | None]], path: str | Path) 
     from matplotlib.ticker import MaxNLocator
 
     losses = [name for name in ("train_loss", "val_loss") if name in history]
-    score = "RMSE" if "val_RMSE" in history else "IoU"
+    score = next((name for name in ("RMSE", "IoU") if f"val_{name}" in history), "F1")
     scores = [name for name in history if name.startswith(f"val_{score}")][: _MOST_CLASSES_NAMED + 1]
     figure, axes = _figure(1, 2 if scores else 1, width=5.2, height=3.4)
     for axis, names, title in zip(axes, (losses, scores), ("Loss", f"Validation {score}"), strict=False):
@@ -42,7 +42,7 @@ def loss_curve(history: Mapping[str, Sequence[float | None]], path: str | Path) 
         if names:
             axis.legend(frameon=False, fontsize="small" if len(names) < 6 else "xx-small")
     if scores:
-        axes[-1].set_ylim(0, 1 if score == "IoU" else None)
+        axes[-1].set_ylim(0, None if score == "RMSE" else 1)
     _save(figure, path)
 
 

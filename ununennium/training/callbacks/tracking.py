@@ -181,7 +181,7 @@ class Progress(Callback):
 
 def epoch_line(trainer: Trainer, seconds: float) -> str:
     """One line about the epoch just completed."""
-    first = ["train_loss", "val_loss", "val_IoU", "val_RMSE"]
+    first = ["train_loss", "val_loss", "val_IoU" if "val_IoU" in trainer.metrics else "val_F1", "val_RMSE"]
     shown = [name for name in first if name in trainer.metrics]
     values = "  ".join(f"{name} {trainer.metrics[name]:.4f}" for name in shown)
     line = f"epoch {trainer.state.epoch:>3}  {values}  lr {trainer.metrics['lr']:.2e}  {seconds:.1f} s"
