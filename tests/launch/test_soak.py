@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends as if nothing had been; ``python -m benchmarks.soak`` is the long version."""
+"""A run that is killed again and again ends as if nothing had been; ``benchmarks.soak`` is the long version."""
 
 from __future__ import annotations
 
