@@ -58,6 +58,7 @@ class Task(Protocol):
         overall: metrics with one value.
         headline: metrics that summaries show.
         target_dtype: of the targets.
+        least_shown: share of a chip that must belong to a fold for it to be judged there.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Task(Protocol):
     overall: tuple[str, ...]
     headline: tuple[str, ...]
     target_dtype: str
+    least_shown: float
 
     def check_scenes(self, scenes: Sequence[Scene]) -> None:
         """Make sure that the scenes show what the task needs; raises a ConfigError."""
@@ -122,6 +124,7 @@ class PerPixel:
     """What tasks share that predict something for every pixel."""
 
     model = "ununennium.models:UNet"
+    least_shown = 0.0
 
     def of_patch(self, index: ChipIndex) -> OfPatch | None:
         """Pixels are what is predicted."""
@@ -148,8 +151,8 @@ class Segmentation(PerPixel):
     target_dtype = "int64"
 
     def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Make sure that all scenes have the same number of dates."""
-        _check_dates(scenes)
+        """Make sure that all scenes have the same number of dates, and no classes of their own."""
+        _check_pixels(scenes)
 
     def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
         """Class numbers."""
@@ -217,6 +220,7 @@ class Classification(Segmentation):
     name = "classification"
     model = "ununennium.models:PatchClassifier"
     gate_metric = "F1"
+    least_shown = 0.5
 
     def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
         """The scene's classes, or class numbers from its label file."""
@@ -242,19 +246,19 @@ class Classification(Segmentation):
         return Patchwise(model)
 
     def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Make sure that all scenes have the same number of dates, and at most one class of their own.
+        """Make sure that all scenes have the same number of dates, and either a label or classes, not too many.
 
         Raises:
-            ConfigError: one has several.
+            ConfigError: one has not.
         """
-        super().check_scenes(scenes)
+        _check_dates(scenes)
         for place, scene in enumerate(scenes):
-            if len(scene.classes) > 1:
-                raise ConfigError(
-                    f"data.scenes.{place}.classes",
-                    list(scene.classes),
-                    f"a {self.name} knows one class per scene; give one, or set data.task: multilabel",
-                )
+            field, given = f"data.scenes.{place}.classes", list(scene.classes)
+            if scene.classes and scene.label is not None:
+                raise ConfigError(field, given, f"scene {scene.name!r} has a label file, too; give one of them")
+            if len(scene.classes) > 1 and self.name == "classification":
+                remedy = "a classification knows one class per scene; give one, or set data.task: multilabel"
+                raise ConfigError(field, given, remedy)
 
     def scores(
         self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
@@ -273,16 +277,31 @@ class MultiLabel(Classification):
     per_class: tuple[str, ...] = ("F1", "precision", "recall")
     overall: tuple[str, ...] = ("accuracy",)
     headline: tuple[str, ...] = ("F1",)
+    target_dtype = "float64"
 
-    def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Make sure that all scenes have the same number of dates."""
-        _check_dates(scenes)
+    def target_reader(self, scene: Scene, index: ChipIndex) -> TargetReader:
+        """All classes that a pixel stands for."""
+        from ununennium.data.patches import PresenceReader
+
+        return PresenceReader(index.labels(scene))
+
+    def fill(self, ignore_index: int) -> float:
+        """NaN."""
+        return float("nan")
+
+    def is_labelled(
+        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Not NaN; or standing for the class."""
+        from ununennium.data.patches import has_class
+
+        return target == target if number is None else has_class(target, number)
 
     def of_patch(self, index: ChipIndex) -> OfPatch | None:
         """All classes that are present."""
         from ununennium.data.patches import classes_present
 
-        return classes_present(len(index.classes), index.ignore_index)
+        return classes_present(len(index.classes))
 
     def metrics_callback(self, index: ChipIndex) -> Callback:
         """``val_F1`` and the like."""
@@ -311,8 +330,8 @@ class Regression(PerPixel):
     target_dtype = "float32"
 
     def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Make sure that all scenes have the same number of dates."""
-        _check_dates(scenes)
+        """Make sure that all scenes have the same number of dates, and no classes of their own."""
+        _check_pixels(scenes)
 
     def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
         """0 where there is a value."""
@@ -356,6 +375,14 @@ class Regression(PerPixel):
         from ununennium.evaluation.scores import ValueScores
 
         return ValueScores(classes[0], *(target_scale or (0.0, 1.0)))
+
+
+def _check_pixels(scenes: Sequence[Scene]) -> None:
+    _check_dates(scenes)
+    for place, scene in enumerate(scenes):
+        if scene.classes:
+            remedy = "a scene has classes of its own for data.task: classification or multilabel only; leave them out"
+            raise ConfigError(f"data.scenes.{place}.classes", list(scene.classes), remedy)
 
 
 def _check_dates(scenes: Sequence[Scene]) -> None:

@@ -358,6 +358,11 @@ class GridChips(_Chips):
         self._chips: list[tuple[Window, int, int]] = []
         for place in range(len(index.scenes)):
             self._chips += self._chips_of(place)
+        if not self._chips and index.task.least_shown:
+            raise DataError(
+                f"no patch of {chip_size} pixels lies by half in the fold; lower data.chip_size or raise "
+                "data.split.block_size"
+            )
 
     def __len__(self) -> int:
         return len(self._chips)
@@ -383,7 +388,8 @@ class GridChips(_Chips):
     def _is_judged(self, place: int, row: int, col: int) -> bool:
         window = row, col, self.chip_size, self.chip_size
         mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
-        return bool(mine.any() and self.index.is_labelled(self.targets[place].read(*window)[mine]).any())
+        enough = mine.sum() >= max(1, self.index.task.least_shown * mine.size)
+        return bool(enough and self.index.is_labelled(self.targets[place].read(*window)[mine]).any())
 
     def _fill(self, key: int, image: npt.NDArray[Any], target: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> bool:
         window, row, col = self._chips[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,15 +14,16 @@ from ununennium.data.labels import LabelArray, LabelReader
 from ununennium.data.reader import clip
 from ununennium.errors import DataError
 
+_MOST_CLASSES = 53
 OfPatch = Callable[[Tensor], Tensor]
-"""From class numbers of pixels, int64 (B, height, width), to the target of each patch, (B, ...)."""
+"""From the targets of pixels, (B, height, width), to that of each patch, (B, ...)."""
 
 
 class SceneLabelReader(LabelReader):
     """Reads the classes of a scene that has no label file.
 
-    Every pixel has one of the scene's classes. Several take turns along the diagonals, so that whatever looks at a
-    patch, or counts its pixels, meets all of them.
+    Every pixel has one of the scene's classes; several take turns along the diagonals, so that the index, which counts
+    pixels, meets all of them.
 
     Args:
         scene: a scene without labels.
@@ -59,6 +61,42 @@ class SceneLabelReader(LabelReader):
         return labels
 
 
+class PresenceReader:
+    """Reads which classes every pixel stands for: all of its scene's, or the one that its label has.
+
+    They are the binary digits of a number, in float64, which has 53.
+
+    Args:
+        labels: the scene's labels.
+
+    Raises:
+        DataError: more classes than digits.
+    """
+
+    def __init__(self, labels: LabelReader) -> None:
+        if len(labels.classes) > _MOST_CLASSES:
+            raise DataError(
+                f"data.classes has {len(labels.classes)} names; several at a time are at most {_MOST_CLASSES}"
+            )
+        self._labels = labels
+        own = {labels.classes.index(name) for name in labels.scene.classes} if labels.scene.label is None else set()
+        self._of_scene = sum(2.0**number for number in own)
+
+    def read(self, row: int, col: int, height: int, width: int) -> npt.NDArray[np.float64]:
+        """The classes of a window, float64 (height, width); NaN where unlabelled."""
+        labels = self._labels.read(row, col, height, width)
+        unlabelled = labels == self._labels.ignore_index
+        digits = np.exp2(np.where(unlabelled, 0, labels), dtype=np.float64)
+        digits[unlabelled] = np.nan
+        return np.where(unlabelled, np.nan, self._of_scene) if self._of_scene else digits
+
+
+def has_class(target: npt.NDArray[np.float64], number: int) -> npt.NDArray[np.bool_]:
+    """Which of the pixels that ``PresenceReader`` read stand for a class."""
+    digits: npt.NDArray[np.bool_] = np.floor(np.nan_to_num(target) / 2.0**number) % 2 == 1
+    return digits
+
+
 def class_counts(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Labelled pixels of each class in each patch.
 
@@ -86,12 +124,18 @@ def most_common_class(num_classes: int, ignore_index: int) -> OfPatch:
     return of_patch
 
 
-def classes_present(num_classes: int, ignore_index: int) -> OfPatch:
-    """Which classes each patch shows: float32 (B, K) of 0 and 1; NaN where nothing is labelled."""
+def classes_present(num_classes: int) -> OfPatch:
+    """Which classes each patch shows: float32 (B, K) of 0 and 1; NaN where nothing is labelled.
+
+    It takes what ``PresenceReader`` reads.
+    """
 
     def of_patch(target: Tensor) -> Tensor:
-        counts = class_counts(target, num_classes, ignore_index)
-        return (counts > 0).float().masked_fill(counts.sum(1, keepdim=True) == 0, torch.nan)
+        flat = target.flatten(1)
+        known = ~flat.isnan()
+        digits = flat.masked_fill(~known, 0.0).long()
+        present = torch.stack([((digits >> number) & 1).any(1) for number in range(num_classes)], 1)
+        return present.float().masked_fill(~known.any(1, keepdim=True), torch.nan)
 
     return of_patch
 

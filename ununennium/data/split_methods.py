@@ -62,7 +62,12 @@ def make_split(readers: Sequence[SceneReader], labels: Sequence[LabelReader], co
         return Split(scenes, size, buffer, [], {}, drawn=_from_file(scenes, str(split.file)))
     regions = rectangles_of(scenes, split)
     # A scene with a class of its own is one sample: its blocks would tell the other folds the answer.
-    if split.method == "scenes" or all(scene.label is None for scene in scenes):
+    whole = [scene.label is None for scene in scenes]
+    if any(whole) and not all(whole) and split.method == "blocks":
+        warnings.warn(
+            "some scenes have a class of their own: all are dealt to the folds whole, none in blocks", stacklevel=2
+        )
+    if split.method == "scenes" or any(whole):
         return Split(scenes, size, buffer, [*_by_scene(readers, labels, config), *regions], {})
     size, blocks = _blocks(readers, labels, regions, config)
     judged = {block: fold for block, fold in _deal(blocks, split).items() if fold != TRAIN}

@@ -15,6 +15,8 @@ from ununennium import metrics
 from ununennium.data.patches import classes_present, most_common_class
 from ununennium.inference.writers import ClassMapWriter, PresenceMapWriter, ValueMapWriter
 
+_LEAST_SHOWN = 0.5
+
 if TYPE_CHECKING:
     from ununennium.data.catalog import Scene
     from ununennium.data.reader import BoolArray
@@ -158,7 +160,7 @@ class PatchScores(ClassScores):
         self._of_patch = most_common_class(len(self.classes), ignore_index)
 
     def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
-        """Count the patches that have a labelled valid pixel.
+        """Count the patches that are valid by half and have a labelled pixel.
 
         Args:
             predicted: what ``predict`` gave, the same all over a patch.
@@ -187,7 +189,7 @@ class PresenceScores:
         self.ignore_index = ignore_index
         self.patch = patch
         self.presences = metrics.PresenceCounts(len(self.classes))
-        self._of_patch = classes_present(len(self.classes), ignore_index)
+        self._of_patch = classes_present(len(self.classes))
 
     def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> PresenceMapWriter:
         """What writes the predicted window of a scene, a band for each class."""
@@ -199,14 +201,14 @@ class PresenceScores:
         return present
 
     def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
-        """Count the patches that have a labelled valid pixel.
+        """Count the patches that are valid by half and have a labelled pixel.
 
         Args:
             predicted: what ``predict`` gave, the same all over a patch.
-            target: labels, int64 (rows, width).
+            target: as ``PresenceReader`` reads them, float64 (rows, width).
             valid: bool (rows, width).
         """
-        for part, labels in patches_of(target, valid, self.patch, self.ignore_index):
+        for part, labels in patches_of(target, valid, self.patch, np.nan):
             seen = predicted[:, :, part][:, valid[:, part]][:, :1].T.astype(np.bool_)
             self.presences.update(torch.from_numpy(seen), self._of_patch(labels))
 
@@ -235,13 +237,16 @@ class PresenceScores:
 
 
 def patches_of(
-    target: npt.NDArray[Any], valid: BoolArray, patch: int, ignore_index: int
+    target: npt.NDArray[Any], valid: BoolArray, patch: int, fill: float
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The patches of a row of them that have a valid pixel: their columns, and labels int64 (1, rows, columns)."""
-    labels = np.where(valid, target, ignore_index)
+    """The patches of a row of them that are valid by half at least: their columns, and targets (1, rows, columns).
+
+    A sliver at the edge of a scene or of a fold says little of the whole patch that the model is asked about.
+    """
+    labels = np.where(valid, target, fill)
     for left in range(0, labels.shape[1], patch):
         part = slice(left, left + patch)
-        if valid[:, part].any():
+        if valid[:, part].sum() >= _LEAST_SHOWN * patch**2:
             yield part, torch.from_numpy(np.ascontiguousarray(labels[None, :, part]))
 
 

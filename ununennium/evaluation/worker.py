@@ -145,7 +145,10 @@ def evaluate_champion(
 
 def check_comparable(config: RunConfig, champion: Mapping[str, Any], *, num_dates: int = 1) -> None:
     """Raise a ConfigError if a champion's contract and ``config`` do not speak of the same task, dates and classes."""
+    # What a patch is, the size says: F1 over other patches is another quantity.
+    per_patch = config.data.task in ("classification", "multilabel")
     for field, ours, theirs in (
+        *([("data.chip_size", config.data.chip_size, champion["chip_size"])] if per_patch else []),
         ("data.task", config.data.task, champion.get("task", "segmentation")),
         ("data.scenes", f"{num_dates} date(s)", f"{champion.get('num_dates', 1)} date(s)"),
     ):
