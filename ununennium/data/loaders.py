@@ -15,6 +15,7 @@ from ununennium.data.sampler import BucketedRandomSampler
 from ununennium.data.splits import VALIDATION
 from ununennium.data.statistics import BandStatistics
 from ununennium.data.workers import obey_parent, start_worker_server
+from ununennium.training.sharding import ShardSampler
 
 Batches = DataLoader[Batch]
 
@@ -95,7 +96,6 @@ def build_loaders(
     validation: Batches | None = None
     if sum(index.labelled["validation"]):
         grid = GridChips(index, statistics, chip_size=config.chip_size, fold=VALIDATION, cache=cache, raw=chips.raw)
-        ends = [len(grid) * number // world_size for number in (rank, rank + 1)]
-        shard = torch.utils.data.Subset(grid, range(*ends))  # disjoint, nothing padded, neighbours together
-        validation = DataLoader(shard, batch_size=config.batch_size, **options)
+        share = ShardSampler(len(grid), rank, world_size)
+        validation = DataLoader(grid, batch_size=config.batch_size, sampler=share, **options)
     return Loaders(train, validation)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from ununennium.errors import ConfigError
 
@@ -81,3 +84,27 @@ def _cpu_computes_bf16() -> bool:
     """Whether bf16 is faster than fp32 here; emulated bf16 is several times slower."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, hence the careful look-up
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
+
+
+def as_float32(output: Any) -> Any:
+    """Half-precision logits in float32, so that loss and metrics lose nothing (correctness 20)."""
+    if isinstance(output, Tensor) and output.dtype in (torch.float16, torch.bfloat16):
+        return output.float()
+    return output
+
+
+@contextlib.contextmanager
+def deterministic_kernels(enabled: bool) -> Iterator[None]:
+    """Deterministic kernels only, for as long as the context lasts."""
+    if not enabled:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,9 +21,10 @@ from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.loading import DataWait, epoch_batches, mark_windows
 from ununennium.training.objective import Objective, unpack
 from ununennium.training.optimization import StepResult, Window
-from ununennium.training.precision import resolve_precision
+from ununennium.training.precision import as_float32, deterministic_kernels, resolve_precision
 from ununennium.training.resume import read_checkpoint, restore, snapshot
 from ununennium.training.scheduling import Schedule
+from ununennium.training.sharding import check_equal_steps, shard
 from ununennium.training.state import StopReason, TrainerState, WeightedSum, mean_of, random_state, set_random_state
 
 __all__ = ["Trainer", "TrainerConfig"]
@@ -59,7 +59,8 @@ class Trainer:
         optimizer: made over the model's parameters.
         loss_fn: ``loss_fn(output, target)`` gives a mean (weighted by samples) or ``(sum, weight)``. A loss with a
             third parameter ``valid`` is given the batch's mask; otherwise the mask becomes the loss's ``ignore_index``.
-        train_loader: batches ``(image, target)``, ``(image, target, valid)``, or mappings with these keys.
+        train_loader: batches ``(image, target)``, ``(image, target, valid)``, or mappings with these keys. Under
+            several ranks, a DataLoader without a distributed sampler is divided among them, with a warning.
         val_loader: the same, for validation.
         scheduler: a learning-rate scheduler; see ``TrainerConfig.scheduler_interval``.
         callbacks: called at the hooks above.
@@ -99,8 +100,8 @@ class Trainer:
         self.module = distributed.unwrap(model)
         self.optimizer = optimizer
         self.objective = Objective(loss_fn)
-        self.train_loader = train_loader
-        self.val_loader = val_loader
+        self.train_loader = shard(train_loader, "train_loader", self.config.seed)
+        self.val_loader = None if val_loader is None else shard(val_loader, "val_loader", self.config.seed)
         self.batch_transform = batch_transform
         self.schedule = Schedule(
             scheduler,
@@ -169,7 +170,7 @@ class Trainer:
         self.state.stop_reason, self.state.stop_message = None, ""
         if self.config.time_limit_s is not None:
             self._deadline = time.monotonic() + self.config.time_limit_s
-        with _determinism(self.config.deterministic):
+        with deterministic_kernels(self.config.deterministic):
             try:
                 if resume_from is not None:
                     self.load_state_dict(read_checkpoint(resume_from))
@@ -178,6 +179,7 @@ class Trainer:
                     torch.manual_seed(self.config.seed * distributed.world_size() + distributed.rank())
                 if not self.module.training:  # sub-modules that the user froze stay frozen
                     self.module.train()
+                check_equal_steps(self.train_loader, self.config.accumulation_steps)
                 self.dispatch("on_fit_start")
                 stopped = self._must_stop(agree_now=True)
                 while not stopped and self.state.epoch < epochs:
@@ -221,7 +223,7 @@ class Trainer:
         image, target, valid = self._prepare(batch, training=True)
         with self.precision.autocast():
             output = self._model(image)
-        loss = self.objective(_as_float32(output), target, valid)
+        loss = self.objective(as_float32(output), target, valid)
         if self._on_host and isinstance(loss.weight, Tensor):
             loss = loss._replace(weight=float(loss.weight))
         self._window.backward(loss)
@@ -273,7 +275,7 @@ class Trainer:
         image, target, valid = self._prepare(batch, training=False)
         with self.precision.autocast():
             output = self._validation_model(image)
-        output = _as_float32(output)
+        output = as_float32(output)
         value, weight, is_mean, _ = self.objective(output, target, valid)
         loss.add(value * weight if is_mean else value, weight)
         for hook in self._hooks["on_validation_batch"]:
@@ -405,27 +407,3 @@ class Trainer:
         if self.config.channels_last and value.ndim == 4:
             return value.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         return value if self._on_host and value.is_cpu else value.to(self.device, non_blocking=True)
-
-
-def _as_float32(output: Any) -> Any:
-    """Half-precision logits in float32, so that loss and metrics lose nothing (correctness 20)."""
-    if isinstance(output, Tensor) and output.dtype in (torch.float16, torch.bfloat16):
-        return output.float()
-    return output
-
-
-@contextlib.contextmanager
-def _determinism(enabled: bool) -> Iterator[None]:
-    """Deterministic kernels only, for as long as the context lasts."""
-    if not enabled:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
