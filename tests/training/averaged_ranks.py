@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from ununennium.training import Trainer, TrainerConfig
+from ununennium.training import Trainer, TrainerConfig, distributed
 from ununennium.training.callbacks import EMA, CheckpointCallback
 
 
@@ -27,24 +25,21 @@ def samples(seed: int, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
+@distributed.process_group("cpu", timeout_s=60)
 def main(checkpoints: str, out: str) -> None:
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-    try:
-        rank, model = dist.get_rank(), make_model()
-        trainer = Trainer(
-            model,
-            torch.optim.SGD(model.parameters(), lr=0.1),
-            nn.CrossEntropyLoss(),
-            samples(0, 8)[rank::2],
-            samples(9, 6)[rank::2],
-            callbacks=[EMA(0.9), CheckpointCallback(checkpoints)],
-            config=TrainerConfig(epochs=2, device="cpu", mixed_precision=False),
-        )
-        history = trainer.fit()
-        if rank == 0:
-            torch.save(history["val_loss"], out)
-    finally:
-        dist.destroy_process_group()
+    rank, model = distributed.rank(), make_model()
+    trainer = Trainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        nn.CrossEntropyLoss(),
+        samples(0, 8)[rank::2],
+        samples(9, 6)[rank::2],
+        callbacks=[EMA(0.9), CheckpointCallback(checkpoints)],
+        config=TrainerConfig(epochs=2, device="cpu", mixed_precision=False),
+    )
+    history = trainer.fit()
+    if rank == 0:
+        torch.save(history["val_loss"], out)
 
 
 if __name__ == "__main__":

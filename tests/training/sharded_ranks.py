@@ -1,12 +1,9 @@
-"""What torchrun runs for test_sharding.py: plain DataLoaders under several ranks. Usage: sharded_ranks.py OUT."""
+"""What torchrun runs for test_sharding.py. Usage: sharded_ranks.py OUT; writes OUT.<rank>."""
 
 from __future__ import annotations
 
-import datetime
-import json
 import sys
 import warnings
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -14,67 +11,118 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ununennium.errors import ConfigError
-from ununennium.training import Trainer, TrainerConfig
+from ununennium.training import Trainer, TrainerConfig, distributed
+
+SHARES = [0.05, 1.0, 0.4, 0.9, 0.0, 0.7, 0.3, 0.8, 0.2, 0.6, 0.5, 1.0]  # valid share of each tile
+RUNS = [(1, False), (1, True), (4, False), (4, True)]  # micro-batches a step, and whether the loader shuffles
 
 
-class Seen(Dataset):
-    """Remembers what was asked for."""
+class Tiles(Dataset):
+    """Tiles (image (2, 8, 8), target (8, 8)) that are valid to very different degrees."""
 
-    def __init__(self, length: int) -> None:
-        self.length, self.seen = length, []
+    def __init__(self, count: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.made = []
+        for number in range(count):
+            target = torch.randint(0, 3, (8, 8), generator=generator)
+            target[torch.rand(8, 8, generator=generator) >= SHARES[number]] = 255
+            self.made.append((torch.randn(2, 8, 8, generator=generator), target))
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.made)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        self.seen.append(int(index))
-        return torch.full((4,), float(index)), torch.tensor(index % 3)
+    def __getitem__(self, number: int):
+        return self.made[number]
 
 
-def make(train, validation=None, **settings) -> Trainer:
+class Numbers(Dataset):
+    """Images that are all their own number, so that it can be told which were seen."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int):
+        return torch.full((2, 2, 2), float(number)), torch.full((2, 2), number % 3)
+
+
+def brighter(image, target, valid, *, training: bool, epoch: int, batch: int):
+    return image * (1 + 0.5 * epoch), target
+
+
+def make_model() -> nn.Module:
     torch.manual_seed(1)
-    model = nn.Linear(4, 3)
-    config = TrainerConfig(epochs=1, device="cpu", mixed_precision=False, seed=5, **settings)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    return Trainer(model, optimizer, nn.CrossEntropyLoss(), train, validation, config=config)
+    return nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
 
 
-def refused(train) -> str:
+def train(loader, accumulation_steps: int, *, model: nn.Module | None = None):
+    model = model or make_model()
+    trainer = Trainer(
+        model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), nn.CrossEntropyLoss(ignore_index=255), loader,
+        batch_transform=brighter,
+        config=TrainerConfig(2, "cpu", False, accumulation_steps, seed=5),
+    )  # fmt: skip
+    history = trainer.fit()
+    return {"weights": {key: value.clone() for key, value in trainer.module.state_dict().items()}, "history": history}
+
+
+def validated(count: int) -> list[int]:
+    """The numbers of the samples that this rank validated, of a plain loader over ``count`` of them."""
+    numbers: list[int] = []
+
+    def look(image, target, valid, *, training: bool, epoch: int, batch: int):
+        if not training:
+            numbers.extend(int(number) for number in image[:, 0, 0, 0])
+        return image, target
+
+    model = nn.Conv2d(2, 3, 1)
+    trainer = Trainer(
+        model, torch.optim.SGD(model.parameters(), lr=0.0), nn.CrossEntropyLoss(), DataLoader(Numbers(6), 2),
+        DataLoader(Numbers(count), 2, shuffle=True),
+        batch_transform=look, config=TrainerConfig(1, "cpu", False),
+    )  # fmt: skip
+    trainer.fit()
+    return numbers
+
+
+def refusal(loader) -> str:
     try:
-        make(train).fit()
+        train(loader, 2)
     except ConfigError as error:
         return str(error)
-    return ""
+    return "trained"
 
 
+@distributed.process_group("cpu", timeout_s=120)
 def main(out: str) -> None:
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-    try:
-        rank, world = dist.get_rank(), dist.get_world_size()
-        train = Seen(5 * world + 1)
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("always")
-            trainer = make(DataLoader(train, batch_size=2, shuffle=True))
-            trainer.fit(1)
-            first = list(train.seen)
-            trainer.fit(2)
-        validated, losses = [], []
-        for length in range(1, 2 * world + 2):
-            validation = Seen(length)
-            made = make(DataLoader(Seen(2 * world), batch_size=2), DataLoader(validation, batch_size=2))
-            losses.append(made.fit()["val_loss"][0])
-            validated.append(validation.seen)
-        found = {
-            "warnings": [str(one.message) for one in heard if "sampler" in str(one.message)],
-            "epochs": [first, train.seen[len(first) :]],
-            "validated": validated,
-            "losses": losses,
-            "uneven": refused([(torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64))] * (1 + rank)),
-            "endless": refused(iter([])),
-        }
-        Path(f"{out}.{rank}").write_text(json.dumps(found))
-    finally:
-        dist.destroy_process_group()
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        plain = [train(DataLoader(Tiles(12), 1, shuffle=shuffle), steps) for steps, shuffle in RUNS]
+    wrapped_model = nn.parallel.DistributedDataParallel(make_model())
+    all_reduces = []
+
+    def counted(state, bucket):
+        all_reduces.append(bucket.index())
+        flat = bucket.buffer().div_(world_size)
+        return dist.all_reduce(flat, async_op=True).get_future().then(lambda done: done.value()[0])
+
+    wrapped_model.register_comm_hook(None, counted)
+    wrapped = train(DataLoader(Tiles(12), 1, shuffle=True), 4, model=wrapped_model)
+    batches = [(torch.zeros(1, 2, 8, 8), torch.zeros(1, 8, 8, dtype=torch.int64))]
+    found = {
+        "plain": plain,
+        "wrapped": wrapped,
+        "all_reduces": len(all_reduces),
+        "warnings": [str(each.message) for each in warned if "DistributedSampler" in str(each.message)],
+        "validated": {count: validated(count) for count in range(1, 2 * world_size + 2)},
+        "unequal": refusal(batches * (4 + rank)),  # rank 0: 2 steps, rank 1: 3
+        "equal_steps": refusal(batches * (3 + (rank == 0))),  # 4 and 3 batches: 2 steps each
+        "no_length": refusal(iter(batches)),
+    }
+    torch.save(found, f"{out}.{rank}")
 
 
 if __name__ == "__main__":

@@ -1,116 +1,190 @@
-"""Every rank its own part: plain DataLoaders are divided, and what cannot be divided is refused."""
+"""Loaders that know nothing of ranks: split as they must be, or refused; two and three real processes."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
+from tests.training.sharded_ranks import RUNS, Tiles, train
 from ununennium.errors import ConfigError
-from ununennium.training import distributed
-from ununennium.training.sharding import ShardSampler, shard
+from ununennium.training import TrainerConfig
+from ununennium.training.parallel import ParallelModel
+from ununennium.training.sharding import ShardSampler, for_this_rank
 
 PROGRAM = Path(__file__).with_name("sharded_ranks.py")
-DATA = TensorDataset(torch.arange(10))
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranks") / "out"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.param}"]
+    finished = subprocess.run(
+        [*launcher, str(PROGRAM), str(out)], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(request.param)]
+
+
+def in_one_process(world_size: int, accumulation_steps: int, shuffle: bool):
+    """The same global batches, in the order that torch's sampler gives all ranks together."""
+    tiles = Tiles(12)
+    sampler = DistributedSampler(tiles, 1, 0, shuffle=shuffle, seed=5)
+    return train(DataLoader(tiles, world_size, sampler=sampler), accumulation_steps)
+
+
+def assert_same_run(found, expected):
+    for key, value in expected["weights"].items():
+        torch.testing.assert_close(found["weights"][key], value, rtol=1e-5, atol=1e-6)
+    for name, values in expected["history"].items():
+        assert found["history"][name] == pytest.approx(values, rel=1e-5, abs=1e-6), name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 3])
-def test_plain_loaders_are_divided_among_ranks(tmp_path: Path, world: int) -> None:
-    """correctness 30, 72: training in equal parts, validation each sample once; uneven loaders are refused."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    finished = subprocess.run(
-        [*command, str(PROGRAM), str(tmp_path / "out")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    ranks = [json.loads((tmp_path / f"out.{rank}").read_text()) for rank in range(world)]
-    assert [len(rank["warnings"]) for rank in ranks] == [1, *[0] * (world - 1)]
-    assert "train_loader has no distributed sampler" in ranks[0]["warnings"][0]
-    orders = []
-    for epoch in (0, 1):
-        parts = [rank["epochs"][epoch] for rank in ranks]
-        assert [len(part) for part in parts] == [5] * world  # the odd one is left out
-        assert len({index for part in parts for index in part}) == 5 * world
-        orders.append(parts)
-    assert orders[0] != orders[1]  # set_epoch is called on the sampler that was put in
+def test_ranks_with_plain_loaders_train_as_one_process(ranks):
+    """correctness 2, 3, 6, 14, 64: uneven valid counts, a short last window, shuffled anew each epoch."""
+    for number, (accumulation_steps, shuffle) in enumerate(RUNS):
+        expected = in_one_process(len(ranks), accumulation_steps, shuffle)
+        for rank in ranks:
+            assert_same_run(rank["plain"][number], expected)
+            assert rank["plain"][number]["history"] == ranks[0]["plain"][number]["history"]
 
-    torch.manual_seed(1)
-    model = nn.Linear(4, 3)
-    for place, length in enumerate(range(1, 2 * world + 2)):
-        seen = sorted(index for rank in ranks for index in rank["validated"][place])
-        assert seen == list(range(length))
-        assert len({rank["losses"][place] for rank in ranks}) == 1
-        images = torch.arange(length).float()[:, None].expand(-1, 4)
-        expected = F.cross_entropy(model(images), torch.arange(length) % 3).item()
-        assert ranks[0]["losses"][place] == pytest.approx(expected, rel=0.05)  # after a few tiny steps
+
+@pytest.mark.slow
+def test_a_model_that_is_wrapped_already_trains_the_same_with_one_all_reduce_a_window(ranks):
+    """correctness 8, 9: the short last window, too, costs one."""
+    micro_batches = 12 // len(ranks)
     for rank in ranks:
-        assert rank["uneven"].startswith("train_loader = 'batches of rank 0: 1, rank 1: 2")
-        assert "has no length" in rank["endless"]
+        assert_same_run(rank["wrapped"], rank["plain"][RUNS.index((4, True))])
+        assert rank["all_reduces"] == 2 * -(-micro_batches // 4)
 
 
-@pytest.fixture
-def second_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "world_size", lambda: 3)
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
+@pytest.mark.slow
+def test_validation_counts_each_sample_once(ranks):
+    """correctness 30, 31: fewer samples than ranks, and one more than divides, included."""
+    for count in ranks[0]["validated"]:
+        assert sorted(chain.from_iterable(rank["validated"][count] for rank in ranks)) == list(range(count))
 
 
-@pytest.mark.usefixtures("second_of_three")
-def test_a_loader_that_knows_its_ranks_is_left_alone() -> None:
-    for loader in (
-        DataLoader(DATA, sampler=ShardSampler(10, 1, 3)),
-        DataLoader(DATA, batch_sampler=BatchSampler(ShardSampler(10, 1, 3), 2, False)),
-        DataLoader(DATA, sampler=torch.utils.data.DistributedSampler(DATA, 3, 1)),
-        [1, 2, 3],
-    ):
-        assert shard(loader, "train_loader", None) is loader
-    assert list(ShardSampler(10, 1, 3)) == [3, 4, 5]
+@pytest.mark.slow
+def test_ranks_with_different_numbers_of_steps_are_refused_before_the_first(ranks):
+    """correctness 72: on every rank, with every rank's number; batches may differ where steps do not."""
+    for rank in ranks:
+        assert "rank 0: 4 batches, 2 optimizer steps, rank 1: 5 batches, 3 optimizer steps" in rank["unequal"]
+        assert "no len() on ranks" in rank["no_length"]
+        assert rank["equal_steps"] == "trained"
 
 
-@pytest.mark.usefixtures("second_of_three")
-def test_what_the_loader_was_told_is_kept() -> None:
-    def collate(batch: list[object]) -> int:
-        return len(batch)
+@pytest.mark.slow
+def test_a_split_loader_is_warned_of_once(ranks):
+    assert len(ranks[0]["warnings"]) == len(RUNS)
+    assert "DistributedSampler(shuffle=True, seed=5)" in ranks[0]["warnings"][1]
+    assert all(rank["warnings"] == [] for rank in ranks[1:])
 
-    given = DataLoader(DATA, batch_size=3, num_workers=2, collate_fn=collate, drop_last=True, prefetch_factor=5)
-    made = shard(given, "val_loader", None)
-    for name in ("batch_size", "num_workers", "collate_fn", "drop_last", "prefetch_factor", "dataset"):
-        assert getattr(made, name) == getattr(given, name)
-    assert list(made.sampler) == [3, 4, 5]
+
+@given(st.integers(0, 200), st.integers(1, 9))
+def test_shards_are_a_partition_in_order(count, world_size):
+    """correctness 30."""
+    shards = [list(ShardSampler(count, rank, world_size)) for rank in range(world_size)]
+    assert list(chain.from_iterable(shards)) == list(range(count))
+    assert [len(shard) for shard in shards] == [len(ShardSampler(count, r, world_size)) for r in range(world_size)]
+    assert np.ptp([len(shard) for shard in shards]) <= 1
+
+
+NUMBERS = TensorDataset(torch.arange(10))
+
+
+def split(loader, *, training=True):
+    return for_this_rank(loader, "train_loader", training=training, seed=3, rank=1, world_size=2)
+
+
+def test_a_split_loader_keeps_its_settings():
+    def collate(samples):
+        return torch.stack([sample[0] for sample in samples])
+
+    generator = torch.Generator()
+    loader = DataLoader(
+        NUMBERS, 3, shuffle=True, num_workers=1, collate_fn=collate, drop_last=True, prefetch_factor=5,
+        generator=generator, timeout=7,
+    )  # fmt: skip
+    made = split(loader)
+    assert (made.batch_size, made.num_workers, made.prefetch_factor, made.timeout) == (3, 1, 5, 7)
+    assert (made.collate_fn, made.drop_last, made.generator, made.dataset) == (collate, True, generator, NUMBERS)
+    assert (made.sampler.num_replicas, made.sampler.rank, made.sampler.shuffle, made.sampler.seed) == (2, 1, True, 3)
 
 
 class Stream(IterableDataset):
     def __iter__(self):
-        return iter([1])
+        return iter(range(4))
 
 
-class Own(SequentialSampler):
+class OwnLoader(DataLoader):
     pass
 
 
-@pytest.mark.usefixtures("second_of_three")
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
-    ("loader", "name"),
+    ("loader", "named"),
     [
-        (DataLoader(Stream()), "Stream"),
-        (DataLoader(DATA, sampler=Own(DATA)), "Own"),
-        (DataLoader(DATA, batch_sampler=[[1], [2]]), "list"),
-        (DataLoader(TensorDataset(torch.arange(2))), "each needs a sample"),
+        (DataLoader(Stream(), 2), "IterableDataset Stream"),
+        (DataLoader(NUMBERS, sampler=SubsetRandomSampler(range(4))), "sampler SubsetRandomSampler"),
+        (DataLoader(NUMBERS, sampler=RandomSampler(NUMBERS, replacement=True)), "RandomSampler of its own"),
+        (DataLoader(NUMBERS, batch_sampler=BatchSampler(SequentialSampler(NUMBERS), 2, False)), "batch_sampler"),
+        (OwnLoader(NUMBERS), "OwnLoader"),
     ],
 )
-def test_what_cannot_be_divided_is_refused_with_a_remedy(loader: DataLoader[object], name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^train_loader = .*{name}"):
-        shard(loader, "train_loader", None)
+def test_what_cannot_be_split_without_guessing_is_refused(loader, named, training):
+    with pytest.raises(ConfigError, match=named) as caught:
+        split(loader, training=training)
+    assert "2 ranks" in str(caught.value)
 
 
-def test_one_process_keeps_its_loader() -> None:
-    loader = DataLoader(DATA, shuffle=True)
-    assert shard(loader, "train_loader", None) is loader
+def test_loaders_that_know_their_rank_are_left_alone():
+    """A sampler, the sampler of a batch sampler, or a dataset may say so; and lists of batches are their giver's."""
+    sampler = DistributedSampler(NUMBERS, 2, 1)
+    shard = Subset(NUMBERS, range(5))
+    shard.rank, shard.world_size = 1, 2
+    for loader in (
+        DataLoader(NUMBERS, sampler=sampler),
+        DataLoader(NUMBERS, batch_sampler=BatchSampler(sampler, 2, False)),
+        DataLoader(shard, 2),
+        [1, 2],
+        None,
+    ):
+        assert split(loader) is loader
+
+
+def test_one_process_keeps_its_loader():
+    loader = DataLoader(Stream())
+    assert for_this_rank(loader, "train_loader", training=True, seed=0, rank=0, world_size=1) is loader
+
+
+def test_synced_batchnorm_on_the_cpu_is_refused_where_there_are_ranks(monkeypatch):
+    """Torch has no SyncBatchNorm for the CPU; one process has nothing to synchronise."""
+    config = TrainerConfig(device="cpu", sync_batchnorm=True)
+    model = nn.Sequential(nn.BatchNorm2d(2))
+    assert ParallelModel(model, config, torch.device("cpu")).module is model
+    monkeypatch.setattr("ununennium.training.distributed.world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="sync_batchnorm"):
+        ParallelModel(model, config, torch.device("cpu"))

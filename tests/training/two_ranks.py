@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from ununennium.training import Trainer, TrainerConfig
+from ununennium.training import Trainer, TrainerConfig, distributed
 from ununennium.training.callbacks import SegmentationMetrics
 
 SHARES = [0.05, 1.0, 0.4, 0.9, 0.0, 0.7, 0.3, 0.8]  # valid share of each tile
@@ -37,33 +36,30 @@ def train(batches, val_batches):
     return trainer, trainer.fit()
 
 
+@distributed.process_group("cpu", timeout_s=60)
 def main(out: str) -> None:
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-    try:
-        rank, every = dist.get_rank(), tiles()
-        reduces = []
-        real = torch.nn.parallel.DistributedDataParallel.register_comm_hook
+    rank, every = dist.get_rank(), tiles()
+    reduces = []
+    real = torch.nn.parallel.DistributedDataParallel.register_comm_hook
 
-        def counted(state, bucket):
-            reduces.append(bucket.index())
-            flat = bucket.buffer().div_(dist.get_world_size())
-            future = dist.all_reduce(flat, async_op=True).get_future()
-            return future.then(lambda done: done.value()[0])
+    def counted(state, bucket):
+        reduces.append(bucket.index())
+        flat = bucket.buffer().div_(dist.get_world_size())
+        future = dist.all_reduce(flat, async_op=True).get_future()
+        return future.then(lambda done: done.value()[0])
 
-        made = torch.nn.parallel.DistributedDataParallel.__init__
+    made = torch.nn.parallel.DistributedDataParallel.__init__
 
-        def with_hook(self, *args, **kwargs):
-            made(self, *args, **kwargs)
-            real(self, None, counted)
+    def with_hook(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        real(self, None, counted)
 
-        torch.nn.parallel.DistributedDataParallel.__init__ = with_hook
-        # Validation shards are disjoint and uneven: rank 1 has none but one tile of eight.
-        shard = every[:7] if rank == 0 else every[7:]
-        trainer, history = train(every[rank::2], shard)
-        weights = {key: value.clone() for key, value in trainer.module.state_dict().items()}
-        torch.save({"weights": weights, "history": history, "reduces": len(reduces)}, f"{out}.{rank}")
-    finally:
-        dist.destroy_process_group()
+    torch.nn.parallel.DistributedDataParallel.__init__ = with_hook
+    # Validation shards are disjoint and uneven: rank 1 has none but one tile of eight.
+    shard = every[:7] if rank == 0 else every[7:]
+    trainer, history = train(every[rank::2], shard)
+    weights = {key: value.clone() for key, value in trainer.module.state_dict().items()}
+    torch.save({"weights": weights, "history": history, "reduces": len(reduces)}, f"{out}.{rank}")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ class TrainerSettings(Section):
     """NHWC memory layout, often faster for convolutions."""
     compile: bool = False
     """Compile the model with ``torch.compile``."""
+    sync_batchnorm: bool = False
+    """With several GPUs: BatchNorm over the batches of all of them, for small batches."""
     deterministic: bool = False
     """Only deterministic kernels: bit-equal runs, somewhat slower."""
     time_limit_s: float | None = Field(default=None, gt=0.0)

@@ -37,6 +37,7 @@ class TrainerConfig:
         time_limit_s: stop with ``StopReason.TIMED_OUT`` at the next optimizer step after so many seconds.
         max_nonfinite_steps: raise after so many optimizer steps in a row with a non-finite gradient (each is skipped).
         agree_every_steps: optimizer steps between two agreements of several ranks on whether to stop.
+        sync_batchnorm: BatchNorm over the batches of all ranks, for a plain model on GPUs.
 
     Raises:
         ConfigError: a value that cannot work.
@@ -57,6 +58,7 @@ class TrainerConfig:
     time_limit_s: float | None = field(default=None, kw_only=True)
     max_nonfinite_steps: int = field(default=25, kw_only=True)
     agree_every_steps: int = field(default=10, kw_only=True)
+    sync_batchnorm: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "accumulation_steps", "max_nonfinite_steps", "agree_every_steps"):

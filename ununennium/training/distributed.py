@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import os
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+_LEAVE_S = 10.0
 
 
 def is_distributed() -> bool:
@@ -28,6 +38,53 @@ def world_size() -> int:
 def local_rank() -> int:
     """This process's rank on its machine, as torchrun states it."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextlib.contextmanager
+def process_group(device: str = "cuda", *, timeout_s: float = 1800.0) -> Iterator[None]:
+    """A process group while the block runs, if torchrun started several ranks; also a decorator of a function.
+
+    Args:
+        device: where the ranks compute: NCCL for ``cuda...`` where there is one, else Gloo.
+        timeout_s: seconds after which a collective that waits for another rank raises.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    use_cuda = device.startswith("cuda") and torch.cuda.is_available()
+    if use_cuda:
+        torch.cuda.set_device(local_rank())
+    dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(seconds=timeout_s))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@functools.cache
+def leave_quietly() -> None:
+    """Have this process wait, when Python ends, until Gloo's threads have nothing left to do.
+
+    A Gloo thread that drops the last reference to a finished collective's tensor after Python has begun to end aborts
+    the process (SIGABRT), so that a run that is done counts as failed. It takes a busy machine to be that late.
+    """
+    if is_distributed() and sys.platform == "linux":
+        atexit.register(_wait_for_gloo)
+
+
+def _wait_for_gloo() -> None:
+    deadline, idle = time.monotonic() + _LEAVE_S, 0
+    while idle < 3 and time.monotonic() < deadline:
+        time.sleep(0.005)  # without the interpreter's lock, for which they may wait
+        idle = 0 if any(_is_busy_gloo(task) for task in Path("/proc/self/task").iterdir()) else idle + 1
+
+
+def _is_busy_gloo(task: Path) -> bool:
+    try:
+        name, _, rest = (task / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")
+    except OSError:  # it has ended
+        return False
+    return "(pt_gloo" in name and rest.split()[0] != "S"
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:

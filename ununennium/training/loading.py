@@ -69,7 +69,7 @@ def epoch_batches(loader: Any, epoch: int, batches_done: int) -> Iterator[Any]:
     alone (correctness 64). A sampler with ``set_start(num_samples)`` is told where to begin; with any other, the
     batches that were consumed already are loaded again and dropped.
     """
-    samplers = _samplers(loader)
+    samplers = samplers_of(loader)
     for sampler in samplers:
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
@@ -107,7 +107,8 @@ def mark_windows(batches: Iterable[Any], size: int) -> Iterator[tuple[Any, bool]
             batch, place = following, place + 1
 
 
-def _samplers(loader: Any) -> list[Any]:
+def samplers_of(loader: Any) -> list[Any]:
+    """The samplers of a ``DataLoader``: its own, its batch sampler, and that one's; none of anything else."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     found = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
     distinct: list[Any] = []

@@ -141,7 +141,7 @@ def read_result(run: RunDirectory, outcome: Outcome, *, stalled: RankError | Non
     if outcome.returncode == 0 and "stop_reason" in written:
         return TrainingResult(**written)
     tail = "\n".join(outcome.tail)
-    exits = {int(rank): int(code) for rank, code in _FAILURE.findall(tail)}
+    exits = {int(rank): int(code) for rank, code in reversed(_FAILURE.findall(tail))}  # its first failure comes last
     cause = stalled or root_cause(read_errors(run), exits, tail)
     if cause is not None and not (cause.lost and written.get("stop_reason") == "preempted"):
         return TrainingResult(**{**written, "stop_reason": "failed", "message": cause.message, "error": cause})
@@ -166,7 +166,7 @@ def root_cause(errors: Sequence[RankError], exits: Mapping[int, int], traceback:
 
     Args:
         errors: what ranks wrote.
-        exits: rank -> exit status, negative for a signal, of ranks that failed.
+        exits: rank -> exit status, negative for a signal, of ranks that failed; the first to fail first.
         traceback: torchrun's own words, for a rank that could write nothing.
     """
     first = min(errors, key=lambda error: (error.lost, error.time, error.rank), default=None)

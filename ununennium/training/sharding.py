@@ -1,11 +1,11 @@
-"""Every rank its own part of the data: loaders that do not see to it themselves are made to, or refused."""
+"""What each of several ranks reads: a loader that knows nothing of ranks is split, or refused with what to do."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Iterator, Sized
-from typing import Any, Literal
+from typing import Any, cast
 
 from torch.utils.data import (
     BatchSampler,
@@ -19,113 +19,139 @@ from torch.utils.data import (
 
 from ununennium.errors import ConfigError
 from ununennium.training import distributed
+from ununennium.training.loading import samplers_of
 
-_KNOWS_RANKS = ("num_replicas", "world_size")
-_KEPT = (
-    "batch_size", "num_workers", "collate_fn", "pin_memory", "drop_last", "timeout", "worker_init_fn",
-    "multiprocessing_context", "generator", "prefetch_factor", "persistent_workers", "pin_memory_device",
+_SAME = (
+    "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
+    "prefetch_factor", "persistent_workers", "in_order",
 )  # fmt: skip
 
 
 class ShardSampler(Sampler[int]):
-    """One rank's part of a data set, in order: disjoint, neighbours together, and nothing padded.
+    """One rank's part of a dataset, in order: over all ranks each sample once, nothing padded.
 
-    Parts differ by at most one sample, and may be empty. That is what validation needs, where each sample counts
-    exactly once (correctness 30); training needs equal parts.
+    Parts are contiguous, and differ by one sample at most; with fewer samples than ranks some are empty.
 
     Args:
-        length: samples in all.
+        num_samples: in the dataset.
         rank: this process's.
         world_size: number of processes.
     """
 
-    def __init__(self, length: int, rank: int, world_size: int) -> None:
-        self.rank, self.world_size = rank, world_size
-        self._part = range(length * rank // world_size, length * (rank + 1) // world_size)
+    def __init__(self, num_samples: int, rank: int, world_size: int) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._indices = range(num_samples * rank // world_size, num_samples * (rank + 1) // world_size)
 
     def __len__(self) -> int:
-        return len(self._part)
+        return len(self._indices)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._part)
+        return iter(self._indices)
 
 
-def shard(loader: Any, field: Literal["train_loader", "val_loader"], seed: int | None) -> Any:
-    """``loader``, or one over this rank's part of the same data.
+def knows_ranks(loader: Any) -> bool:
+    """Whether a sampler of ``loader``, or its dataset, says whose part it is.
 
-    In one process, and for a loader whose sampler, batch sampler or iterable data set has a ``num_replicas`` or
-    ``world_size``, that is ``loader`` itself. So it is for what is no ``DataLoader``: it is taken as this rank's part.
+    It has ``rank`` and either ``num_replicas``, as torch's DistributedSampler, or ``world_size``, as ours.
+    """
+    parts = [*samplers_of(loader), getattr(loader, "dataset", None)]
+    return any(hasattr(p, "rank") and (hasattr(p, "num_replicas") or hasattr(p, "world_size")) for p in parts)
+
+
+def for_this_rank(loader: Any, name: str, *, training: bool, seed: int, rank: int, world_size: int) -> Any:
+    """``loader``, or one like it that reads this rank's part alone.
+
+    A ``DataLoader`` that knows nothing of ranks would have every rank read everything. It is made again, with a
+    warning, over a ``DistributedSampler`` (training: equally many samples per rank, padded unless ``drop_last``) or a
+    ``ShardSampler`` (validation: each sample once). Anything but a ``DataLoader`` is its giver's matter.
 
     Args:
-        loader: what the user gave.
-        field: its name, for messages.
-        seed: of the order of the training samples; 0 if None.
+        loader: any iterable of batches, or None.
+        name: the Trainer's argument, for messages.
+        training: whether it is trained on.
+        seed: of the order of a shuffled training loader, the same on all ranks.
+        rank: this process's.
+        world_size: number of processes.
 
     Raises:
-        ConfigError: all ranks would see the same data, and it cannot be known how to divide them.
+        ConfigError: it cannot be split without guessing.
     """
-    world_size = distributed.world_size()
-    if world_size == 1 or not isinstance(loader, DataLoader) or _knows_ranks(loader):
+    if world_size == 1 or not isinstance(loader, DataLoader) or knows_ranks(loader):
         return loader
-    divided = "several ranks would all see the same data; "
-    if isinstance(loader.dataset, IterableDataset):
-        remedy = "divide them in its __iter__, and give it the attribute world_size to say so"
-        raise ConfigError(field, type(loader.dataset).__name__, divided + remedy)
-    if type(loader.batch_sampler) is not BatchSampler or type(loader.sampler) not in (RandomSampler, SequentialSampler):
-        given = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
-        remedy = "divide them in this sampler, and give it the attribute world_size to say so"
-        raise ConfigError(field, type(given).__name__, divided + remedy)
-    length = len(loader.dataset) if isinstance(loader.dataset, Sized) else 0
-    sampler: Sampler[int]
-    if field == "val_loader":
-        sampler, words = ShardSampler(length, distributed.rank(), world_size), "in parts without padding"
-    elif length < world_size:
-        raise ConfigError(field, f"{length} samples", f"there are {world_size} ranks, and each needs a sample")
-    else:
-        shuffle = type(loader.sampler) is RandomSampler
-        sampler = DistributedSampler(loader.dataset, shuffle=shuffle, seed=seed or 0, drop_last=True)
-        words = "with a DistributedSampler"
-    if distributed.rank() == 0:
-        warnings.warn(
-            f"{field} has no distributed sampler: every rank would see the same data, so it is divided {words}; give a "
-            "DataLoader with a sampler of your own to silence this",
-            stacklevel=4,
+    kind = _what_cannot_be_split(loader)
+    if kind is not None:
+        raise ConfigError(
+            name,
+            kind,
+            f"there are {world_size} ranks, and it does not say what each reads; give it a DistributedSampler, or a "
+            "sampler or dataset with the attributes rank and world_size",
         )
-    return DataLoader(loader.dataset, sampler=sampler, **{name: getattr(loader, name) for name in _KEPT})
+    samples = len(cast(Sized, loader.dataset))
+    sampler: Sampler[int]
+    if training:
+        shuffle = isinstance(loader.sampler, RandomSampler)
+        sampler = DistributedSampler(loader.dataset, world_size, rank, shuffle, seed, loader.drop_last)
+        how = f"a DistributedSampler(shuffle={shuffle}, seed={seed})"
+    else:
+        sampler, how = ShardSampler(samples, rank, world_size), "disjoint shards, nothing padded"
+    if rank == 0:
+        warnings.warn(
+            f"{name} has no DistributedSampler, and there are {world_size} ranks: each reads its part by {how}, in "
+            f"batches of {loader.batch_size}. Give the loader such a sampler to silence this.",
+            stacklevel=3,
+        )
+    options = {option: getattr(loader, option) for option in _SAME}
+    drop_last = loader.drop_last
+    return DataLoader(loader.dataset, loader.batch_size, sampler=sampler, drop_last=drop_last, **options)
 
 
 def check_equal_steps(loader: Any, accumulation_steps: int) -> None:
-    """Make sure that all ranks take the same number of optimizer steps in an epoch (correctness 72).
+    """Refuse, on all ranks alike, what would leave one rank waiting for another's optimizer step (correctness 72).
+
+    Ranks may differ in micro-batches, as long as they have equally many windows: a window costs one all-reduce.
 
     Raises:
-        ConfigError: they do not, or it cannot be known; on all ranks.
+        ConfigError: the ranks have different numbers of optimizer steps, or a loader has no length.
     """
     if distributed.world_size() == 1:
         return
     try:
-        batches: int | None = len(loader)
+        mine: int | None = len(loader)
     except TypeError:
-        batches = None
-    every = distributed.gather(batches)
-    if None in every:
+        mine = None
+    lengths = distributed.gather(mine)
+    known = [length for length in lengths if length is not None]
+    if len(known) < len(lengths):
+        without = [rank for rank, length in enumerate(lengths) if length is None]
         raise ConfigError(
             "train_loader",
-            type(loader).__name__,
-            "has no length, so that several ranks cannot know that they take the same number of steps; give it a "
-            "__len__, the same on all ranks",
+            f"no len() on ranks {without}",
+            "with several ranks give a loader with __len__, equal on all: a rank with fewer steps would hang the rest",
         )
-    steps = [math.ceil(number / accumulation_steps) for number in every]
-    if len(set(every)) > 1:
-        listed = ", ".join(f"rank {rank}: {number}" for rank, number in enumerate(every))
-        raise ConfigError(
-            "train_loader",
-            f"batches of {listed}",
-            f"the ranks would take {min(steps)} to {max(steps)} steps and wait for each other for ever; give each as "
-            "many batches, as a DistributedSampler does",
+    steps = [math.ceil(length / accumulation_steps) for length in known]
+    if len(set(steps)) > 1:
+        each = ", ".join(
+            f"rank {rank}: {length} batches, {count} optimizer steps"
+            for rank, (length, count) in enumerate(zip(known, steps, strict=True))
         )
+        raise ConfigError("train_loader", each, "give every rank equally many steps, as a DistributedSampler does")
 
 
-def _knows_ranks(loader: DataLoader[Any]) -> bool:
-    batch_sampler = loader.batch_sampler
-    parts = (loader.sampler, batch_sampler, getattr(batch_sampler, "sampler", None), loader.dataset)
-    return any(hasattr(part, name) for part in parts for name in _KNOWS_RANKS)
+def _what_cannot_be_split(loader: DataLoader[Any]) -> str | None:
+    """What of ``loader`` stands in the way of another sampler; None if nothing."""
+    if type(loader) is not DataLoader:
+        return type(loader).__name__
+    if isinstance(loader.dataset, IterableDataset):
+        return f"a DataLoader of the IterableDataset {type(loader.dataset).__name__}"
+    if loader.batch_sampler is not None and (
+        loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler
+    ):
+        return f"a DataLoader with the batch_sampler {type(loader.batch_sampler).__name__}"
+    sampler = loader.sampler
+    if type(sampler) is SequentialSampler:
+        return None
+    if type(sampler) is RandomSampler:
+        whole = not sampler.replacement and sampler.num_samples == len(cast(Sized, loader.dataset))
+        return None if whole else "a DataLoader with a RandomSampler of its own number of samples"
+    return f"a DataLoader with the sampler {type(sampler).__name__}"

@@ -21,10 +21,11 @@ from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.loading import DataWait, epoch_batches, mark_windows
 from ununennium.training.objective import Objective, unpack
 from ununennium.training.optimization import StepResult, Window
+from ununennium.training.parallel import ParallelModel
 from ununennium.training.precision import as_float32, deterministic_kernels, resolve_precision
 from ununennium.training.resume import read_checkpoint, restore, snapshot
 from ununennium.training.scheduling import Schedule
-from ununennium.training.sharding import check_equal_steps, shard
+from ununennium.training.sharding import check_equal_steps, for_this_rank
 from ununennium.training.state import StopReason, TrainerState, WeightedSum, mean_of, random_state, set_random_state
 
 __all__ = ["Trainer", "TrainerConfig"]
@@ -60,7 +61,7 @@ class Trainer:
         loss_fn: ``loss_fn(output, target)`` gives a mean (weighted by samples) or ``(sum, weight)``. A loss with a
             third parameter ``valid`` is given the batch's mask; otherwise the mask becomes the loss's ``ignore_index``.
         train_loader: batches ``(image, target)``, ``(image, target, valid)``, or mappings with these keys. Under
-            several ranks, a DataLoader without a distributed sampler is divided among them, with a warning.
+            several ranks a DataLoader without a sampler for them is split with a warning (see ``training.sharding``).
         val_loader: the same, for validation.
         scheduler: a learning-rate scheduler; see ``TrainerConfig.scheduler_interval``.
         callbacks: called at the hooks above.
@@ -97,11 +98,13 @@ class Trainer:
         self.config = config or TrainerConfig()
         self.device = resolve_device(self.config)
         self.precision = resolve_precision(self.config.mixed_precision, self.device)
-        self.module = distributed.unwrap(model)
+        self._parallel = ParallelModel(model, self.config, self.device)
+        self.module = self._parallel.module
         self.optimizer = optimizer
         self.objective = Objective(loss_fn)
-        self.train_loader = shard(train_loader, "train_loader", self.config.seed)
-        self.val_loader = None if val_loader is None else shard(val_loader, "val_loader", self.config.seed)
+        split = {"seed": self.config.seed or 0, "rank": distributed.rank(), "world_size": distributed.world_size()}
+        self.train_loader = for_this_rank(train_loader, "train_loader", training=True, **split)
+        self.val_loader = for_this_rank(val_loader, "val_loader", training=False, **split)
         self.batch_transform = batch_transform
         self.schedule = Schedule(
             scheduler,
@@ -120,16 +123,6 @@ class Trainer:
         self.timing: dict[str, float] = {}
         self.resumed_from: str | None = None
 
-        self.module.to(self.device)
-        if self.config.channels_last:
-            self.module.to(memory_format=torch.channels_last)
-        if self.config.compile:
-            model = torch.compile(model)  # type: ignore[assignment]
-        if distributed.world_size() > 1 and distributed.without_ddp(model) is model:
-            model = nn.parallel.DistributedDataParallel(model)
-        self._model = model
-        self._validation_model = distributed.without_ddp(model)
-        self._no_sync = getattr(model, "no_sync", contextlib.nullcontext)
         self._window = Window(
             optimizer, self.precision, self.config.gradient_clip, self.config.accumulation_steps, self.device
         )
@@ -203,7 +196,7 @@ class Trainer:
             if ends_window:
                 self._forward_backward(batch)
             else:
-                with self._no_sync():
+                with self._parallel.no_sync():
                     self._forward_backward(batch)
             self.state.batches_done += 1
             if ends_window:
@@ -222,7 +215,7 @@ class Trainer:
     def _forward_backward(self, batch: Any) -> None:
         image, target, valid = self._prepare(batch, training=True)
         with self.precision.autocast():
-            output = self._model(image)
+            output = self._parallel.training(image)
         loss = self.objective(as_float32(output), target, valid)
         if self._on_host and isinstance(loss.weight, Tensor):
             loss = loss._replace(weight=float(loss.weight))
@@ -274,7 +267,7 @@ class Trainer:
     def _validate_batch(self, batch: Any, loss: WeightedSum) -> None:
         image, target, valid = self._prepare(batch, training=False)
         with self.precision.autocast():
-            output = self._validation_model(image)
+            output = self._parallel.validation(image)
         output = as_float32(output)
         value, weight, is_mean, _ = self.objective(output, target, valid)
         loss.add(value * weight if is_mean else value, weight)

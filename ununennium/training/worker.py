@@ -7,7 +7,6 @@ Reads ``run.json``, ``index.json`` and ``statistics.json`` of the work folder; w
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import faulthandler
 import math
@@ -17,13 +16,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from ununennium.checkpoints.store import CheckpointStore
@@ -74,9 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
     if status is not None:
         return status
     try:
-        with _process_group(run.config()):
-            trainer, checkpoint = build_trainer(run, [stop])
-            return _train(run, trainer, checkpoint)
+        config = run.config()
+        # The launcher sees a stall first; this is for the ranks whose launcher is gone.
+        patience = 2 * (config.launcher.stall_timeout_s or _A_DAY_S)
+        with distributed.process_group(config.trainer.device, timeout_s=patience):
+            return _train(run, *build_trainer(run, [stop]))
     except BaseException as error:
         if not isinstance(error, Exception):
             traceback.print_exc()
@@ -307,24 +306,6 @@ class StopOnSignal(Callback):
 def _say(line: str) -> None:
     """A line for whoever watches the run; the launcher passes it on."""
     print(line, flush=True)  # noqa: T201
-
-
-@contextlib.contextmanager
-def _process_group(config: RunConfig) -> Iterator[None]:
-    """A process group, if there are several ranks; destroyed in any case (correctness 70, 71)."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    use_cuda = config.trainer.device.startswith("cuda") and torch.cuda.is_available()
-    if use_cuda:
-        torch.cuda.set_device(distributed.local_rank())
-    # The launcher sees a stall first; this is for the ranks whose launcher is gone.
-    patience = timedelta(seconds=2 * (config.launcher.stall_timeout_s or _A_DAY_S))
-    dist.init_process_group("nccl" if use_cuda else "gloo", timeout=patience)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def tell_where_on_signal(file: Path) -> None:
