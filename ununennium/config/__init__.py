@@ -65,6 +65,8 @@ class TrainerSettings(Section):
     """Compile the model with ``torch.compile``."""
     sync_batchnorm: bool = False
     """With several GPUs: BatchNorm over the batches of all of them, for small batches."""
+    fully_shard: bool = False
+    """With several GPUs: weights, gradients and optimizer state divided over them (FSDP2), for models too large."""
     deterministic: bool = False
     """Only deterministic kernels: bit-equal runs, somewhat slower."""
     time_limit_s: float | None = Field(default=None, gt=0.0)

@@ -38,6 +38,8 @@ class TrainerConfig:
         max_nonfinite_steps: raise after so many optimizer steps in a row with a non-finite gradient (each is skipped).
         agree_every_steps: optimizer steps between two agreements of several ranks on whether to stop.
         sync_batchnorm: BatchNorm over the batches of all ranks, for a plain model on GPUs.
+        fully_shard: divide parameters, gradients and optimizer state over the ranks (FSDP2), for a plain model whose
+            training does not fit one device; bf16 or fp32. Checkpoints are as without.
 
     Raises:
         ConfigError: a value that cannot work.
@@ -59,6 +61,7 @@ class TrainerConfig:
     max_nonfinite_steps: int = field(default=25, kw_only=True)
     agree_every_steps: int = field(default=10, kw_only=True)
     sync_batchnorm: bool = field(default=False, kw_only=True)
+    fully_shard: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "accumulation_steps", "max_nonfinite_steps", "agree_every_steps"):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 _LEAVE_S = 10.0
 
@@ -135,6 +136,38 @@ def broadcast_buffers(module: nn.Module) -> None:
     if is_distributed():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of ``tensor``, sharing its memory; the tensor itself if it is not divided."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of ``tensor``, if it is divided over ranks: a collective."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def divided_like(like: Tensor, tensor: Tensor) -> Tensor:
+    """``tensor``, which every rank has, on the device of ``like``, and divided over ranks as that is."""
+    if isinstance(like, DTensor) and not isinstance(tensor, DTensor):
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    return tensor.to(like.device)
+
+
+def gathered(value: Any) -> Any:
+    """``value``, a tree of dicts and lists, with its divided tensors whole: on rank 0, in its memory; None elsewhere.
+
+    Every rank calls it. What is not divided is returned as it is.
+    """
+    if isinstance(value, DTensor):
+        full = value.full_tensor()
+        return full.cpu() if rank() == 0 else None
+    if isinstance(value, dict):
+        return {key: gathered(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(gathered(each) for each in value)
+    return value
 
 
 def unwrap(module: nn.Module) -> nn.Module:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from ununennium.errors import ConfigError
 from ununennium.training import distributed
 from ununennium.training.objective import WeightedLoss
 from ununennium.training.precision import Precision
@@ -41,6 +43,9 @@ class Window:
         gradient_clip: max L2 norm; None for no clipping.
         accumulation_steps: micro-batches per window.
         device: where the parameters are.
+
+    Raises:
+        ConfigError: fp16 with parameters that are divided over ranks.
     """
 
     def __init__(
@@ -58,6 +63,9 @@ class Window:
         self._world_size = distributed.world_size()
         self._is_single = accumulation_steps == 1 and self._world_size == 1
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if self._scaler is not None and any(isinstance(parameter, DTensor) for parameter in self._parameters):
+            remedy = "each rank would find other overflows in its part of the gradient; use 'bf16' with fully_shard"
+            raise ConfigError("mixed_precision", "fp16", remedy)
         self._nominal_weight = 1.0
         self._weight: float | Tensor = 0.0
 
@@ -86,7 +94,9 @@ class Window:
         if self._scaler is not None:
             self._scaler.unscale_(self._optimizer)
         norm = nn.utils.get_total_norm(gradients)
-        norm_value, weight_value = _read(norm, weight)  # the one place per step where the host waits for the device
+        norm_value, weight_value = _read(
+            distributed.whole(norm), weight
+        )  # the one place per step where the host waits for the device
         is_empty = weight_value == 0.0
         ran = not is_empty and math.isfinite(norm_value)
         if ran:
@@ -109,13 +119,14 @@ class Window:
     def _normalise(self, gradients: list[Tensor], weight: float | Tensor) -> float | Tensor:
         """Divide summed gradients by the window's weight over its micro-batches and ranks; return that weight.
 
-        DistributedDataParallel has averaged over ranks, hence the world size. Without weight the gradients are zero
-        and stay so.
+        DistributedDataParallel and FSDP2 have averaged over ranks, hence the world size. Without weight the gradients
+        are zero and stay so.
         """
         if self._world_size > 1:
             total = torch.as_tensor(weight, dtype=torch.float64, device=self._device).reshape(()).clone()
             weight = distributed.sum_tensor_over_ranks(total)
         factor = self._world_size * self._nominal_weight / _or_one(weight)
+        gradients = [distributed.local(gradient) for gradient in gradients]
         torch._foreach_mul_(gradients, factor if isinstance(factor, float) else factor.float())
         return weight
 

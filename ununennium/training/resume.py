@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from ununennium.errors import CheckpointError
 from ununennium.training import distributed
@@ -33,16 +34,17 @@ def clean_key(key: str) -> str:
 
 
 def snapshot(trainer: Trainer, epoch_random_state: dict[str, Any]) -> dict[str, Any]:
-    """Everything that a resumed run needs. Every rank calls it: each one's random state is gathered."""
+    """Everything that a resumed run needs. Every rank calls it: random states, and parts of weights, are gathered."""
     scaler = trainer.precision.scaler
+    weights = {_module_key(trainer, key): value for key, value in trainer.module.state_dict().items()}
     return {
-        "model": {_module_key(trainer, key): value for key, value in trainer.module.state_dict().items()},
-        "optimizer": trainer.optimizer.state_dict(),
+        "model": distributed.gathered(weights),
+        "optimizer": distributed.gathered(trainer.optimizer.state_dict()),
         "scheduler": trainer.schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "state": trainer.state.to_dict(),
         "history": {name: list(values) for name, values in trainer.history.items()},
-        "callbacks": {key: callback.state_dict() for key, callback in keyed(trainer).items()},
+        "callbacks": distributed.gathered({key: callback.state_dict() for key, callback in keyed(trainer).items()}),
         "random_states": distributed.gather({"now": random_state(), "epoch_start": epoch_random_state}),
         "running": distributed.gather(trainer.state.running),
         "config": asdict(trainer.config),
@@ -77,7 +79,7 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
         )
     _load_model(trainer, checkpoint["model"])
     try:
-        trainer.optimizer.load_state_dict(checkpoint["optimizer"])
+        trainer.optimizer.load_state_dict(_divided(trainer.optimizer, checkpoint["optimizer"]))
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"the checkpoint's optimizer state does not fit: {error}") from error
     _load_scheduler(trainer, checkpoint.get("scheduler"))
@@ -132,12 +134,31 @@ def _module_key(trainer: Trainer, key: str) -> str:
 
 
 def _load_model(trainer: Trainer, weights: dict[str, Any]) -> None:
-    names = {_module_key(trainer, name): name for name in trainer.module.state_dict()}
+    live = trainer.module.state_dict()
+    names = {_module_key(trainer, name): name for name in live}
     given = {clean_key(key) if key not in names else key: value for key, value in weights.items()}
+    given = {names.get(key, key): value for key, value in given.items()}
     try:
-        trainer.module.load_state_dict({names.get(key, key): value for key, value in given.items()})
+        trainer.module.load_state_dict({key: _as_part(live.get(key), value) for key, value in given.items()})
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint does not fit the model: {' '.join(str(error).split())}") from error
+
+
+def _divided(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """``state``, with what is as large as a parameter divided over ranks as that is."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    held = {
+        number: {name: _as_part(parameters[number], value) for name, value in values.items()}
+        for number, values in state["state"].items()
+        if number < len(parameters)
+    }
+    return {**state, "state": held}
+
+
+def _as_part(like: Any, value: Any) -> Any:
+    if isinstance(like, DTensor) and isinstance(value, torch.Tensor) and value.shape == like.shape:
+        return distributed.divided_like(like, value)
+    return value
 
 
 def _load_scheduler(trainer: Trainer, state: dict[str, Any] | None) -> None:

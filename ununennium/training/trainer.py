@@ -98,7 +98,7 @@ class Trainer:
         self.config = config or TrainerConfig()
         self.device = resolve_device(self.config)
         self.precision = resolve_precision(self.config.mixed_precision, self.device)
-        self._parallel = ParallelModel(model, self.config, self.device)
+        self._parallel = ParallelModel(model, optimizer, self.config, self.device)
         self.module = self._parallel.module
         self.optimizer = optimizer
         self.objective = Objective(loss_fn)
@@ -246,6 +246,7 @@ class Trainer:
             for callback in self.callbacks:
                 stack.enter_context(callback.around_validation(self))
             distributed.broadcast_buffers(self.module)  # a callback may have put others in, such as averages
+            stack.enter_context(self._parallel.around_validation())
             self.module.eval()
             try:
                 with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.training.callbacks.callback import Callback
+from ununennium.training.distributed import divided_like, local
 from ununennium.training.resume import clean_key
 
 if TYPE_CHECKING:
@@ -61,14 +62,15 @@ class EMA(Callback):
             self._average = {key: value.clone() for key, value in live.items()}
         if self._average.keys() != live.keys():
             raise CheckpointError("the averaged weights in the checkpoint belong to another model")
-        self._average = {key: value.to(live[key].device) for key, value in self._average.items()}
+        self._average = {key: divided_like(live[key], value) for key, value in self._average.items()}
 
     def on_step_end(self, trainer: Trainer) -> None:
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         live = _weights(trainer)
         floating = [key for key, value in live.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self._average[k] for k in floating], [live[k] for k in floating], 1.0 - decay)
+        averages = [local(self._average[key]) for key in floating]
+        torch._foreach_lerp_(averages, [local(live[key]) for key in floating], 1.0 - decay)
         for key in live.keys() - set(floating):
             self._average[key].copy_(live[key])
 
