@@ -1,4 +1,4 @@
-"""What torchrun runs for test_leaving.py: a script that ends while Gloo's threads hardly get to run."""
+"""What torchrun runs for test_process_group.py: a script that ends while Gloo's threads hardly get to run."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from ununennium.training.supervise import Outcome, how_it_ended
 if TYPE_CHECKING:
     from ununennium.runs import RunDirectory
 
-_FAILURE = re.compile(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
+_FAILURE = re.compile(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+) \(pid: (\d+)\)", re.MULTILINE)
+_KILLED_BY_TORCHRUN = re.compile(r"Unable to shutdown process (\d+) via")
 _SIGNALLED = re.compile(r"got signal: (\d+)")
 _ASKED_TO_STOP = (-signal.SIGTERM, -signal.SIGINT)
 
@@ -141,7 +142,7 @@ def read_result(run: RunDirectory, outcome: Outcome, *, stalled: RankError | Non
     if outcome.returncode == 0 and "stop_reason" in written:
         return TrainingResult(**written)
     tail = "\n".join(outcome.tail)
-    exits = {int(rank): int(code) for rank, code in reversed(_FAILURE.findall(tail))}  # its first failure comes last
+    exits = _exits(tail)
     cause = stalled or root_cause(read_errors(run), exits, tail)
     if cause is not None and not (cause.lost and written.get("stop_reason") == "preempted"):
         return TrainingResult(**{**written, "stop_reason": "failed", "message": cause.message, "error": cause})
@@ -152,7 +153,9 @@ def read_result(run: RunDirectory, outcome: Outcome, *, stalled: RankError | Non
         return TrainingResult(**{**written, "stop_reason": "timed_out", "message": message})
     if "stop_reason" in written:
         return TrainingResult(**written)
-    if _SIGNALLED.search(tail) or any(code in _ASKED_TO_STOP for code in [*exits.values(), outcome.returncode]):
+    if _SIGNALLED.search(tail) or any(
+        code in _ASKED_TO_STOP for code in [*list(exits.values())[:1], outcome.returncode]
+    ):
         return TrainingResult("preempted", "asked to stop before a step was done", duration_s=written["duration_s"])
     ending = how_it_ended(outcome.returncode)
     began = any(run.pids_folder.glob("rank*"))
@@ -178,6 +181,13 @@ def root_cause(errors: Sequence[RankError], exits: Mapping[int, int], traceback:
             message = f"the training process of rank {rank} {how_it_ended(code)}"
             return RankError(rank, time.time(), "ProcessLost", message, traceback, expected=True, lost=True)
     return first
+
+
+def _exits(tail: str) -> dict[int, int]:
+    """Rank -> exit status of what failed, by torchrun's own words; the first to fail first."""
+    killed = set(_KILLED_BY_TORCHRUN.findall(tail))  # it had asked them to stop, because another one failed
+    failures = reversed(_FAILURE.findall(tail))  # its "first observed failure" comes last
+    return {int(rank): -signal.SIGTERM if pid in killed else int(code) for rank, code, pid in failures}
 
 
 def rank_error_file(run: RunDirectory, rank: int) -> Path:
