@@ -184,7 +184,8 @@ def test_synced_batchnorm_on_the_cpu_is_refused_where_there_are_ranks(monkeypatc
     """Torch has no SyncBatchNorm for the CPU; one process has nothing to synchronise."""
     config = TrainerConfig(device="cpu", sync_batchnorm=True)
     model = nn.Sequential(nn.BatchNorm2d(2))
-    assert ParallelModel(model, config, torch.device("cpu")).module is model
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    assert ParallelModel(model, optimizer, config, torch.device("cpu")).module is model
     monkeypatch.setattr("ununennium.training.distributed.world_size", lambda: 2)
     with pytest.raises(ConfigError, match="sync_batchnorm"):
-        ParallelModel(model, config, torch.device("cpu"))
+        ParallelModel(model, optimizer, config, torch.device("cpu"))
