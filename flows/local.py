@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.error(str(error))
     except (KeyboardInterrupt, Terminated) as stopped:
         status = 143 if isinstance(stopped, Terminated) else 130
-        console.error("stopped; 'ununennium train --resume latest' goes on from the newest checkpoint")
+        console.error("stopped; the same command again goes on from the newest checkpoint")
     except Exception as error:
         if options.debug:
             raise

@@ -26,6 +26,7 @@ from ununennium import pipeline, report
 from ununennium.config import RunConfig
 from ununennium.errors import LaunchError, ProcessLost
 from ununennium.runs import RunDirectory, as_link, read_json
+from ununennium.starting import started
 from ununennium.training.result import Preempted, TrainingResult
 
 heartbeat = logging.getLogger("flows.heartbeat")
@@ -47,7 +48,8 @@ def retrain(config: RunConfig, dry_run: bool = False) -> State[Any]:
         ``Completed``, ``Completed(name="EarlyStopped")`` or ``Completed(name="NotPromoted")``, with the run's summary
         as its data; a run that is not promoted is ``NotPromoted`` however training stopped.
     """
-    with pipeline.new_run(config, started_by=_started_by(), keep=not dry_run) as run:
+    log = get_run_logger()
+    with started(config, started_by=_started_by(), keep=not dry_run, on_line=log.info) as run:
         plan = index(run)
         if dry_run:
             return Completed(message=f"dry run of {config.name}: nothing was trained", data=plan.details)

@@ -5,10 +5,8 @@ No Prefect here, and no torch: training and evaluation run in processes of their
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +15,7 @@ from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.config import Component, RunConfig
 from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged, indexed
-from ununennium.errors import ConfigError, PromotionConflict, UnunenniumError
+from ununennium.errors import ConfigError, PromotionConflict
 from ununennium.evaluation.evaluate import Evaluation
 from ununennium.evaluation.gate import check_metrics, decide
 from ununennium.runs import RunDirectory, read_json, write_json
@@ -48,39 +46,13 @@ class Plan:
         return [f"{heading:<{width}}  {text}" for heading, text in self.rows]
 
 
-@contextlib.contextmanager
-def new_run(
-    config: RunConfig, *, started_by: Mapping[str, Any] | None = None, keep: bool = True
-) -> Iterator[RunDirectory]:
-    """A new run, whose summary says how it ended even if that was by an exception.
-
-    Args:
-        config: what to run.
-        started_by: recorded in ``run.json``.
-        keep: False leaves nothing behind, neither here nor in the storage (a dry run).
-    """
-    run = RunDirectory.create(config, started_by=started_by)
-    try:
-        if keep:
-            summarise(run)
-            run.publish([run.run_file, run.summary_file])
-        yield run
-    except BaseException as error:
-        if keep:
-            with contextlib.suppress(Exception):  # the error that ended the run is the one to see
-                summarise(run, reason=_in_words(error))
-                run.publish([run.summary_file, run.metrics_file, run.result_file])
-        raise
-    finally:
-        if not keep:
-            shutil.rmtree(run.work, ignore_errors=True)
-
-
 def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> Plan:
     """Check and index the imagery, compute the statistics of the training fold, and make the plan.
 
+    A run that was interrupted after this keeps what it has.
+
     Args:
-        run: a new run.
+        run: a new run, or one that goes on.
         on_line: told what is being looked at.
 
     Raises:
@@ -92,13 +64,16 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> Plan:
         raise ConfigError("checkpoints.save_top_k", 0, "keeps no checkpoint to evaluate; give 1 or more, or -1")
     check_metrics(config.gate, config.data.classes, config.data.task)
     champion = Registry(run.storage, config.name).current()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the index keeps them, and the plan shows them
-        data = indexed(config.data, on_line)
-    index = data.index
-    index.save(run.index_file)
-    data.statistics().save(run.statistics_file)
-    write_json(run.split_file, index.split.to_geojson())
+    if run.plan_file.exists():
+        index = ChipIndex.load(run.index_file)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the index keeps them, and the plan shows them
+            data = indexed(config.data, on_line)
+        index = data.index
+        index.save(run.index_file)
+        data.statistics().save(run.statistics_file)
+        write_json(run.split_file, index.split.to_geojson())
     plan = make_plan(run, config, index.summary(), champion)
     write_json(run.plan_file, {"rows": plan.rows, **plan.details})
     return plan
@@ -229,12 +204,13 @@ def judge(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> dict[str
     return summary
 
 
-def summarise(run: RunDirectory, *, reason: str | None = None) -> dict[str, Any]:
+def summarise(run: RunDirectory, *, stop_reason: str | None = None, reason: str | None = None) -> dict[str, Any]:
     """Write and return ``summary.json``, what ``ununennium runs`` lists, from the files that the run has so far.
 
     Args:
         run: the run.
-        reason: what ended it, where no file says so.
+        stop_reason: how it ended, where no file says so.
+        reason: the same in words.
     """
     record = run.record()
     result, measured, gate, promotion = (
@@ -243,9 +219,7 @@ def summarise(run: RunDirectory, *, reason: str | None = None) -> dict[str, Any]
     )
     metrics = measured["challenger"]["metrics"] if measured else None
     champion = Registry(run.storage, record["name"]).current()
-    stop_reason = result["stop_reason"] if result else None
-    if reason is not None and stop_reason is None:
-        stop_reason = "failed"
+    stop_reason = result["stop_reason"] if result else stop_reason
     verdict, gate_reason = _verdict(gate, promotion)
     summary = {
         "run_id": run.run_id,
@@ -319,8 +293,3 @@ def _places(run: RunDirectory) -> dict[str, str]:
         "pictures": (run.pictures_folder, "pictures"),
     }
     return {"files": run.url} | {name: f"{run.url}/{key}" for name, (file, key) in made.items() if file.exists()}
-
-
-def _in_words(error: BaseException) -> str:
-    """An exception for a summary; the library's own name what to do."""
-    return str(error) if isinstance(error, UnunenniumError) else f"{type(error).__name__}: {error}".rstrip(": ")

@@ -14,7 +14,7 @@ import platform
 import re
 import secrets
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -265,17 +265,25 @@ def list_runs(storage: str, *, name: str | None = None) -> list[dict[str, Any]]:
         storage: URL or folder.
         name: only this model's runs.
     """
-    root = resolve_storage(storage)
+    return list(newest_summaries(resolve_storage(storage), name))
+
+
+def newest_summaries(root: str, name: str | None = None, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The summaries of runs, newest first, each read when it is asked for.
+
+    Args:
+        root: of the storage, as ``resolve_storage`` gives it.
+        name: only this model's.
+        limit: at most so many.
+    """
     if "://" not in root and not Path(root).is_dir():
-        return []
+        return
     runs: Storage = open_storage(f"{root}/runs")
-    summaries: list[dict[str, Any]] = []
-    for key in runs.list():
-        if key.count("/") == 1 and key.endswith(f"/{SUMMARY}"):
-            summary = json.loads(runs.read_bytes(key))
-            if name is None or summary["name"] == name:
-                summaries.append(summary)
-    return sorted(summaries, key=lambda summary: (summary["started"], summary["run_id"]), reverse=True)
+    keys = [key for key in runs.list() if key.count("/") == 1 and key.endswith(f"/{SUMMARY}")]
+    if name is not None:
+        keys = [key for key in keys if _RUN_ID.match(folder := key.partition("/")[0]) and folder[17:-5] == name]
+    for key in sorted(keys, reverse=True)[:limit]:
+        yield json.loads(runs.read_bytes(key))
 
 
 def resolve_storage(url: str) -> str:

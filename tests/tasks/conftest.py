@@ -13,6 +13,7 @@ import rasterio
 from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.runs import RunDirectory
+from ununennium.starting import started
 
 SIZE = 160
 
@@ -81,7 +82,7 @@ def run_through() -> Callable[[RunConfig], tuple[RunDirectory, dict[str, Any]]]:
     """Prepare, train and judge in the processes that a user's run has; the run and its summary."""
 
     def go(config: RunConfig) -> tuple[RunDirectory, dict[str, Any]]:
-        with pipeline.new_run(config) as run:
+        with started(config) as run:
             pipeline.prepare(run)
             pipeline.train(run).require_usable()
             return run, pipeline.judge(run, actor="test")

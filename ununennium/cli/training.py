@@ -48,6 +48,8 @@ def train(
 ) -> None:
     """Index the imagery and train, in processes of their own; promotes nothing.
 
+    The same command again goes on with a run that was killed or asked to stop (checkpoints.resume=false: a new one).
+
     The storage of a new run is the configuration's; --storage says where --resume looks.
     """
     if (config is None) == (resume is None):
@@ -56,23 +58,23 @@ def train(
     from ununennium.config import RunConfig
     from ununennium.report import closing_rows
     from ununennium.runs import RunDirectory
+    from ununennium.starting import resumed, started
 
     if config is not None:
         described = RunConfig.load(config, changes or [])
-        with pipeline.new_run(described, started_by={"user": user()}, keep=not dry_run) as run:
+        with started(described, started_by={"user": user()}, keep=not dry_run, on_line=say) as run:
             plan = pipeline.prepare(run)
             if dry_run:
                 print_json(plan.details) if as_json else print_pairs(plan.rows)
                 return
             for line in plan.lines():
                 say(line)
-            result = pipeline.train(run, on_line=say)
+            pipeline.train(run, on_line=say).require_usable()
     else:
         if changes or dry_run:
             raise ConfigError("train --resume", resume, "goes on as it began: without --set and --dry-run")
-        run = RunDirectory.fetch(storage, str(resume))
-        result = pipeline.train(run, on_line=say)
-    result.require_usable()
+        with resumed(RunDirectory.fetch(storage, str(resume)), started_by={"user": user()}) as run:
+            pipeline.train(run, on_line=say).require_usable()
     summary = pipeline.summarise(run)
     if as_json:
         print_json(summary)

@@ -76,7 +76,7 @@ class TrainerSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """Which checkpoints are kept."""
+    """Which checkpoints are kept, and whether a run goes on from them by itself."""
 
     monitor: str = "val_loss"
     """Metric that ranks checkpoints: ``val_loss``, ``val_IoU``, ``val_F1``, or one class's, ``val_IoU_building``."""
@@ -86,6 +86,8 @@ class CheckpointSettings(Section):
     """Best checkpoints kept beside the newest one; -1 keeps all, 0 writes none."""
     every_n_steps: PositiveInt | None = None
     """Save within epochs, too, after so many optimizer steps: what is lost if a process is killed."""
+    resume: bool = True
+    """Go on with an earlier run of the same configuration, data and code that was killed or asked to stop."""
 
 
 class EarlyStoppingSettings(Section):

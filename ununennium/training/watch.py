@@ -64,13 +64,13 @@ def register_process(run: RunDirectory, rank: int) -> None:
     (run.pids_folder / f"rank{rank}").write_text(words, encoding="utf-8")
 
 
-def processes(run: RunDirectory, launch_id: str) -> list[RankProcess]:
-    """The training processes that this launch started, on this machine."""
+def processes(run: RunDirectory, launch_id: str | None = None) -> list[RankProcess]:
+    """The training processes that a launch started on this machine; None for any launch."""
     found = []
     for file in sorted(run.pids_folder.glob("rank*")):
         with contextlib.suppress(OSError, ValueError):
             pid, start, launch = file.read_text(encoding="utf-8").split()
-            if launch == launch_id:
+            if launch_id in (None, launch):
                 found.append(RankProcess(int(file.name.removeprefix("rank")), int(pid), int(start)))
     return found
 

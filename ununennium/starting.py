@@ -1,0 +1,235 @@
+"""Which run answers to a configuration: a new one, or the same one again that was interrupted.
+
+A run is the same if its configuration, its data, the code and the versions of what computes it are. It was interrupted
+if it was asked to stop while it trained, or was killed; one that failed, or came to its end, is never taken up again.
+Only the machine that a run was on can tell whether it still lives: elsewhere it goes on by name (``train --resume``),
+or within the same flow run, of which Prefect starts one try at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import IO, Any
+
+from ununennium.checkpoints.storage import open_storage
+from ununennium.config import RunConfig
+from ununennium.data.catalog import open_catalog
+from ununennium.data.index import ChipIndex
+from ununennium.data.index_cache import check_unchanged
+from ununennium.errors import ConfigError, DataError, StorageError, UnunenniumError
+from ununennium.pipeline import summarise
+from ununennium.runs import RunDirectory, git_commit, newest_summaries, resolve_storage, versions, write_json
+from ununennium.training.result import Preempted
+from ununennium.training.supervise import POLL_S
+from ununennium.training.watch import processes
+
+_LOOKED_AT = 10
+_MARGIN_S = 5.0
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def started(
+    config: RunConfig, *, started_by: Mapping[str, Any] | None = None, keep: bool = True, on_line: Say = print
+) -> Iterator[RunDirectory]:
+    """The run that ``config`` asks for, whose summary says how it ended even if that was by an exception.
+
+    Args:
+        config: what to run; with ``checkpoints.resume`` an interrupted run of the same goes on.
+        started_by: who or what asks, such as the ids of a flow run; recorded in ``run.json``.
+        keep: False leaves nothing behind, neither here nor in the storage (a dry run).
+        on_line: told if a run goes on, or why one that was interrupted does not.
+
+    Raises:
+        StorageError: the work folder or the storage cannot be written.
+    """
+    found = _interrupted(config, started_by or {}, on_line) if keep and config.checkpoints.resume else None
+    if found is not None:
+        run, lease = found
+        with lease, _summarised(run):
+            _take_up(run, started_by or {})
+            yield run
+        return
+    run = RunDirectory.create(config, started_by=started_by)
+    if not keep:
+        try:
+            yield run
+        finally:
+            shutil.rmtree(run.work, ignore_errors=True)
+        return
+    with _lease(run) or contextlib.nullcontext(), _summarised(run):
+        summarise(run)
+        run.publish([run.run_file, run.summary_file])
+        yield run
+
+
+@contextlib.contextmanager
+def resumed(run: RunDirectory, *, started_by: Mapping[str, Any] | None = None) -> Iterator[RunDirectory]:
+    """``run``, whatever ended it, to go on.
+
+    Raises:
+        ConfigError: it has not ended: a process of this machine is at it.
+    """
+    lease = _lease(run)
+    if lease is None:
+        owner = (run.work / "lease").read_text(encoding="utf-8")
+        raise ConfigError("run", run.run_id, f"is under way (process {owner}); wait for its end, or stop it first")
+    with lease, _summarised(run):
+        _take_up(run, started_by or {})
+        yield run
+
+
+def _take_up(run: RunDirectory, started_by: Mapping[str, Any]) -> None:
+    """Record who goes on with ``run``; it has no end any more."""
+    _wait_for_processes(run)
+    again = {
+        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "host": platform.node(),
+        "versions": versions(),
+        "started_by": dict(started_by),
+    }
+    record = run.record()
+    write_json(run.run_file, {**record, "resumed": [*record.get("resumed", []), again]})
+    run.result_file.unlink(missing_ok=True)
+    summarise(run)
+    run.publish([run.run_file, run.summary_file])
+
+
+@contextlib.contextmanager
+def _summarised(run: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(Exception):  # the error that ended the run is the one to see
+            was_stopped = isinstance(error, Preempted) or not isinstance(error, Exception)
+            known = isinstance(error, UnunenniumError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}".rstrip(": ")
+            summarise(run, stop_reason="preempted" if was_stopped else "failed", reason=reason)
+            run.publish([run.summary_file, run.metrics_file, run.result_file])
+        raise
+
+
+def _interrupted(config: RunConfig, started_by: Mapping[str, Any], on_line: Say) -> tuple[RunDirectory, IO[str]] | None:
+    """An interrupted run of the same, and the lease of it."""
+    storage = resolve_storage(config.storage)
+    wanted = _settings(config.model_copy(update={"storage": storage}).model_dump(mode="json"))
+    candidates = []
+    for summary in newest_summaries(storage, config.name, _LOOKED_AT):
+        run_id = summary["run_id"]
+        try:
+            record = json.loads(open_storage(f"{storage}/runs/{run_id}").read_bytes("run.json"))
+            if _settings(record["config"]) == wanted and _was_interrupted(summary, record, started_by):
+                candidates.append((run_id, record))
+        except (OSError, KeyError, ValueError, UnunenniumError) as error:
+            on_line(f"{run_id} is passed over, since its run.json cannot be read: {error!r}")
+    for run_id, record in sorted(candidates, key=lambda candidate: not _is_of_flow(candidate[1], started_by)):
+        try:
+            _require_same_code(record)
+            _require_same_place(record, started_by)
+            run = RunDirectory.fetch(storage, run_id)
+            lease = _lease(run)
+            if lease is None:  # it is under way
+                continue
+            try:
+                _require_same_data(config, run)
+            except BaseException:
+                lease.close()
+                raise
+        except (OSError, UnunenniumError) as error:
+            on_line(f"{run_id} was interrupted, but does not go on by itself: {error}")
+        else:
+            on_line(f"going on with {run_id}, which was interrupted; checkpoints.resume=false starts anew")
+            return run, lease
+    return None
+
+
+def _was_interrupted(summary: Mapping[str, Any], record: Mapping[str, Any], started_by: Mapping[str, Any]) -> bool:
+    if summary["verdict"] is not None:
+        return False
+    return summary["stop_reason"] in (None, "preempted") or _is_of_flow(record, started_by)
+
+
+def _is_of_flow(record: Mapping[str, Any], started_by: Mapping[str, Any]) -> bool:
+    """Whether the flow run that asks has asked for this run before: this is its next try."""
+    starts = [record, *record.get("resumed", [])]
+    asked = {start["started_by"].get("flow_run_id") for start in starts}
+    return started_by.get("flow_run_id") in asked - {None}
+
+
+def _require_same_code(record: Mapping[str, Any]) -> None:
+    """Raises ``ConfigError`` if something else computes now than when the run began."""
+    now, then = versions(), record["versions"]
+    for package in sorted(now.keys() | then.keys()):
+        if then.get(package) != now.get(package):
+            raise ConfigError("versions", now.get(package), f"{package} was {then.get(package)} when it began")
+    commit = git_commit()
+    if record["git_commit"] != commit or (commit or "").endswith("+"):
+        raise ConfigError("git_commit", commit, f"it began with {record['git_commit']}, and + stands for any change")
+
+
+def _require_same_place(record: Mapping[str, Any], started_by: Mapping[str, Any]) -> None:
+    """Raises ``ConfigError`` if nobody here can tell whether the run still lives."""
+    last_start = [record, *record.get("resumed", [])][-1]
+    if last_start["host"] != platform.node() and not _is_of_flow(record, started_by):
+        remedy = f"it was on {last_start['host']}; if it has ended there, 'ununennium train --resume' goes on with it"
+        raise ConfigError("host", platform.node(), remedy)
+
+
+def _require_same_data(config: RunConfig, run: RunDirectory) -> None:
+    """Raises ``DataError`` if the data are not those that ``run`` indexed, if it came that far."""
+    if run.plan_file.exists():
+        index = ChipIndex.load(run.index_file)
+        scenes = open_catalog(config.data, None)
+        if [scene.to_dict() for scene in scenes] != [scene.to_dict() for scene in index.scenes]:
+            raise DataError("the catalog has other scenes now")
+        check_unchanged(index)
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration decides the result."""
+    checkpoints = {key: value for key, value in config["checkpoints"].items() if key != "resume"}
+    return {**config, "checkpoints": checkpoints}
+
+
+def _lease(run: RunDirectory) -> IO[str] | None:
+    """The right to work on ``run``, until it is closed or this process ends; None if another process has it.
+
+    Raises:
+        StorageError: files cannot be locked there.
+    """
+    file = (run.work / "lease").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        file.close()
+        message = f"{file.name} cannot be locked: {error.strerror or error}; set UNUNENNIUM_WORK to another folder"
+        raise StorageError(message) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _wait_for_processes(run: RunDirectory) -> None:
+    """Let training processes whose launcher was killed write their last checkpoint and end, as they do by themselves.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    deadline = time.monotonic() + run.config().launcher.grace_s + _MARGIN_S
+    while alive := [process.pid for process in processes(run) if process.alive]:
+        if time.monotonic() > deadline:
+            raise ConfigError("run", run.run_id, f"process {alive[0]} still trains it; end that process first")
+        time.sleep(POLL_S)
