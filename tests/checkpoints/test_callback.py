@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import pytest
 import torch
@@ -255,3 +256,32 @@ def test_a_folder_that_cannot_be_written_shows_itself_before_the_first_step(tmp_
 def test_resuming_from_an_empty_folder_says_so(tmp_path, make_trainer):
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
         make_trainer(epochs=1).fit(resume_from=str(tmp_path))
+
+
+@pytest.mark.parametrize("call", ["put_file", "create"])
+def test_a_signal_within_a_save_ends_the_run_after_it(tmp_path, make_trainer, monkeypatch, call):
+    """correctness 68, 69: asked to stop while a checkpoint is uploaded or committed: it is whole, a run goes on."""
+    from ununennium.checkpoints.local_storage import LocalStorage
+
+    saved = getattr(LocalStorage, call)
+    trainer = make_trainer(CheckpointCallback(str(tmp_path / "killed")), epochs=3)
+
+    def asked_to_stop(storage, *arguments):
+        if trainer.state.epoch == 1 and trainer.state.stop_reason is None:
+            signal.raise_signal(signal.SIGUSR1)
+        return saved(storage, *arguments)
+
+    monkeypatch.setattr(LocalStorage, call, asked_to_stop)
+    old = signal.signal(signal.SIGUSR1, lambda *_: trainer.request_stop(StopReason.PREEMPTED, "asked to"))
+    try:
+        trainer.fit()
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    assert (trainer.state.stop_reason, trainer.state.epoch) == (StopReason.PREEMPTED, 1)
+    (manifest,) = CheckpointStore(tmp_path / "killed").manifests()
+    assert manifest.position == (1, 3, 0)
+    resumed = make_trainer(CheckpointCallback(str(tmp_path / "killed")), epochs=3)
+    undisturbed = make_trainer(CheckpointCallback(str(tmp_path / "undisturbed")), epochs=3)
+    assert resumed.fit(resume_from=str(tmp_path / "killed")) == undisturbed.fit()
+    for ours, theirs in zip(resumed.module.parameters(), undisturbed.module.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

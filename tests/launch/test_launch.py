@@ -97,6 +97,18 @@ def test_sigterm_to_a_rank_is_a_preemption_that_can_be_resumed(prepared: Prepare
     assert resumed.epochs >= newest.epoch
 
 
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_sigterm_during_start_up_is_a_preemption_too(prepared: Prepared, nproc: int) -> None:
+    """correctness 69: before a step was done there is nothing to save, and the next start begins."""
+    run = prepared("data.batch_size=2", "trainer.epochs=1")
+    when(lambda: len(list(run.pids_folder.glob("rank*"))) == nproc, lambda: os.kill(rank_pids(run)[-1], signal.SIGTERM))
+    result = launch(run, nproc=nproc, grace_s=60, max_restarts=2, on_line=lambda line: None)
+    assert result.stop_reason == "preempted", result
+    assert steps_done(run) <= 1
+    assert_nothing_left(run, 60)
+    assert launch(run, nproc=nproc, on_line=lambda line: None).stop_reason == "completed"
+
+
 def test_a_failing_rank_brings_its_own_traceback(prepared: Prepared) -> None:
     """correctness 48: the original traceback, not torchrun's summary."""
     run = prepared("model={target: 'torch.nn:Linear', kwargs: {in_features: 1, out_features: 2}}")
