@@ -22,6 +22,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.events import emit_event
 from prefect.states import Completed
 
+from flows.events import related
 from ununennium import pipeline, report
 from ununennium.config import RunConfig
 from ununennium.errors import LaunchError, ProcessLost
@@ -108,7 +109,7 @@ def publish(run: RunDirectory, summary: dict[str, Any]) -> None:
         emit_event(
             PROMOTED,
             resource={"prefect.resource.id": f"ununennium.model.{name}", "prefect.resource.name": name},
-            related=_related(),
+            related=related(),
             payload={**champion, "run_id": run.run_id, "metrics": summary["holdout"], "storage": run.storage},
         )
     key = name.replace("_", "-")
@@ -134,7 +135,7 @@ def finished(run: RunDirectory, result: TrainingResult) -> None:
     emit_event(
         FINISHED,
         resource={"prefect.resource.id": f"ununennium.run.{run.run_id}", "prefect.resource.name": run.run_id},
-        related=_related(),
+        related=related(),
         payload={
             "run_id": run.run_id,
             "model": run.config().name,
@@ -166,10 +167,3 @@ def _started_by() -> dict[str, Any]:
         "deployment_id": runtime.deployment.id,
         "deployment_name": runtime.deployment.name,
     }
-
-
-def _related() -> list[dict[str, str]]:
-    flow_run_id = runtime.flow_run.id
-    if flow_run_id is None:
-        return []
-    return [{"prefect.resource.id": f"prefect.flow-run.{flow_run_id}", "prefect.resource.role": "flow-run"}]

@@ -101,15 +101,17 @@ def markdown(
     ]
     for picture in pictures:
         title = picture.stem.replace("_", " ").capitalize()
-        parts += [f"## {title}", data_uri(picture, title)]
+        parts += [
+            f"## {title}",
+            data_uri(picture.read_bytes(), title, f"{summary['places']['files']}/pictures/{picture.name}"),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
-def data_uri(picture: Path, title: str) -> str:
-    """A PNG as an embedded Markdown image; one that is too large for a database row is only named."""
-    content = picture.read_bytes()
+def data_uri(content: bytes, title: str, place: str) -> str:
+    """A PNG as an embedded Markdown image; of one that is too large for a database row, its place."""
     if len(content) > MAX_PICTURE_BYTES:
-        return f"{title}: `{picture.name}` beside the run's files ({len(content) // 1024} kB, too large to embed)"
+        return f"{title}: `{place}` ({len(content) // 1024} kB, too large to embed)"
     return f"![{title}](data:image/png;base64,{base64.b64encode(content).decode('ascii')})"
 
 

@@ -39,7 +39,7 @@ def predict(
     """Make a map of a scene with the champion, and a picture to look at."""
     from ununennium.checkpoints.artifact import load_artifact
     from ununennium.checkpoints.registry import Registry
-    from ununennium.evaluation.pictures import class_map_picture, presence_map_picture, value_map_picture
+    from ununennium.inference.maps import quicklook as draw
     from ununennium.inference.scene import map_scene
     from ununennium.runs import resolve_storage
 
@@ -56,12 +56,7 @@ def predict(
     with _progress() as on_rows:
         mapped = map_scene(network, contract, scene, output, device=device, tta=tta, on_rows=on_rows)
     quicklook = quicklook or output.with_suffix(".png")
-    if contract.get("task") == "multilabel":
-        presence_map_picture(mapped.path, list(contract["classes"]), quicklook)
-    elif contract.get("task") == "regression":
-        value_map_picture(mapped.path, contract["classes"][0], quicklook)
-    else:
-        class_map_picture(mapped.path, list(contract["classes"]), quicklook)
+    draw(mapped, contract, quicklook)
     total = sum(mapped.pixels.values())
     rows: list[tuple[str, str]] = [("map", str(output)), ("picture", str(quicklook))]
     rows += [(f"  {name}", f"{count:,} px, {count / max(total, 1):.1%}") for name, count in mapped.pixels.items()]
