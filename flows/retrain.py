@@ -24,7 +24,7 @@ from prefect.states import Completed
 
 from flows.events import related
 from ununennium import pipeline, report
-from ununennium.config import RunConfig
+from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import LaunchError, ProcessLost
 from ununennium.runs import RunDirectory, as_link, read_json
 from ununennium.starting import started
@@ -38,19 +38,25 @@ PROMOTED = "ununennium.checkpoint.promoted"
 
 
 @flow(name="retrain")
-def retrain(config: RunConfig, dry_run: bool = False) -> State[Any]:
+def retrain(
+    config: RunConfig, dry_run: bool = False, overrides: list[str] | None = None, continues: str | None = None
+) -> State[Any]:
     """Plan, index, train, evaluate, gate, promote, tell.
 
     Args:
         config: what to train on what, and what the new model has to show.
         dry_run: print the plan, and train nothing.
+        overrides: changes to it, such as ``trainer.epochs=5``: parameters of a deployment are replaced as a whole.
+        continues: id of a flow run that crashed, with whose training to go on.
 
     Returns:
         ``Completed``, ``Completed(name="EarlyStopped")`` or ``Completed(name="NotPromoted")``, with the run's summary
         as its data; a run that is not promoted is ``NotPromoted`` however training stopped.
     """
     log = get_run_logger()
-    with started(config, started_by=_started_by(), keep=not dry_run, on_line=log.info) as run:
+    if overrides:
+        config = RunConfig.parse(apply_overrides(config.model_dump(mode="json"), overrides), source="overrides")
+    with started(config, started_by=_started_by(), continues=continues, keep=not dry_run, on_line=log.info) as run:
         plan = index(run)
         if dry_run:
             return Completed(message=f"dry run of {config.name}: nothing was trained", data=plan.details)

@@ -39,20 +39,27 @@ Say = Callable[[str], None]
 
 @contextlib.contextmanager
 def started(
-    config: RunConfig, *, started_by: Mapping[str, Any] | None = None, keep: bool = True, on_line: Say = print
+    config: RunConfig,
+    *,
+    started_by: Mapping[str, Any] | None = None,
+    continues: str | None = None,
+    keep: bool = True,
+    on_line: Say = print,
 ) -> Iterator[RunDirectory]:
     """The run that ``config`` asks for, whose summary says how it ended even if that was by an exception.
 
     Args:
         config: what to run; with ``checkpoints.resume`` an interrupted run of the same goes on.
         started_by: who or what asks, such as the ids of a flow run; recorded in ``run.json``.
+        continues: id of a flow run that is known to have ended; what it asked for goes on wherever it was.
         keep: False leaves nothing behind, neither here nor in the storage (a dry run).
         on_line: told if a run goes on, or why one that was interrupted does not.
 
     Raises:
         StorageError: the work folder or the storage cannot be written.
     """
-    found = _interrupted(config, started_by or {}, on_line) if keep and config.checkpoints.resume else None
+    flow_runs = {(started_by or {}).get("flow_run_id"), continues} - {None}
+    found = _interrupted(config, flow_runs, on_line) if keep and config.checkpoints.resume else None
     if found is not None:
         run, lease = found
         with lease, _summarised(run):
@@ -118,7 +125,7 @@ def _summarised(run: RunDirectory) -> Iterator[None]:
         raise
 
 
-def _interrupted(config: RunConfig, started_by: Mapping[str, Any], on_line: Say) -> tuple[RunDirectory, IO[str]] | None:
+def _interrupted(config: RunConfig, flow_runs: set[Any], on_line: Say) -> tuple[RunDirectory, IO[str]] | None:
     """An interrupted run of the same, and the lease of it."""
     storage = resolve_storage(config.storage)
     wanted = _settings(config.model_copy(update={"storage": storage}).model_dump(mode="json"))
@@ -127,14 +134,14 @@ def _interrupted(config: RunConfig, started_by: Mapping[str, Any], on_line: Say)
         run_id = summary["run_id"]
         try:
             record = json.loads(open_storage(f"{storage}/runs/{run_id}").read_bytes("run.json"))
-            if _settings(record["config"]) == wanted and _was_interrupted(summary, record, started_by):
+            if _settings(record["config"]) == wanted and _was_interrupted(summary, record, flow_runs):
                 candidates.append((run_id, record))
         except (OSError, KeyError, ValueError, UnunenniumError) as error:
             on_line(f"{run_id} is passed over, since its run.json cannot be read: {error!r}")
-    for run_id, record in sorted(candidates, key=lambda candidate: not _is_of_flow(candidate[1], started_by)):
+    for run_id, record in sorted(candidates, key=lambda candidate: not _is_of_flow(candidate[1], flow_runs)):
         try:
             _require_same_code(record)
-            _require_same_place(record, started_by)
+            _require_same_place(record, flow_runs)
             run = RunDirectory.fetch(storage, run_id)
             lease = _lease(run)
             if lease is None:  # it is under way
@@ -152,17 +159,16 @@ def _interrupted(config: RunConfig, started_by: Mapping[str, Any], on_line: Say)
     return None
 
 
-def _was_interrupted(summary: Mapping[str, Any], record: Mapping[str, Any], started_by: Mapping[str, Any]) -> bool:
+def _was_interrupted(summary: Mapping[str, Any], record: Mapping[str, Any], flow_runs: set[Any]) -> bool:
     if summary["verdict"] is not None:
         return False
-    return summary["stop_reason"] in (None, "preempted") or _is_of_flow(record, started_by)
+    return summary["stop_reason"] in (None, "preempted") or _is_of_flow(record, flow_runs)
 
 
-def _is_of_flow(record: Mapping[str, Any], started_by: Mapping[str, Any]) -> bool:
-    """Whether the flow run that asks has asked for this run before: this is its next try."""
+def _is_of_flow(record: Mapping[str, Any], flow_runs: set[Any]) -> bool:
+    """Whether one of ``flow_runs`` has asked for this run before: this is its next try."""
     starts = [record, *record.get("resumed", [])]
-    asked = {start["started_by"].get("flow_run_id") for start in starts}
-    return started_by.get("flow_run_id") in asked - {None}
+    return any(start["started_by"].get("flow_run_id") in flow_runs for start in starts)
 
 
 def _require_same_code(record: Mapping[str, Any]) -> None:
@@ -176,10 +182,10 @@ def _require_same_code(record: Mapping[str, Any]) -> None:
         raise ConfigError("git_commit", commit, f"it began with {record['git_commit']}, and + stands for any change")
 
 
-def _require_same_place(record: Mapping[str, Any], started_by: Mapping[str, Any]) -> None:
+def _require_same_place(record: Mapping[str, Any], flow_runs: set[Any]) -> None:
     """Raises ``ConfigError`` if nobody here can tell whether the run still lives."""
     last_start = [record, *record.get("resumed", [])][-1]
-    if last_start["host"] != platform.node() and not _is_of_flow(record, started_by):
+    if last_start["host"] != platform.node() and not _is_of_flow(record, flow_runs):
         remedy = f"it was on {last_start['host']}; if it has ended there, 'ununennium train --resume' goes on with it"
         raise ConfigError("host", platform.node(), remedy)
 

@@ -144,3 +144,13 @@ def prefect_cli(environment: dict[str, str], folder: Path, *arguments: str) -> s
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def bootstrap(environment: dict[str, str], folder: Path, *arguments: str, status: int = 0) -> str:
+    """What ``python -m infra.bootstrap ARGUMENTS`` prints, run in ``folder``."""
+    command = [sys.executable, "-m", "infra.bootstrap", *arguments]
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr

@@ -17,7 +17,7 @@ import pystac
 import pytest
 import rasterio
 
-from tests.flows.conftest import ROOT, post, prefect_cli
+from tests.flows.conftest import ROOT, bootstrap, post, prefect_cli
 from ununennium.config import RunConfig
 from ununennium.config.maps import MapsConfig
 
@@ -30,7 +30,7 @@ LONG_S = 300.0
 def checkout(tmp_path: Path) -> Path:
     """What of the project a worker needs, in a folder of its own, where it may write."""
     folder = tmp_path / "checkout"
-    for name in ("deployments", "flows", "examples"):
+    for name in ("deployments", "flows", "infra", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
@@ -39,7 +39,7 @@ def checkout(tmp_path: Path) -> Path:
 def working(server_environment: dict[str, str], checkout: Path) -> Iterator[dict[str, str]]:
     """A server with the deployments of the project, and a worker; gives the environment of its clients."""
     environment = {**server_environment, "PREFECT_WORKER_QUERY_SECONDS": "1"}
-    prefect_cli(environment, checkout, "work-pool", "create", "local", "--type", "process")
+    bootstrap(environment, checkout)
     prefect_cli(environment, checkout, "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
     with (checkout / "worker.log").open("w") as output:
         process = subprocess.Popen(

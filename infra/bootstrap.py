@@ -1,0 +1,147 @@
+"""Bring a Prefect server's work pools and automations to what the files here say.
+
+Run it as often as you like, such as after each upgrade: it says what differs and changes that alone. What the files do
+not name is left alone. The server is that of ``PREFECT_API_URL`` or of the profile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is not as the files say.
+
+    Attributes:
+        what: its kind and name.
+        lines: how it differs; empty if it is not there.
+        apply: makes it so.
+    """
+
+    what: str
+    lines: list[str]
+    apply: Callable[[], object]
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.what}: {'differs' if self.lines else 'is missing'}", *self.lines])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 it is as the files say; 1 no server, or it refuses; 3 a dry run that found differences."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.bootstrap",
+        description="Create or update the work pools and automations that Ununennium needs on a Prefect server.",
+        epilog="Then: prefect deploy --all --prefect-file deployments/prefect.yaml",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what differs, and change nothing")
+    parser.add_argument(
+        "--silent-after",
+        type=int,
+        metavar="SECONDS",
+        help="when a run without heartbeats has crashed; at least 3 of them",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        with get_client(sync_client=True) as client:
+            changes = differences(client, silent_after_s=options.silent_after)
+            for change in changes:
+                print(change)  # noqa: T201
+                if not options.dry_run:
+                    change.apply()
+    except (httpx.HTTPError, RuntimeError, ValueError) as error:
+        print(f"error: {error}; is PREFECT_API_URL right, and the server up?", file=sys.stderr)  # noqa: T201
+        return 1
+    done = "would be changed" if options.dry_run else "changed"
+    print(f"{len(changes)} thing(s) {done}" if changes else "all is as it should be")  # noqa: T201
+    return 3 if options.dry_run and changes else 0
+
+
+def differences(client: SyncPrefectClient, *, silent_after_s: int | None = None) -> list[Change]:
+    """What on the server is not as the files say.
+
+    Args:
+        client: of the server.
+        silent_after_s: seconds without a heartbeat after which a run has crashed; as ``automations.yaml`` says if None.
+    """
+    found = [_work_pool(client, file) for file in sorted((HERE / "work-pools").glob("*.json"))]
+    described = yaml.safe_load((HERE / "automations.yaml").read_text(encoding="utf-8"))["automations"]
+    for automation in described:
+        if silent_after_s is not None and automation["trigger"]["posture"] == "Proactive":
+            automation["trigger"]["within"] = silent_after_s
+        found.append(_automation(client, automation))
+    return [change for change in found if change is not None]
+
+
+def _work_pool(client: SyncPrefectClient, file: Path) -> Change | None:
+    name, wanted = file.stem, json.loads(file.read_text(encoding="utf-8"))
+    kind = wanted.pop("type")
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        create = WorkPoolCreate(name=name, type=kind, **wanted)
+        return Change(f"work pool {name}", [], lambda: client.create_work_pool(create))
+    if pool.type != kind:
+        raise ValueError(f"work pool {name} is of type {pool.type}, and not {kind}: delete it, or rename {file.name}")
+    lines = _differing({key: getattr(pool, key) for key in wanted}, wanted)
+    if not lines:
+        return None
+    return Change(f"work pool {name}", lines, lambda: client.update_work_pool(name, WorkPoolUpdate(**wanted)))
+
+
+def _automation(client: SyncPrefectClient, described: Mapping[str, Any]) -> Change | None:
+    wanted = AutomationCore.model_validate(described)
+    what = f"automation {wanted.name}"
+    found = client.read_automations_by_name(wanted.name)
+    if not found:
+        return Change(what, [], lambda: client.create_automation(wanted))
+    if len(found) > 1:
+        raise ValueError(f"there are {len(found)} automations named {wanted.name}: delete all but one")
+    compared = ("description", "enabled", "trigger", "actions", "actions_on_trigger", "actions_on_resolve")
+    there, here = (
+        {key: value for key, value in automation.model_dump(mode="json").items() if key in compared}
+        for automation in (AutomationCore.model_validate(found[0].model_dump(exclude={"id"})), wanted)
+    )
+    lines = _differing(_without_ids(there), _without_ids(here))
+
+    def update() -> None:
+        client.update_automation(found[0].id, wanted)
+        (client.resume_automation if wanted.enabled else client.pause_automation)(found[0].id)  # not part of an update
+
+    return Change(what, lines, update) if lines else None
+
+
+def _differing(there: Any, here: Any, place: str = "") -> list[str]:
+    """What differs between the server and the files, a line each."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        lines = []
+        for key in sorted(there.keys() | here.keys()):
+            lines += _differing(there.get(key), here.get(key), f"{place}.{key}" if place else str(key))
+        return lines
+    return [] if there == here else [f"  {place}: {json.dumps(there)} -> {json.dumps(here)}"]
+
+
+def _without_ids(value: Any) -> Any:
+    """What the server adds to a trigger is no difference."""
+    if isinstance(value, Mapping):
+        return {key: _without_ids(each) for key, each in value.items() if key != "id"}
+    return [_without_ids(each) for each in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
