@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +31,7 @@ os.environ["PREFECT_SERVER_UI_ENABLED"] = "false"
 from ununennium.config import RunConfig  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
+LONG_S = 300.0
 TINY = [
     "model.kwargs={base_channels: 4, depth: 2}",
     "data.chip_size=64",
@@ -123,12 +126,21 @@ def _healthy(api: str) -> bool:
 
 
 def post(api: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """What the server's API answers."""
+    """What the server's API answers; asked again where its SQLite database was locked, as Prefect's clients do."""
     request = urllib.request.Request(
         f"{api}{path}", json.dumps(body or {}).encode(), {"Content-Type": "application/json"}, method="POST"
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
+    for _ in range(20):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except TimeoutError:
+            pass
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise AssertionError(f"{path}: {error.code} {error.read().decode()}") from error
+        time.sleep(1)
+    raise AssertionError(f"{api}{path} does not answer")
 
 
 def prefect_cli(environment: dict[str, str], folder: Path, *arguments: str) -> str:
@@ -154,3 +166,78 @@ def bootstrap(environment: dict[str, str], folder: Path, *arguments: str, status
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What of the project a worker needs, in a folder of its own, where it may write."""
+    folder = tmp_path / "checkout"
+    for name in ("deployments", "flows", "infra", "examples"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@contextlib.contextmanager
+def worker_of(environment: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker of the pool ``local``, as a person would start it in ``folder``."""
+    with (folder / "worker.log").open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local", "--type", "process"],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def deployed(server_environment: dict[str, str], checkout: Path) -> dict[str, str]:
+    """A server with the deployments of the project; gives the environment of its clients and workers."""
+    environment = {**server_environment, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    bootstrap(environment, checkout, "--silent-after", "75")
+    prefect_cli(environment, checkout, "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    return environment
+
+
+@pytest.fixture
+def working(deployed: dict[str, str], checkout: Path) -> Iterator[dict[str, str]]:
+    """The same with a worker."""
+    with worker_of(deployed, checkout):
+        yield deployed
+
+
+def flow_runs(api: str, flow: str) -> list[dict[str, Any]]:
+    """The runs of a flow that somebody or something asked for, oldest first; not those that schedules will ask for."""
+    found: list[dict[str, Any]] = post(api, "/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
+    return sorted((run for run in found if not run["auto_scheduled"]), key=lambda run: str(run["created"]))
+
+
+def ended(api: str, flow: str, number: int = 0) -> dict[str, Any]:
+    """The run of a flow, counted from the oldest, when it has ended."""
+    deadline = time.monotonic() + LONG_S
+    while time.monotonic() < deadline:
+        runs = flow_runs(api, flow)
+        if len(runs) > number and runs[number]["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            return runs[number]
+        time.sleep(1)
+    raise AssertionError(f"run {number} of {flow} has not ended: {flow_runs(api, flow)}")
+
+
+def events(api: str, name: str) -> list[dict[str, Any]]:
+    """The events of that name, which arrive some seconds after they were emitted."""
+    deadline = time.monotonic() + LONG_S
+    found: list[dict[str, Any]] = []
+    while not found and time.monotonic() < deadline:
+        found = post(api, "/events/filter", {"filter": {"event": {"name": [name]}}})["events"]
+        time.sleep(0.5)
+    return found
