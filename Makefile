@@ -7,7 +7,7 @@ STAMP := $(VENV)/.complete
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format bench bench-loader bench-ddp clean
+.PHONY: help setup demo test test-quick lint format bench bench-loader bench-ddp bench-flow clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -48,6 +48,9 @@ bench: setup ## Measure the cost of a training step against a hand-written loop
 
 bench-ddp: setup ## Measure two ranks through the Trainer against a hand-written DDP script
 	$(BIN)/python -m benchmarks.ddp_speed --json $(VENV)/ddp_speed.json
+
+bench-flow: setup ## Measure what the flow costs beside its training and evaluation
+	$(BIN)/python -m benchmarks.flow_overhead
 
 bench-loader: setup ## Measure chips per second of the loader against TorchGeo's (if installed) and plain rasterio
 	$(BIN)/python -m benchmarks.loader_speed
