@@ -103,7 +103,7 @@ def server_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         )
         try:
             deadline = time.monotonic() + 120
-            while not _healthy(environment["PREFECT_API_URL"]):
+            while not healthy(environment["PREFECT_API_URL"]):
                 assert process.poll() is None, log.read_text()[-3000:]
                 assert time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.5)
@@ -117,7 +117,7 @@ def server_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
                 process.wait()
 
 
-def _healthy(api: str) -> bool:
+def healthy(api: str) -> bool:
     try:
         with urllib.request.urlopen(f"{api}/health", timeout=2) as answer:
             return bool(answer.status == 200)
