@@ -1,0 +1,40 @@
+# One image for workers and for the server: the project with Prefect, run by nobody in particular.
+#
+#   docker build -f infra/docker/worker.Dockerfile -t ununennium .                             torch with CUDA
+#   docker build -f infra/docker/worker.Dockerfile -t ununennium --build-arg TORCH_INDEX=URL . torch of that index, such
+#                                                                                              as one of CPU builds
+ARG PYTHON=3.11
+
+FROM python:${PYTHON}-slim-bookworm AS build
+RUN pip install --no-cache-dir --disable-pip-version-check "uv>=0.8,<1"
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY ununennium ununennium
+COPY flows flows
+COPY infra infra
+ARG TORCH_INDEX=
+RUN uv venv /opt/venv \
+ && uv pip install --no-cache --python /opt/venv/bin/python ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
+ && uv pip install --no-cache --python /opt/venv/bin/python -c constraints.txt ".[pipeline,stac,zoo]" "prefect-redis>=0.3"
+
+FROM python:${PYTHON}-slim-bookworm
+# setpriv, by which a training process learns that its launcher was killed, is part of the base image's util-linux.
+RUN useradd --uid 1000 --create-home ununennium \
+ && install -d -o ununennium -g ununennium /srv/ununennium/storage /srv/ununennium/maps /var/lib/ununennium
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /srv/ununennium
+COPY flows flows
+COPY infra infra
+COPY deployments deployments
+COPY examples examples
+COPY --chmod=755 infra/docker/with-secrets /usr/local/bin/with-secrets
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    UNUNENNIUM_WORK=/var/lib/ununennium/runs \
+    DO_NOT_TRACK=1 \
+    PREFECT_CLI_PROMPT=false \
+    PREFECT_SERVER_ANALYTICS_ENABLED=false \
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=false
+USER 1000
+ENTRYPOINT ["with-secrets"]
+CMD ["prefect", "worker", "start", "--pool", "local", "--type", "process", "--with-healthcheck"]
