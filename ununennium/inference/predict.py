@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,6 +39,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "values": lambda logits: logits,
     "presences": torch.sigmoid,
 }
+
+
+_Batch = tuple[list[int], Tensor]
 
 
 class Band(NamedTuple):
@@ -107,9 +111,9 @@ def predict_bands(
     down, across = _axis(height, tile, overlap), _axis(width, tile, overlap)
     sums = torch.zeros(num_classes, tile, width, device=device)
     valid = np.zeros((tile, width), dtype=bool)
-    with _evaluation_mode(model):
+    with _evaluation_mode(model), ThreadPoolExecutor(1, "read-ahead") as reading:
         for top, row_shares in zip(down.starts, down.shares.to(device), strict=True):
-            for places, images in _batches(read, top, across.starts, tile, batch_size, valid):
+            for places, images in _ahead(reading, _batches(read, top, across.starts, tile, batch_size, valid)):
                 predicted = _forward(model, images.to(device), num_classes, autocast, tta, output)
                 for place, probabilities in zip(places, predicted, strict=True):
                     inside, part = _overlap_with(width, across.starts[place], tile)
@@ -117,7 +121,7 @@ def predict_bands(
                     sums[:, :, inside] += probabilities[:, :, part] * share
             stop = height if top == down.starts[-1] else top + stride
             rows = slice(max(-top, 0), stop - top)
-            band = Band(top + rows.start, sums[:, rows].cpu().numpy(), valid[rows].copy())
+            band = Band(top + rows.start, sums[:, rows].to("cpu", copy=True).numpy(), valid[rows].copy())
             band.probabilities[:, ~band.valid] = 0.0
             if not np.isfinite(band.probabilities).all():
                 raise DataError(
@@ -125,13 +129,21 @@ def predict_bands(
                     "weights or its precision cannot be used"
                 )
             yield band
-            sums = torch.cat((sums[:, stride:], torch.zeros_like(sums[:, :stride])), dim=1)
-            valid = np.concatenate((valid[stride:], np.zeros_like(valid[:stride])))
+            sums[:, :overlap], valid[:overlap] = sums[:, stride:], valid[stride:]
+            sums[:, overlap:], valid[overlap:] = 0.0, False
+
+
+def _ahead(reading: ThreadPoolExecutor, batches: Iterator[_Batch]) -> Iterator[_Batch]:
+    """``batches``, each read in a thread while the one before it is predicted."""
+    upcoming = reading.submit(next, batches, None)
+    while (batch := upcoming.result()) is not None:
+        upcoming = reading.submit(next, batches, None)
+        yield batch
 
 
 def _batches(
     read: ReadWindow, top: int, starts: list[int], tile: int, batch_size: int, valid: NDArray[np.bool_]
-) -> Iterator[tuple[list[int], Tensor]]:
+) -> Iterator[_Batch]:
     """Read a row of tiles: places and images (N, C, tile, tile) of those with something to predict.
 
     ``valid`` (tile, width) is filled in.
@@ -158,7 +170,7 @@ def _forward(
     """Class probabilities or values (N, K, tile, tile) in float32."""
     expected = (images.shape[0], num_classes, *images.shape[-2:])
     views = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)] if tta else [(0, False)]
-    total = torch.zeros(expected, device=images.device)
+    total: Tensor | None = None
     context: contextlib.AbstractContextManager[Any] = (
         contextlib.nullcontext() if autocast is None else torch.autocast(images.device.type, dtype=autocast)
     )
@@ -175,9 +187,11 @@ def _forward(
                     "at the image's own size"
                 )
             values = _ACTIVATIONS[output](logits.float())
-            probabilities = torch.rot90(values, -turns, (-2, -1))
-            total += probabilities.flip(-1) if mirrored else probabilities
-    return total / len(views)
+            values = torch.rot90(values, -turns, (-2, -1)) if turns else values
+            values = values.flip(-1) if mirrored else values
+            total = values if total is None else total.add_(values)
+    assert total is not None
+    return total.div_(len(views)) if tta else total
 
 
 @contextlib.contextmanager
