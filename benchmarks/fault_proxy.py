@@ -82,6 +82,9 @@ class FaultProxy:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(20)
+        if self._thread.is_alive():
+            raise RuntimeError("the fault proxy did not end")
+        self._loop.close()
 
     def inject(self, kind: Kind, *, method: str = "", part: str = "", times: int = 1, after_bytes: int = 0) -> Fault:
         """Let the next ``times`` matching requests go wrong; see ``Fault``."""
@@ -108,8 +111,8 @@ class FaultProxy:
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.close()
+        if tasks:
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=2))
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         to_server: asyncio.StreamWriter | None = None
@@ -119,7 +122,7 @@ class FaultProxy:
             server, to_server = await asyncio.open_connection("127.0.0.1", self._upstream_port)
             while await self._exchange(client, to_client, server, to_server):
                 pass
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass
         finally:
             for writer in (to_client, to_server):
@@ -201,10 +204,8 @@ class FaultProxy:
         limit: int | None = None,
     ) -> bool:
         """Pass a body on; False if it was cut off."""
-        headers = dict(
-            (name.strip().lower(), value.strip())
-            for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:] if b":" in line)
-        )
+        lines = (line.partition(b":") for line in head.split(b"\r\n")[1:] if b":" in line)
+        headers = {name.strip().lower(): value.strip() for name, _, value in lines}
         passed = 0
         if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
             while True:

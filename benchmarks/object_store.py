@@ -15,7 +15,8 @@ from pathlib import Path
 BUCKET = "scenes"
 CHECKPOINTS = "checkpoints"
 _READY_S = 60.0
-_STOP_S = 20.0
+_STOP_S = 2.0
+"""What it keeps is needed by nobody afterwards."""
 
 
 def find_weed() -> str | None:
@@ -98,7 +99,7 @@ class ObjectStore:
         """End it as a power cut would (SIGKILL)."""
         if self._server is not None:
             self._server.kill()
-            self._server.wait(_STOP_S)
+            self._server.wait(20)
             self._server = None
 
     def stop(self) -> None:
@@ -110,7 +111,7 @@ class ObjectStore:
             self._server.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             self._server.kill()
-            self._server.wait(_STOP_S)
+            self._server.wait(20)
         self._server = None
 
 

@@ -34,7 +34,8 @@ from ununennium.checkpoints.manifest import (
     retained,
 )
 from ununennium.checkpoints.sanitise import sanitise
-from ununennium.checkpoints.storage import Storage, open_storage, translated_full_disk
+from ununennium.checkpoints.storage import Storage, open_storage
+from ununennium.checkpoints.storage_errors import translated_full_disk
 from ununennium.errors import CheckpointError, StorageError
 from ununennium.version import __version__
 
