@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["black_hole", "drop_response", "unavailable", "truncate", "flip_up", "flip_down"]
+Kind = Literal["black_hole", "drop_response", "unavailable", "refuse", "truncate", "flip_up", "flip_down"]
 _PIECE = 64 << 10
+_ANSWERS = {"unavailable": (503, "ServiceUnavailable"), "refuse": (403, "AccessDenied")}
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Fault:
 
     Attributes:
         kind: ``black_hole`` (read and never answered), ``drop_response`` (done by the server, connection closed
-            instead of the answer), ``unavailable`` (503), ``truncate`` (connection closed within the answer's body),
+            instead of the answer), ``unavailable`` (503), ``refuse`` (403), ``truncate`` (connection closed within the answer's body),
             ``flip_up`` and ``flip_down`` (one bit of the body inverted on its way).
         method: only requests with this HTTP method; empty for any.
         part: only requests whose target contains this text.
@@ -152,12 +153,11 @@ class FaultProxy:
             while await client.read(_PIECE):
                 pass
             return False
-        if kind == "unavailable":
-            body = b"<Error><Code>ServiceUnavailable</Code><Message>try later</Message></Error>"
-            to_client.write(
-                b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/xml\r\n"
-            )
-            to_client.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        if kind in _ANSWERS:
+            status, code = _ANSWERS[kind]
+            body = f"<Error><Code>{code}</Code><Message>by the proxy</Message></Error>"
+            to_client.write(f"HTTP/1.1 {status} {code}\r\nConnection: close\r\n".encode())
+            to_client.write(f"Content-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
             await to_client.drain()
             return False
         flip = fault.after_bytes if fault and kind == "flip_up" else None

@@ -35,6 +35,10 @@ class LocalStorage:
         return f"{self._scheme}{self._folder}"
 
     @property
+    def is_remote(self) -> bool:
+        return False
+
+    @property
     def creates_exclusively(self) -> bool:
         return True
 

@@ -40,6 +40,10 @@ class ObjectStorage:
         return self._url
 
     @property
+    def is_remote(self) -> bool:
+        return True
+
+    @property
     def creates_exclusively(self) -> bool:
         """Whether the filesystem has an exclusive create of its own; fsspec's stand-in looks first, then writes."""
         from fsspec.asyn import AsyncFileSystem
@@ -178,6 +182,10 @@ class MemoryStorage(ObjectStorage):
     """
 
     _creating: ClassVar[threading.Lock] = threading.Lock()
+
+    @property
+    def is_remote(self) -> bool:
+        return False
 
     def put_file(self, local: Path, key: str) -> None:
         with translated_errors("written", self.url(key)):

@@ -116,14 +116,17 @@ class Spool:
         """A new file in the spool, gone afterwards unless ``keep`` took it.
 
         Raises:
-            StorageError: the disk is full.
+            StorageError: the disk is full, or cannot be written.
         """
         path = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             with translated_full_disk(str(path)), open(path, "xb") as file:
                 yield path, file
+        except OSError as error:
+            raise StorageError(f"no checkpoint can wait in {self.folder}: {type(error).__name__}: {error}") from error
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def keep(self, path: Path, manifest: Manifest) -> None:
         """Take the file at ``path``, which is on the disk already, as the checkpoint of ``manifest``.

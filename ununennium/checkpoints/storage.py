@@ -72,6 +72,10 @@ class Storage(Protocol):
         """The folder's URL, or its absolute path if it was given as a plain path; no ``/`` at the end."""
 
     @property
+    def is_remote(self) -> bool:
+        """Whether writing may take long enough to be done in the background."""
+
+    @property
     def creates_exclusively(self) -> bool:
         """Whether ``create`` can be exclusive here at all; ``check_exclusive`` finds out whether it is."""
 

@@ -86,6 +86,10 @@ class CheckpointSettings(Section):
     """Best checkpoints kept beside the newest one; -1 keeps all, 0 writes none."""
     every_n_steps: PositiveInt | None = None
     """Save within epochs, too, after so many optimizer steps: what is lost if a process is killed."""
+    background: bool | None = None
+    """Upload while training goes on; null does so to object storage, and not to a local folder."""
+    snapshot: bool = False
+    """In the background, copy the state before it is written: the shortest stand-still, for a second state's memory."""
 
 
 class EarlyStoppingSettings(Section):
