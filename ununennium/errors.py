@@ -52,6 +52,14 @@ class StorageError(UnunenniumError):
     """Object storage refused, or failed for good."""
 
 
+class CredentialsError(StorageError):
+    """Object storage refuses these credentials, or has not been given any."""
+
+
+class StorageUnavailable(StorageError):
+    """Storage did not answer, or said that it cannot now; trying again later may help."""
+
+
 class CheckpointError(UnunenniumError):
     """A checkpoint is missing, damaged, or does not fit the model."""
 

@@ -32,6 +32,7 @@ from ununennium.training.supervise import POLL_S
 from ununennium.training.watch import processes
 
 _LOOKED_AT = 10
+_HOW_TO_SAVE = ("resume", "background", "snapshot")
 _MARGIN_S = 5.0
 
 Say = Callable[[str], None]
@@ -202,7 +203,7 @@ def _require_same_data(config: RunConfig, run: RunDirectory) -> None:
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a configuration decides the result."""
-    checkpoints = {key: value for key, value in config["checkpoints"].items() if key != "resume"}
+    checkpoints = {key: value for key, value in config["checkpoints"].items() if key not in _HOW_TO_SAVE}
     return {**config, "checkpoints": checkpoints}
 
 

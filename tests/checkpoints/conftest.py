@@ -16,15 +16,18 @@ from torch.utils.data import DataLoader, TensorDataset
 from ununennium.training import Trainer, TrainerConfig
 
 
-@pytest.fixture(params=["path", "file", "memory"])
+@pytest.fixture(params=["path", "file", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty folder: a plain path, a ``file://`` URL, a ``memory://`` URL."""
+    """An empty folder: a plain path, a ``file://`` URL, a ``memory://`` URL, a prefix on a real S3 server."""
     if request.param == "memory":
         name = uuid.uuid4().hex
         yield f"memory://{name}/checkpoints"
         memory = fsspec.filesystem("memory")
         if memory.exists(f"/{name}"):
             memory.rm(f"/{name}", recursive=True)
+    elif request.param == "s3":
+        request.getfixturevalue("s3")
+        yield f"s3://checkpoints/{uuid.uuid4().hex}"
     elif request.param == "file":
         yield f"file://{tmp_path}/checkpoints"
     else:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from ununennium.checkpoints.saving import Report
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, ConfigError, StorageError
 from ununennium.training import StopReason
@@ -238,7 +239,7 @@ def test_only_rank_zero_touches_storage(tmp_path, make_trainer, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     seen = CheckpointStore(tmp_path).save({"x": 1}, epoch=1, step=1)
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(distributed, "broadcast", lambda value: ([seen], None))
+    monkeypatch.setattr(distributed, "broadcast", lambda value: (Report([seen]), None))
     callback = CheckpointCallback(str(tmp_path))
     make_trainer(callback, epochs=1).fit()
     assert sorted(tmp_path.iterdir()) == before

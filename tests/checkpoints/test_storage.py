@@ -13,8 +13,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from ununennium.checkpoints.storage import CHUNK_BYTES, check_exclusive, check_writable, open_storage, translated_errors
-from ununennium.errors import ConfigError, StorageError
+from ununennium.checkpoints.storage import CHUNK_BYTES, check_exclusive, check_writable, open_storage
+from ununennium.checkpoints.storage_errors import translated_errors
+from ununennium.errors import ConfigError, CredentialsError, StorageError, StorageUnavailable
 
 
 @pytest.fixture
@@ -197,6 +198,28 @@ def test_a_refused_condition_is_an_object_that_exists_whatever_the_error_code(st
     translated.__cause__ = answer
     with pytest.raises(FileExistsError), translated_errors("created", "s3://b/k"):
         raise translated
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected", "words"),
+    [
+        (404, "NoSuchBucket", StorageError, "there is no such bucket; create it"),
+        (404, "NoSuchKey", FileNotFoundError, "s3://b/k"),
+        (403, "SignatureDoesNotMatch", CredentialsError, "set AWS_ACCESS_KEY_ID"),
+        (503, "ServiceUnavailable", StorageUnavailable, "for now"),
+        (500, "InternalError", StorageUnavailable, "for now"),
+        (400, "BadDigest", StorageUnavailable, "for now"),
+        (400, "InvalidRequest", StorageError, "could not be written"),
+    ],
+)
+def test_what_the_server_answered_decides_what_is_said(status: int, code: str, expected: type, words: str) -> None:
+    answer = RuntimeError(code)
+    answer.response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}  # type: ignore[attr-defined]
+    translated = FileNotFoundError("gone") if status == 404 else OSError(errno.EINVAL, "invalid")
+    translated.__cause__ = answer
+    with pytest.raises(expected, match=words) as raised, translated_errors("written", "s3://b/k"):
+        raise translated
+    assert raised.type is expected
 
 
 def test_a_folder_that_is_a_file_is_an_error_and_no_conflict(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from ununennium.checkpoints.contract import (
     parse_contract,
     to_json,
 )
-from ununennium.checkpoints.storage import open_storage, translated_full_disk
+from ununennium.checkpoints.storage import open_storage
+from ununennium.checkpoints.storage_errors import translated_full_disk
 from ununennium.errors import CheckpointError
 from ununennium.importing import instantiate
 

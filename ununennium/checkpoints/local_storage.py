@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ununennium.checkpoints.storage import CHUNK_BYTES, check_key, folder_of, translated_errors
+from ununennium.checkpoints.storage import CHUNK_BYTES, Entry, Leftover, check_key, folder_of
+from ununennium.checkpoints.storage_errors import translated_errors
 
 _TEMPORARY = ".tmp-"
 _STALE_S = 24 * 3600.0
@@ -32,6 +33,10 @@ class LocalStorage:
     @property
     def root(self) -> str:
         return f"{self._scheme}{self._folder}"
+
+    @property
+    def is_remote(self) -> bool:
+        return False
 
     @property
     def creates_exclusively(self) -> bool:
@@ -64,14 +69,22 @@ class LocalStorage:
                 yield chunk
 
     def list(self, prefix: str = "") -> list[str]:
-        keys: list[str] = []
-        with translated_errors("listed", self.root):
-            top = os.path.join(self._folder, *folder_of(prefix).split("/"))
-            for folder, _, names in os.walk(top, onerror=_raise_unless_missing):
-                inside = os.path.relpath(folder, self._folder).replace(os.sep, "/")
-                base = "" if inside == "." else f"{inside}/"
-                keys += [base + name for name in names if not name.startswith(_TEMPORARY)]
-        return sorted(key for key in keys if key.startswith(prefix))
+        return sorted(key for key in _walk(self._folder, folder_of(prefix), temporary=False) if key.startswith(prefix))
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        for key in self.list(prefix):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(self._path(key))
+                yield Entry(key, status.st_size, status.st_mtime)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Files that were begun and not ended."""
+        for key in _walk(self._folder, "", temporary=True):
+            with contextlib.suppress(FileNotFoundError):
+                yield Leftover(key, "a file that was never finished", os.stat(self._path(key)).st_mtime, key)
+
+    def discard(self, leftover: Leftover) -> None:
+        self.delete(leftover.key)
 
     def exists(self, key: str) -> bool:
         return os.path.isfile(self._path(key))
@@ -118,6 +131,17 @@ class LocalStorage:
             for entry in entries:
                 if entry.name.startswith(_TEMPORARY) and entry.stat().st_mtime < time.time() - _STALE_S:
                     os.unlink(entry.path)
+
+
+def _walk(root: str, inside: str, *, temporary: bool) -> list[str]:
+    """The files below the folder ``inside`` of ``root``: those that are being written, or all others."""
+    keys: list[str] = []
+    with translated_errors("listed", root):
+        for folder, _, names in os.walk(os.path.join(root, *inside.split("/")), onerror=_raise_unless_missing):
+            place = os.path.relpath(folder, root).replace(os.sep, "/")
+            base = "" if place == "." else f"{place}/"
+            keys += [base + name for name in names if name.startswith(_TEMPORARY) is temporary]
+    return sorted(keys)
 
 
 def _force(file: IO[bytes]) -> None:

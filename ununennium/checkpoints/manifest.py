@@ -27,7 +27,7 @@ class Manifest:
         batches_done: micro-batches consumed in the running epoch; 0 at an epoch boundary.
         size_bytes: length of the checkpoint.
         sha256: hash of the checkpoint, 64 hexadecimal digits.
-        created: when it was committed, UTC, ISO 8601 with microseconds.
+        created: when it was serialised, UTC, ISO 8601 with microseconds.
         writer: token of the ``CheckpointStore`` that wrote it.
         monitor: metric that ranks it; empty if none does.
         mode: whether a smaller (``min``) or a larger (``max``) score is better.

@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ununennium.checkpoints.storage import CHUNK_BYTES, check_key, folder_of, translated_errors
-from ununennium.errors import ConfigError
+from ununennium.checkpoints.storage import CHUNK_BYTES, Entry, Leftover, check_key, folder_of
+from ununennium.checkpoints.storage_errors import translated_errors
+from ununennium.errors import ConfigError, StorageUnavailable
+
+_S3 = ("s3", "s3a")
+_TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
 
 
 class ObjectStorage:
     """A folder on an fsspec filesystem, such as S3, Google Cloud Storage or Azure.
 
     The filesystem is this object's own and keeps no listings: fsspec's default shares instances between threads and
-    remembers listings for ever, so that what another process wrote stays invisible.
+    remembers listings for ever, so that what another process wrote stays invisible. A process that was forked makes
+    another one, as connections cannot be shared; pickled, only the URL travels.
     """
 
-    _PUT_OPTIONS: ClassVar[dict[str, dict[str, Any]]] = {
-        "s3": {"chunksize": CHUNK_BYTES, "max_concurrency": 2},  # s3fs's own defaults take 1 GB for a 500 MB file
-    }
-
     def __init__(self, url: str) -> None:
-        import fsspec
-        from fsspec.core import url_to_fs
-
         self._url = url.rstrip("/")
-        try:
-            self._fs, path = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
-        except ImportError as error:
-            raise ConfigError("storage", url, f"needs a package that is not installed: {error}") from error
-        except ValueError as error:
-            known = ", ".join(sorted(fsspec.available_protocols()))
-            raise ConfigError("storage", url, f"{error}; fsspec knows {known}") from error
-        self._path_of_root = str(path).rstrip("/")
-        protocol = self._fs.protocol
-        protocols = (protocol,) if isinstance(protocol, str) else tuple(protocol)
-        self._put_options = next((self._PUT_OPTIONS[p] for p in protocols if p in self._PUT_OPTIONS), {})
+        self._opened: tuple[int, Any, str] | None = None
+        self._is_s3 = url.partition("://")[0] in _S3
+        self._filesystem()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self._url,))
 
     @property
     def root(self) -> str:
         return self._url
+
+    @property
+    def is_remote(self) -> bool:
+        return True
 
     @property
     def creates_exclusively(self) -> bool:
@@ -56,8 +55,12 @@ class ObjectStorage:
         return kind.pipe_file is not AbstractFileSystem.pipe_file
 
     def put_file(self, local: Path, key: str) -> None:
+        from ununennium.checkpoints.s3_client import PUT_OPTIONS
+
+        with open(local, "rb"):  # a local file that is missing is no matter of the storage's
+            pass
         with translated_errors("written", self.url(key)):
-            self._fs.put_file(str(local), self._path(key), **self._put_options)
+            self._fs.put_file(str(local), self._path(key), **(PUT_OPTIONS if self._is_s3 else {}))
 
     def create(self, key: str, data: bytes) -> None:
         with translated_errors("created", self.url(key)):
@@ -68,21 +71,50 @@ class ObjectStorage:
             return bytes(self._fs.cat_file(self._path(key)))
 
     def chunks(self, key: str) -> Iterator[bytes]:
-        with (
-            translated_errors("read", self.url(key)),
-            self._fs.open(self._path(key), "rb", block_size=CHUNK_BYTES) as file,
-        ):
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
+        size, path = self.size(key), self._path(key)
+        for start in range(0, size, CHUNK_BYTES):
+            end = min(size, start + CHUNK_BYTES)
+            with translated_errors("read", self.url(key)):
+                data = bytes(self._fs.cat_file(path, start=start, end=end))
+            if len(data) != end - start:
+                raise StorageUnavailable(f"{self.url(key)} gave {len(data)} bytes instead of {end - start}")
+            yield data
 
     def list(self, prefix: str = "") -> list[str]:
+        return [entry.key for entry in self.entries(prefix)]
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
         with translated_errors("listed", self.root):
             try:
-                paths = self._fs.find(f"{self._path_of_root}/{folder_of(prefix)}".rstrip("/"))
+                found = self._fs.find(f"{self._path_of_root}/{folder_of(prefix)}".rstrip("/"), detail=True)
             except FileNotFoundError:
-                return []
+                return
         start = len(self._path_of_root) + 1
-        return sorted(key for key in (str(path)[start:] for path in paths) if key and key.startswith(prefix))
+        for path in sorted(found):
+            key = str(path)[start:]
+            if key and key.startswith(prefix):
+                yield Entry(key, int(found[path].get("size") or 0), _modified(found[path]))
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Uploads in parts that were begun and not ended; only S3 tells of them."""
+        if not self._is_s3:
+            return
+        bucket, _, prefix = self._path_of_root.partition("/")
+        place: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
+        while True:
+            with translated_errors("listed", self.root):
+                page = self._fs.call_s3("list_multipart_uploads", **place)
+            for upload in page.get("Uploads") or []:
+                key = str(upload["Key"])[len(place["Prefix"]) :]
+                yield Leftover(key, "an upload in parts that never ended", _modified(upload), str(upload["UploadId"]))
+            if not page.get("IsTruncated"):
+                return
+            place |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def discard(self, leftover: Leftover) -> None:
+        bucket, _, path = self._path(leftover.key).partition("/")
+        with translated_errors("deleted", self.url(leftover.key)), contextlib.suppress(FileNotFoundError):
+            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=path, UploadId=leftover.token)
 
     def exists(self, key: str) -> bool:
         try:
@@ -105,6 +137,39 @@ class ObjectStorage:
     def url(self, key: str) -> str:
         return f"{self._url}/{key}"
 
+    @property
+    def _fs(self) -> Any:
+        return self._filesystem()[0]
+
+    @property
+    def _path_of_root(self) -> str:
+        return self._filesystem()[1]
+
+    def _filesystem(self) -> tuple[Any, str]:
+        """This process's filesystem, and the root's path on it."""
+        if self._opened is not None and self._opened[0] == os.getpid():
+            return self._opened[1], self._opened[2]
+        import fsspec
+        from fsspec.core import url_to_fs
+
+        from ununennium.checkpoints.s3_client import ATTEMPTS, s3_options
+
+        options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+        try:
+            filesystem, path = url_to_fs(self._url, **options, **(s3_options() if self._is_s3 else {}))
+        except ImportError as error:
+            raise ConfigError("storage", self._url, f"needs a package that is not installed: {error}") from error
+        except ConfigError:
+            raise
+        except ValueError as error:
+            known = ", ".join(sorted(fsspec.available_protocols()))
+            raise ConfigError("storage", self._url, f"{error}; fsspec knows {known}") from error
+        if self._is_s3:
+            filesystem.retries = ATTEMPTS
+        root = str(path).rstrip("/")
+        self._opened = (os.getpid(), filesystem, root)
+        return filesystem, root
+
     def _path(self, key: str) -> str:
         return f"{self._path_of_root}/{check_key(key)}"
 
@@ -118,6 +183,10 @@ class MemoryStorage(ObjectStorage):
 
     _creating: ClassVar[threading.Lock] = threading.Lock()
 
+    @property
+    def is_remote(self) -> bool:
+        return False
+
     def put_file(self, local: Path, key: str) -> None:
         with translated_errors("written", self.url(key)):
             self._fs.pipe_file(self._path(key), local.read_bytes())
@@ -130,3 +199,14 @@ class MemoryStorage(ObjectStorage):
         data = self.read_bytes(key)
         for start in range(0, len(data), CHUNK_BYTES):
             yield data[start : start + CHUNK_BYTES]
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    """When an object was written, by whichever name its filesystem has for that."""
+    value = next((info[name] for name in (*_TIMES, "Initiated") if info.get(name) is not None), None)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else None

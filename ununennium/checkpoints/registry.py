@@ -88,17 +88,20 @@ class Registry:
     Args:
         storage_url: the folder or fsspec URL that holds all models.
         model: name of the model.
+        unsafe_single_writer: use storage that cannot create exclusively, with a warning, because never more than one
+            process promotes; None takes it from ``UNUNENNIUM_UNSAFE_SINGLE_WRITER``.
 
     Raises:
         ConfigError: the name cannot be part of a URL, or fsspec does not know the URL's scheme.
     """
 
-    def __init__(self, storage_url: str, model: str) -> None:
+    def __init__(self, storage_url: str, model: str, *, unsafe_single_writer: bool | None = None) -> None:
         if not _NAME.fullmatch(model):
             raise ConfigError("model", model, "give a name of letters, digits, '-', '_' and '.'")
         self.model = model
         self._storage: Storage = open_storage(storage_url)
-        self._probed = False
+        self._unsafe_single_writer = unsafe_single_writer
+        self._exclusive: bool | None = None
 
     # ------------------------------------------------------------------ versions
 
@@ -255,20 +258,20 @@ class Registry:
         )
         return self._append(record)
 
-    def probe(self) -> None:
-        """Make sure that of two promotions only one can win here.
+    def probe(self) -> bool:
+        """Make sure that of two promotions only one can win here; False if the caller vouched for that instead.
 
         Raises:
             StorageError: the storage ignores exclusive creation.
         """
-        if not self._probed:
-            check_exclusive(self._storage)
-            self._probed = True
+        if self._exclusive is None:
+            self._exclusive = check_exclusive(self._storage, unsafe_single_writer=self._unsafe_single_writer)
+        return self._exclusive
 
     def _append(self, record: Promotion) -> Promotion:
         """Create ``record`` as the next generation, or find that an earlier attempt with its token did."""
         self.contract(record.version)
-        self.probe()
+        exclusive = self.probe()
         keys = self._record_keys()
         newest = _generation(keys[0]) if keys else 0
         if not 0 <= record.generation - 1 <= newest:
@@ -277,6 +280,8 @@ class Registry:
         failure: Exception | None = None
         for _ in range(_CREATE_ATTEMPTS):
             try:
+                if not exclusive and self._storage.exists(key):
+                    raise FileExistsError(key)
                 self._storage.create(key, record.to_json())
                 return record
             except (FileExistsError, StorageError) as error:

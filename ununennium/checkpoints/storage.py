@@ -8,32 +8,72 @@ URLs stay strings from end to end, since ``pathlib`` turns ``s3://bucket`` into 
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import logging
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ununennium.errors import ConfigError, StorageError
 
+logger = logging.getLogger(__name__)
+
 CHUNK_BYTES = 8 << 20
 """Bytes per part. Larger ones make s3fs hold up to ten of them at a time, and are not faster."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+UNSAFE_SINGLE_WRITER = "UNUNENNIUM_UNSAFE_SINGLE_WRITER"
+"""Environment variable that allows storage without exclusive creation, if set to ``1``."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object in a listing.
+
+    Attributes:
+        key: its name.
+        size_bytes: its length.
+        modified: when it was written, in seconds since the epoch; None if the storage does not tell.
+    """
+
+    key: str
+    size_bytes: int
+    modified: float | None
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a writer that was killed left, and no listing shows: a temporary file, or an unfinished upload.
+
+    Attributes:
+        key: what it was going to be, or its own name.
+        what: in words.
+        modified: when it was begun, in seconds since the epoch; None if the storage does not tell.
+        token: by which the storage knows it.
+    """
+
+    key: str
+    what: str
+    modified: float | None
+    token: str
 
 
 class Storage(Protocol):
     """A folder of objects. Keys are relative, with ``/`` between folders; nothing outside the folder can be named.
 
-    Whatever goes wrong is a ``StorageError`` that names the object, except for the two answers that callers
-    act on: ``FileExistsError`` from ``create`` and ``FileNotFoundError`` from the methods that read.
+    Whatever goes wrong is a ``StorageError`` that names the object (``CredentialsError`` if it was refused,
+    ``StorageUnavailable`` if trying again may help), except for the two answers that callers act on:
+    ``FileExistsError`` from ``create`` and ``FileNotFoundError`` from the methods that read. No call waits for ever.
     """
 
     @property
     def root(self) -> str:
         """The folder's URL, or its absolute path if it was given as a plain path; no ``/`` at the end."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether writing may take long enough to be done in the background."""
 
     @property
     def creates_exclusively(self) -> bool:
@@ -57,6 +97,15 @@ class Storage(Protocol):
 
     def list(self, prefix: str = "") -> list[str]:
         """The keys that begin with ``prefix``, sorted; never from a cache."""
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """The same, with length and age."""
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """What killed writers left behind, of all processes."""
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove a leftover; it is no error if it is gone already."""
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object now."""
@@ -119,74 +168,47 @@ def check_writable(storage: Storage) -> None:
     storage.delete(key)
 
 
-def check_exclusive(storage: Storage) -> None:
+def check_exclusive(storage: Storage, *, unsafe_single_writer: bool | None = None) -> bool:
     """Make sure that ``create`` refuses an object that exists: some servers accept the condition and ignore it.
+
+    Args:
+        storage: what to try.
+        unsafe_single_writer: warn instead of raising; None takes it from ``UNUNENNIUM_UNSAFE_SINGLE_WRITER``.
+
+    Returns:
+        Whether it does.
 
     Raises:
         StorageError: the second ``create`` of one key went through, or the storage refuses altogether.
     """
-    if not storage.creates_exclusively:
+    problem = _not_exclusive(storage)
+    if problem is None:
+        return True
+    problem = f"{storage.root}: {problem}, so two promotions could overwrite each other"
+    if unsafe_single_writer is None:
+        unsafe_single_writer = os.environ.get(UNSAFE_SINGLE_WRITER) == "1"
+    if not unsafe_single_writer:
         raise StorageError(
-            f"{storage.root}: this kind of storage cannot create an object exclusively, so two promotions could "
-            "overwrite each other; use a local folder or an object store with conditional writes"
+            f"{problem}; use a local folder or an object store with conditional writes (or set "
+            f"{UNSAFE_SINGLE_WRITER}=1 if never more than one process writes here)"
         )
+    logger.warning("UNSAFE: %s. It is used because you vouch that one process alone writes here", problem)
+    return False
+
+
+def _not_exclusive(storage: Storage) -> str | None:
+    """What is wrong with exclusive creation here; None if it works. Writes, and so finds refusals, in any case."""
     key = f"probe-{uuid.uuid4().hex}"
     storage.create(key, b"first\n")
     try:
+        if not storage.creates_exclusively:
+            return "this kind of storage cannot create an object exclusively"
         storage.create(key, b"second\n")
     except FileExistsError:
-        return
+        return None
     finally:
         storage.delete(key)
-    raise StorageError(
-        f"{storage.root}: this store ignores conditional writes (If-None-Match), so two promotions could overwrite "
-        "each other; use a local folder or an object store with conditional writes"
-    )
-
-
-@contextlib.contextmanager
-def translated_full_disk(place: str) -> Iterator[None]:
-    """Turn the errors of a full disk at ``place`` into a ``StorageError`` that says so."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageError(
-                f"no space left to write {place} ({error.strerror}): free some or choose another place; "
-                "everything saved before is intact"
-            ) from error
-        raise
-
-
-@contextlib.contextmanager
-def translated_errors(verb: str, url: str) -> Iterator[None]:
-    """Let ``FileExistsError`` and ``FileNotFoundError`` through; make all else a ``StorageError`` naming ``url``.
-
-    Clients raise what they like: botocore's connection errors, for one, are no ``OSError``.
-    """
-    try:
-        with translated_full_disk(url):
-            yield
-    except (FileNotFoundError, StorageError):
-        raise
-    except FileExistsError as error:
-        raise FileExistsError(errno.EEXIST, "exists already", url) from error
-    except Exception as error:
-        if _is_conflict(error):
-            raise FileExistsError(errno.EEXIST, "exists already", url) from error
-        detail = f"{type(error).__name__}: {error}"
-        raise StorageError(f"{url} could not be {verb}: {detail}") from error
-
-
-def _is_conflict(error: BaseException) -> bool:
-    """Whether an HTTP 409 or 412 is behind ``error``: servers differ in the error code, not in the status."""
-    seen: BaseException | None = error
-    while seen is not None:
-        response = getattr(seen, "response", None)
-        if isinstance(response, dict):
-            return response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412)
-        seen = seen.__cause__
-    return False
+    return "this store ignores conditional writes (If-None-Match)"
 
 
 def folder_of(prefix: str) -> str:

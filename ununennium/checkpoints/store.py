@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal
 
 import torch
 
@@ -34,8 +34,10 @@ from ununennium.checkpoints.manifest import (
     retained,
 )
 from ununennium.checkpoints.sanitise import sanitise
-from ununennium.checkpoints.storage import Storage, open_storage, translated_full_disk
-from ununennium.errors import CheckpointError, StorageError
+from ununennium.checkpoints.serialise import HashingSink, read_state, write_state
+from ununennium.checkpoints.storage import Storage, open_storage
+from ununennium.checkpoints.storage_errors import translated_full_disk
+from ununennium.errors import CheckpointError, StorageError, StorageUnavailable
 from ununennium.version import __version__
 
 __all__ = ["CheckpointStore", "Manifest", "retained", "sanitise"]
@@ -98,34 +100,72 @@ class CheckpointStore:
             CheckpointError: ``state`` holds something that cannot be saved.
             StorageError: the storage failed, or the disk is full; nothing that was saved before is lost.
         """
-        with self._spooled(sanitise(state)) as (spooled, size_bytes, sha256):
-            key = checkpoint_key(epoch=epoch, step=step, sha256=sha256)
-            manifest = Manifest(
-                key=key,
-                epoch=epoch,
-                step=step,
-                batches_done=batches_done,
-                size_bytes=size_bytes,
-                sha256=sha256,
-                created=self._now(),
-                writer=self.writer,
-                monitor=monitor,
-                mode=mode,
-                score=None if score is None else float(score),
-                metrics={name: float(value) for name, value in (metrics or {}).items()},
-                versions={"ununennium": __version__, "torch": str(torch.__version__)},
-                url=self.storage.url(key),
-            )
+        about: dict[str, Any] = {"epoch": epoch, "step": step, "batches_done": batches_done, "metrics": metrics}
+        about |= {"monitor": monitor, "mode": mode, "score": score}
+        with self._temporary("save") as (path, file):
+            manifest = self.serialise(sanitise(state), path, file, **about)
             try:
-                self.storage.put_file(spooled, key)
-                self._verify(manifest)
-                manifest = self._commit(manifest)
+                return self.publish(manifest, path)
             except Exception:
                 self._discard(manifest)
                 raise
-        self._undeleted.pop(key, None)  # saved again: it is wanted after all
+
+    def serialise(
+        self,
+        state: Mapping[str, Any],
+        path: Path,
+        file: IO[bytes],
+        *,
+        epoch: int,
+        step: int,
+        batches_done: int = 0,
+        metrics: Mapping[str, float] | None = None,
+        monitor: str = "",
+        mode: Literal["min", "max"] = "min",
+        score: float | None = None,
+    ) -> Manifest:
+        """The first half of ``save``: write what ``sanitise`` returned into the local ``file``, which lies at ``path``.
+
+        Returns:
+            The manifest that commits it, once ``publish`` has uploaded it.
+
+        Raises:
+            CheckpointError: ``state`` holds something that cannot be saved.
+            StorageError: the disk is full.
+        """
+        size_bytes, sha256 = write_state(state, path, file)
+        key = checkpoint_key(epoch=epoch, step=step, sha256=sha256)
+        return Manifest(
+            key=key,
+            epoch=epoch,
+            step=step,
+            batches_done=batches_done,
+            size_bytes=size_bytes,
+            sha256=sha256,
+            created=self._now(),
+            writer=self.writer,
+            monitor=monitor,
+            mode=mode,
+            score=None if score is None else float(score),
+            metrics={name: float(value) for name, value in (metrics or {}).items()},
+            versions={"ununennium": __version__, "torch": str(torch.__version__)},
+            url=self.storage.url(key),
+        )
+
+    def publish(self, manifest: Manifest, path: Path) -> Manifest:
+        """The second half: upload the file at ``path``, read it back, and commit it. It may be done again.
+
+        Raises:
+            FileNotFoundError: there is no such local file.
+            StorageUnavailable: the storage does not answer, or stored something else; trying again may help.
+            StorageError: the storage refused.
+        """
+        self.storage.put_file(path, manifest.key)
+        self._verify(manifest)
+        committed = self._commit(manifest)
+        self._undeleted.pop(manifest.key, None)  # saved again: it is wanted after all
         self._retry_deletions()
-        return manifest
+        return committed
 
     def delete(self, manifest: Manifest) -> None:
         """Remove a checkpoint. A failure is logged, and tried again after the next save; it is never fatal."""
@@ -172,7 +212,7 @@ class CheckpointStore:
                 except FileNotFoundError as error:
                     raise CheckpointError(f"{manifest.url} is missing, though its manifest is there") from error
                 if (size_bytes, sha256) == (manifest.size_bytes, manifest.sha256):
-                    return _load(path, manifest)
+                    return read_state(path, manifest.url)
                 problem = (
                     f"{manifest.url} is damaged: {size_bytes} bytes with SHA-256 {sha256}, but its manifest says "
                     f"{manifest.size_bytes} bytes with SHA-256 {manifest.sha256}"
@@ -225,35 +265,17 @@ class CheckpointStore:
 
     # ------------------------------------------------------------------ the steps of a save
 
-    @contextlib.contextmanager
-    def _spooled(self, state: Mapping[str, Any]) -> Iterator[tuple[Path, int, str]]:
-        """``state`` in a local file that lives as long as the context; with its length and SHA-256."""
-        with self._temporary("save") as (path, file):
-            sink = _HashingSink(file)
-            try:
-                torch.save(state, cast(IO[bytes], sink))
-                sink.force()  # a full or failing disk speaks up here, before anything is uploaded
-            except Exception as error:
-                if sink.error is not None:  # torch reports a failed write as a RuntimeError about positions
-                    with translated_full_disk(str(path)):
-                        raise sink.error from error
-                if isinstance(error, OSError):
-                    raise
-                raise CheckpointError(f"the state cannot be serialised: {type(error).__name__}: {error}") from error
-            yield path, sink.size_bytes, sink.sha256
-
     def _verify(self, manifest: Manifest) -> None:
         """Read the upload back: what replaces older checkpoints has to be proven whole."""
-        if self.storage.size(manifest.key) != manifest.size_bytes:
-            found = f"{self.storage.size(manifest.key)} bytes instead of {manifest.size_bytes}"
-            raise StorageError(f"{manifest.url} was stored with {found}; it is not committed")
-        digest = hashlib.sha256()
+        size_bytes, digest = 0, hashlib.sha256()
         for chunk in self.storage.chunks(manifest.key):
             digest.update(chunk)
-        if digest.hexdigest() != manifest.sha256:
-            raise StorageError(
-                f"{manifest.url} was stored with SHA-256 {digest.hexdigest()} instead of {manifest.sha256}; "
-                "it is not committed"
+            size_bytes += len(chunk)
+        found = (size_bytes, digest.hexdigest())
+        if found != (manifest.size_bytes, manifest.sha256):
+            raise StorageUnavailable(
+                f"{manifest.url} was stored with {found[0]} bytes and SHA-256 {found[1]} instead of "
+                f"{manifest.size_bytes} bytes and SHA-256 {manifest.sha256}; it is not committed"
             )
 
     def _commit(self, manifest: Manifest) -> Manifest:
@@ -265,7 +287,9 @@ class CheckpointStore:
             try:
                 existing = self._read_manifest(manifest.manifest_key)
             except FileNotFoundError:
-                raise StorageError(f"{manifest.url} could not be committed: {error}") from error
+                if isinstance(error, StorageError):
+                    raise error from None
+                raise StorageUnavailable(f"{manifest.url} could not be committed, for now: {error}") from error
             if existing.sha256 != manifest.sha256:
                 raise CheckpointError(f"{manifest.url} is the name of another checkpoint already") from error
             return existing
@@ -295,7 +319,7 @@ class CheckpointStore:
 
     def _copy(self, key: str, file: IO[bytes]) -> tuple[int, str]:
         """Copy an object into ``file``; returns its length and SHA-256."""
-        sink = _HashingSink(file)
+        sink = HashingSink(file)
         for chunk in self.storage.chunks(key):
             with translated_full_disk(file.name):
                 sink.write(chunk)
@@ -315,44 +339,3 @@ class CheckpointStore:
         now = max(datetime.now(UTC), self._last_commit + timedelta(microseconds=1))
         self._last_commit = now
         return now.isoformat(timespec="microseconds")
-
-
-class _HashingSink:
-    """A writable file that hashes and counts what passes, and keeps the first error of the file below it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self.size_bytes = 0
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            written = self._file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-        self._digest.update(data)
-        self.size_bytes += written
-        return written
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def force(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-
-def _load(path: Path, manifest: Manifest) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{manifest.url} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{manifest.url} holds a {type(state).__name__}, not the state of a run")
-    return state

@@ -88,6 +88,10 @@ class CheckpointSettings(Section):
     """Save within epochs, too, after so many optimizer steps: what is lost if a process is killed."""
     resume: bool = True
     """Go on with an earlier run of the same configuration, data and code that was killed or asked to stop."""
+    background: bool | None = None
+    """Upload while training goes on; null does so to object storage, and not to a local folder."""
+    snapshot: bool = False
+    """In the background, copy the state before it is written: the shortest stand-still, for a second state's memory."""
 
 
 class EarlyStoppingSettings(Section):

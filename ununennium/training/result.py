@@ -73,6 +73,7 @@ class TrainingResult:
         world_size: number of processes.
         skipped_steps: optimizer steps skipped for a non-finite gradient or a window without a valid pixel.
         data_wait: share of the training time that went by waiting for batches, from 0 to 1; None without an epoch.
+        storage_problem: which checkpoints could not be uploaded, and where they wait; None if all were.
         duration_s: seconds, with start-up.
         error: the root cause, if a process failed.
     """
@@ -93,6 +94,7 @@ class TrainingResult:
     world_size: int = 0
     skipped_steps: int = 0
     data_wait: float | None = None
+    storage_problem: str | None = None
     duration_s: float = 0.0
     error: RankError | None = None
 

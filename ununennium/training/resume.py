@@ -110,8 +110,11 @@ def read_checkpoint(url: str) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
+    from ununennium.checkpoints.saving import upload_left
     from ununennium.checkpoints.store import CheckpointStore
 
+    if distributed.rank() == 0:
+        upload_left(url)  # what an earlier process could not upload may be the newest
     if not distributed.is_distributed():
         return CheckpointStore.read(url)
     return dict(distributed.broadcast(CheckpointStore.read(url) if distributed.rank() == 0 else None))

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ununennium.checkpoints.manifest import best_first
+from ununennium.checkpoints.saving import upload_left
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import RunConfig
 from ununennium.data.batch_transforms import DeviceTransform
@@ -30,7 +32,7 @@ from ununennium.data.index import ChipIndex
 from ununennium.data.loaders import build_loaders
 from ununennium.data.patches import PatchTargets
 from ununennium.data.statistics import BandStatistics
-from ununennium.errors import ConfigError
+from ununennium.errors import ConfigError, StorageError
 from ununennium.importing import instantiate
 from ununennium.runs import RunDirectory, finite, write_json
 from ununennium.training import distributed
@@ -138,6 +140,8 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
         config.checkpoints.mode,
         config.checkpoints.save_top_k,
         every_n_steps=config.checkpoints.every_n_steps,
+        background=config.checkpoints.background,
+        snapshot=config.checkpoints.snapshot,
     )
     callbacks: list[Callback] = [
         *more_callbacks,
@@ -195,6 +199,9 @@ def build_model(config: RunConfig, index: ChipIndex) -> nn.Module:
 def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback) -> int:
     """Train, and write the result; returns the exit status."""
     store = CheckpointStore(run.checkpoints_url)
+    if trainer.is_main_process:
+        for manifest in upload_left(run.checkpoints_url):
+            _say(f"uploaded the checkpoint after epoch {manifest.epoch}, which an earlier process had to leave")
     newest = store.latest() if trainer.is_main_process else None
     if restarts() and trainer.is_main_process:
         limit = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "?")
@@ -207,8 +214,8 @@ def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback) 
     trainer.fit(resume_from=resume)
     reason = trainer.state.stop_reason
     if trainer.is_main_process:
-        kept = store.manifests()
-        best = store.best()
+        kept = store.manifests() if checkpoint.problem is None else checkpoint.kept  # it may not answer
+        best = next(iter(best_first(kept)), None)
         write_json(
             run.result_file,
             {
@@ -228,9 +235,12 @@ def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback) 
                 "world_size": distributed.world_size(),
                 "skipped_steps": trainer.state.skipped_steps,
                 "data_wait": trainer.data_wait.of_run,
+                "storage_problem": checkpoint.problem,
                 "duration_s": round(time.monotonic() - started, 3),
             },
         )
+        if checkpoint.problem is not None and reason is not StopReason.PREEMPTED:
+            raise StorageError(f"training is done, but {checkpoint.problem} ('ununennium train --resume')")
     return PREEMPTED_EXIT_CODE if reason is StopReason.PREEMPTED else 0
 
 

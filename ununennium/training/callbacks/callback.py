@@ -71,7 +71,7 @@ class Callback:
         """After the epoch's metrics have entered the history and the schedulers have advanced."""
 
     def on_checkpoint(self, trainer: Trainer, manifest: Manifest) -> None:
-        """After a checkpoint has been committed."""
+        """After a checkpoint has been committed; of one uploaded in the background, at the next save or at the end."""
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
         """When ``fit`` is about to raise ``error``."""

@@ -1,0 +1,136 @@
+"""A state as a file, hashed on its way to the disk; and a state copied, so that training may go on meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from torch import Tensor
+
+from ununennium.checkpoints.storage_errors import translated_full_disk
+from ununennium.errors import CheckpointError
+
+
+class HashingSink:
+    """A writable file that hashes and counts what passes, and keeps the first error of the file below it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.size_bytes = 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        self._digest.update(data)
+        self.size_bytes += written
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def force(self) -> None:
+        """To the disk itself: a full or failing one speaks up here."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def write_state(state: Mapping[str, Any], path: Path, file: IO[bytes]) -> tuple[int, str]:
+    """Write ``state`` into ``file``, and force it to the disk; returns its length and SHA-256.
+
+    Args:
+        state: what ``sanitise`` returned.
+        path: where ``file`` lies, for the error message.
+        file: open for writing.
+
+    Raises:
+        StorageError: the disk is full.
+        CheckpointError: the state cannot be serialised.
+    """
+    sink = HashingSink(file)
+    try:
+        torch.save(state, cast(IO[bytes], sink))
+        sink.force()
+    except Exception as error:
+        if sink.error is not None:  # torch reports a failed write as a RuntimeError about positions
+            with translated_full_disk(str(path)):
+                raise sink.error from error
+        if isinstance(error, OSError):
+            with translated_full_disk(str(path)):
+                raise
+        raise CheckpointError(f"the state cannot be serialised: {type(error).__name__}: {error}") from error
+    return sink.size_bytes, sink.sha256
+
+
+def read_state(path: Path, url: str) -> dict[str, Any]:
+    """What ``write_state`` wrote, on the CPU; no code in the file is ever run.
+
+    Raises:
+        CheckpointError: the file is no state of a run.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{url} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{url} holds a {type(state).__name__}, not the state of a run")
+    return state
+
+
+class Snapshots:
+    """Copies of states, in memory that is used again for the next one: of one state at a time.
+
+    The memory is pinned where a state lies on a GPU, so that the copy runs at the speed of the bus.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[Any, ...], list[Tensor]] = {}
+
+    def copy(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of what ``sanitise`` returned, on the CPU; whatever an earlier call returned is overwritten."""
+        free = {kind: list(buffers) for kind, buffers in self._buffers.items()}
+        done: dict[tuple[Any, ...], Tensor] = {}
+
+        def copied(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return tensor(value)
+            if isinstance(value, dict):
+                return {key: copied(each) for key, each in value.items()}
+            if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
+                return type(value)(copied(each) for each in value)
+            return value
+
+        def tensor(value: Tensor) -> Tensor:
+            if value.layout is not torch.strided or value.is_quantized:
+                return value.detach().to("cpu", copy=True)
+            place = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride())
+            shared = (*place, value.dtype, value.device)  # weights that are tied stay so
+            if value.numel() and shared in done:
+                return done[shared]
+            pinned = value.is_cuda
+            kind = (value.shape, value.dtype, value.stride(), pinned)
+            if free.get(kind):
+                buffer = free[kind].pop()
+            else:
+                buffer = torch.empty_like(value, device="cpu", pin_memory=pinned)
+                self._buffers.setdefault(kind, []).append(buffer)
+            done[shared] = buffer.copy_(value, non_blocking=True)
+            return buffer
+
+        with torch.no_grad():
+            result = {key: copied(value) for key, value in state.items()}
+        for device in {key[-1] for key in done if key[-1].type == "cuda"}:
+            torch.cuda.current_stream(device).synchronize()
+        return result
