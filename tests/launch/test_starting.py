@@ -255,5 +255,20 @@ def test_the_same_command_after_a_kill_ends_with_the_weights_of_an_undisturbed_r
     assert len(list_runs("storage")) == 2
 
 
+@pytest.mark.slow
+def test_a_prepared_run_is_trained_by_the_launchers_own_command(configured: Configured, tmp_path: Path) -> None:
+    """What is typed on each of several machines; here on one."""
+    (tmp_path / "run.yaml").write_text(configured("trainer.epochs=1").to_yaml(), encoding="utf-8")
+    python = [sys.executable, "-c", "import sys; from ununennium.cli import main; sys.exit(main())"]
+    options = {"capture_output": True, "text": True, "timeout": LONG_S, "check": True}
+    prepared = subprocess.run([*python, "train", "run.yaml", "--prepare"], **options).stdout.strip()  # type: ignore[call-overload]
+    assert list_runs("storage")[0]["stop_reason"] is None
+    trained = subprocess.run([sys.executable, "-m", "ununennium.training.launch", prepared], **options)  # type: ignore[call-overload]
+    assert "epoch   1  train_loss" in trained.stdout
+    shown = subprocess.run([*python, "evaluate", "latest"], **options)  # type: ignore[call-overload]
+    assert "passes the gate" in shown.stdout
+    assert list_runs("storage")[0]["stop_reason"] == "completed"
+
+
 def _of(runs: list[dict[str, Any]]) -> RunDirectory:
     return RunDirectory.open(Path("work") / runs[0]["run_id"])

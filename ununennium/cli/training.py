@@ -40,6 +40,12 @@ def train(
         typer.Option("--set", metavar="PATH=VALUE", help="Change a setting: trainer.epochs=5."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and train nothing.")] = False,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare", help="Index the imagery, and print the run.json that 'ununennium.training.launch' takes."
+        ),
+    ] = False,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run from its newest checkpoint.")
     ] = None,
@@ -69,10 +75,14 @@ def train(
                 return
             for line in plan.lines():
                 say(line)
+            if prepare:
+                run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
+                print_json({"run_json": str(run.run_file)}) if as_json else typer.echo(run.run_file)
+                return
             pipeline.train(run, on_line=say).require_usable()
     else:
-        if changes or dry_run:
-            raise ConfigError("train --resume", resume, "goes on as it began: without --set and --dry-run")
+        if changes or dry_run or prepare:
+            raise ConfigError("train --resume", resume, "goes on as it began: without --set, --dry-run and --prepare")
         with resumed(RunDirectory.fetch(storage, str(resume)), started_by={"user": user()}) as run:
             pipeline.train(run, on_line=say).require_usable()
     summary = pipeline.summarise(run)
