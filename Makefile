@@ -25,8 +25,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  $$uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## Retrain, judge and promote a building model on the sample scene
-	@$(BIN)/python -m flows.retrain --config examples/atlanta/run.yaml
+demo: setup ## Retrain, judge and promote a building model on the sample scene (STORAGE=s3: on a real S3 server)
+	@$(BIN)/python -m $(if $(filter s3,$(STORAGE)),examples.atlanta.on_s3,flows.retrain --config examples/atlanta/run.yaml)
 
 test: lint ## Lint, type-check, and run every test
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
