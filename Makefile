@@ -10,7 +10,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 .PHONY: help setup demo test test-quick lint format bench bench-loader bench-ddp bench-flow clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
 
 setup: $(STAMP) ## Build the environment in .venv
 
@@ -54,6 +54,9 @@ bench-flow: setup ## Measure what the flow costs beside its training and evaluat
 
 bench-loader: setup ## Measure chips per second of the loader against TorchGeo's (if installed) and plain rasterio
 	$(BIN)/python -m benchmarks.loader_speed
+
+bench-checkpoint: setup ## Measure what a checkpoint of 300 MB on S3 at 25 MB/s costs training
+	$(BIN)/python -m benchmarks.checkpoint_cost --json $(VENV)/checkpoint_cost.json
 
 clean: ## Remove the environment and everything the demo made
 	rm -rf $(VENV) .uv .ununennium storage .pytest_cache .mypy_cache .ruff_cache .hypothesis

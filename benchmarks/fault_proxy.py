@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -250,3 +251,15 @@ class FaultProxy:
                         self._faults.remove(fault)
                     return fault
         return None
+
+
+def main(upstream_port: str, bytes_per_s: str) -> None:
+    """Pass requests on at most at this rate, until standard input ends; prints the URL."""
+    with FaultProxy(int(upstream_port)) as proxy:
+        proxy.bytes_per_s = float(bytes_per_s)
+        print(proxy.url, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -144,16 +145,34 @@ def test_a_contract_is_strict_json(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_that_promote_at_once_lose_no_update(tmp_path):
-    """Four processes, five promotions each, on the local disk: twenty contiguous generations."""
-    folder = str(tmp_path / "storage")
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_processes_that_promote_at_once_lose_no_update(tmp_path, s3, where):
+    """Twenty processes, five promotions each: a hundred contiguous generations, and every conflict was told."""
+    folder = str(tmp_path / "storage") if where == "disk" else f"s3://checkpoints/{uuid.uuid4().hex}"
     version = add(Registry(folder, "roofs"), tmp_path, 1)
     command = [sys.executable, str(Path(__file__).with_name("competing_promotions.py")), folder, version, "5"]
-    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(20)]
     try:
-        outputs = [worker.communicate(timeout=240) for worker in workers]
+        outputs = [worker.communicate(timeout=300) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0] * 4, outputs
-    assert [record.generation for record in Registry(folder, "roofs").history()] == list(range(20, 0, -1))
+    assert [worker.returncode for worker in workers] == [0] * 20, outputs
+    history = Registry(folder, "roofs").history()
+    assert [record.generation for record in history] == list(range(100, 0, -1))
+    assert len({record.token for record in history}) == 100
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_promotion_whose_answer_is_lost_finds_that_it_won(proxy, tmp_path, times):
+    """The server did it, the client tries again, and is told that the generation exists: by its own token."""
+    registry = Registry(f"s3://checkpoints/{uuid.uuid4().hex}", "roofs")
+    version = add(registry, tmp_path, 1)
+    registry.probe()
+    proxy.inject("drop_response", method="PUT", part="promotions", times=times)
+    record = registry.promote(version, expected_generation=0, gate=PASSED, actor="a", run_id="r")
+    assert "drop_response" in [request.fault for request in proxy.requests]
+    proxy.heal()
+    assert registry.history() == [record]
+    with pytest.raises(PromotionConflict):
+        registry.promote(version, expected_generation=0, gate=PASSED, actor="b", run_id="r")

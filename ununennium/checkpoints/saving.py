@@ -111,6 +111,11 @@ class DirectSaver:
             store.delete(old)
         return Report(self._keeper.kept, [manifest])
 
+    @property
+    def kept(self) -> list[Manifest]:
+        """What is committed and kept, oldest first."""
+        return self._keeper.kept
+
     def expected(self) -> list[Manifest]:
         return self._keeper.kept
 
@@ -233,6 +238,11 @@ class BackgroundSaver:
         for thread in self._threads:
             thread.join(_JOIN_S)  # one that a server keeps waiting ends with the process
         self._spool.release()
+
+    @property
+    def kept(self) -> list[Manifest]:
+        """What is committed and kept at this moment, oldest first."""
+        return self._keeper.kept
 
     @property
     def folder(self) -> str:
