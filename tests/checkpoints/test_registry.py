@@ -106,6 +106,27 @@ def test_rollback_is_a_new_generation(registry, tmp_path):
         registry.rollback(actor="me")  # nothing lies before the first
 
 
+def test_aliases_follow_promotions_or_are_set_and_stay_on_record(registry, tmp_path):
+    first, second = (add(registry, tmp_path, seed) for seed in (1, 2))
+    registry.promote(first, expected_generation=0, gate=PASSED, actor="a", run_id="r")
+    with pytest.raises(ConfigError, match="version = 'previous'"):
+        registry.resolve("previous")
+    registry.promote(second, expected_generation=1, gate=PASSED, actor="a", run_id="r")
+    assert (registry.resolve("champion"), registry.resolve("previous")) == (second, first)
+    for version in (first, second, first):
+        registry.set_alias("staging", version, actor="a")
+        assert registry.resolve("staging") == registry.aliases()["staging"] == version
+    assert len(registry._storage.list("models/roofs/aliases/staging/")) == 3
+    assert registry.resolve(second) == second
+    registry.rollback(actor="a")
+    assert registry.resolve("champion") == first
+    for name in ("champion", "previous", "../up", ""):
+        with pytest.raises(ConfigError, match="alias"):
+            registry.set_alias(name, first, actor="a")
+    with pytest.raises(CheckpointError, match="no version 'nope'"):
+        registry.set_alias("staging", "nope", actor="a")
+
+
 def test_a_version_that_does_not_exist_is_named(registry):
     with pytest.raises(CheckpointError, match="no version 'nope'"):
         registry.promote("nope", expected_generation=0, gate=PASSED, actor="a", run_id="r")

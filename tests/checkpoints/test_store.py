@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from ununennium.checkpoints.manifest import Manifest, retained
 from ununennium.checkpoints.storage import open_storage
 from ununennium.checkpoints.store import CheckpointStore
-from ununennium.errors import CheckpointError, StorageError
+from ununennium.errors import CheckpointError, StorageError, StorageUnavailable
 
 KILLED = Path(__file__).with_name("killed_save.py")
 
@@ -284,3 +284,16 @@ def test_a_store_in_memory_is_really_in_memory(state):
     manifest = save(store, state, 1)
     assert fsspec.filesystem("memory").exists(f"/a-name-of-its-own/checkpoints/{manifest.key}")
     fsspec.filesystem("memory").rm("/a-name-of-its-own", recursive=True)
+
+
+def test_what_was_stored_otherwise_than_written_is_never_committed(folder, state, tmp_path):
+    """correctness 49: the upload is read back; the error names both hashes."""
+    store, path = CheckpointStore(folder), tmp_path / "spooled.pt"
+    with path.open("wb") as file:
+        manifest = store.serialise(state(1), path, file, epoch=1, step=1)
+    content = bytearray(path.read_bytes())
+    content[300] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StorageUnavailable, match=f"SHA-256 [0-9a-f]{{64}} instead of .*{manifest.sha256}"):
+        store.publish(manifest, path)
+    assert store.manifests() == []

@@ -5,6 +5,7 @@ listing::
 
     models/<model>/versions/<version>/model.safetensors, contract.json
     models/<model>/promotions/<10**10 - generation>.json
+    models/<model>/aliases/<alias>/<10**10 - number>.json
 
 Promotion is a compare-and-set: whoever wants to make generation ``g + 1`` says that ``g`` is what was compared with,
 and of several only one succeeds. It needs nothing of the storage but "create if absent".
@@ -30,6 +31,7 @@ PROMOTED = "promoted"
 _FORMAT = 1
 _LAST = 10**10
 _CREATE_ATTEMPTS = 5
+CHAMPION, PREVIOUS = "champion", "previous"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -257,6 +259,66 @@ class Registry:
             restored_from=to_generation,
         )
         return self._append(record)
+
+    # ------------------------------------------------------------------ aliases
+
+    def resolve(self, name: str) -> str:
+        """The version that ``name`` stands for: ``champion``, ``previous``, a named alias, or a version itself.
+
+        ``previous`` is what ``rollback`` would restore.
+
+        Raises:
+            ConfigError: it stands for nothing; the message names what there is.
+        """
+        records = {record.generation: record for record in self.history()}
+        known = {record.version: record.version for record in records.values()}
+        known |= {version: version for version in self.versions()} | self.aliases()
+        if records:
+            known[CHAMPION] = records[max(records)].version
+            before = records.get(_origin(records, max(records)) - 1)
+            if before is not None:
+                known[PREVIOUS] = before.version
+        if name not in known:
+            raise ConfigError(
+                "version", name, f"{self.model!r} has no such version or alias; it has {', '.join(known)}"
+            )
+        return known[name]
+
+    def aliases(self) -> dict[str, str]:
+        """Named aliases and the versions that they stand for now."""
+        newest: dict[str, str] = {}
+        prefix = f"models/{self.model}/aliases/"
+        for key in self._storage.list(prefix):  # the newest of each comes first
+            name = key[len(prefix) :].partition("/")[0]
+            if name not in newest:
+                newest[name] = str(json.loads(self._storage.read_bytes(key))["version"])
+        return newest
+
+    def set_alias(self, name: str, version: str, *, actor: str) -> None:
+        """Let ``name`` stand for ``version`` from now on; what it stood for before stays on record.
+
+        Raises:
+            ConfigError: the name is ``champion`` or ``previous``, which follow from promotions, or cannot be part of
+                a URL.
+            CheckpointError: there is no such version.
+            PromotionConflict: somebody else set it at the same moment.
+            StorageError: the storage failed, or ignores exclusive creation.
+        """
+        if name in (CHAMPION, PREVIOUS) or not _NAME.fullmatch(name):
+            raise ConfigError("alias", name, "give a name of letters, digits, '-', '_' and '.', such as 'staging'")
+        self.contract(version)
+        self.probe()
+        folder = f"models/{self.model}/aliases/{name}/"
+        keys = self._storage.list(folder)
+        number = _generation(keys[0]) + 1 if keys else 1
+        created = datetime.now(UTC).isoformat(timespec="milliseconds")
+        note = to_json({"format": _FORMAT, "version": version, "actor": actor, "created": created})
+        key = f"{folder}{_LAST - number:010d}.json"
+        try:
+            self._storage.create(key, note)
+        except FileExistsError:
+            if self._storage.read_bytes(key) != note:  # else the answer was lost, and it is ours
+                raise PromotionConflict(f"somebody else set {name!r} of {self.model!r} just now; look again") from None
 
     def probe(self) -> bool:
         """Make sure that of two promotions only one can win here; False if the caller vouched for that instead.

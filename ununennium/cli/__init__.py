@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from ununennium.cli import data, initialise, predict, registry, training
+from ununennium.cli import data, initialise, predict, registry, storage, training
 from ununennium.cli.console import (
     FAILED,
     INTERRUPTED,
@@ -53,6 +53,7 @@ app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("runs", epilog=training.RUNS_EXAMPLES)(training.runs)
 app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
+app.add_typer(storage.app, name="storage")
 app.command("demo", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(training.demo)
 
 

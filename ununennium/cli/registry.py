@@ -98,6 +98,27 @@ def rollback(
 
 
 @app.command()
+def alias(
+    model: Model,
+    name: Annotated[str | None, typer.Argument(metavar="ALIAS", help="Such as 'staging'; all, if not given.")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="Version or alias to stand for.")] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Show what an alias stands for ('champion' and 'previous' are always there), or let it stand for a version."""
+    from ununennium.cli.console import user
+
+    registry = _registry(storage, model)
+    if name is not None and to is not None:
+        registry.set_alias(name, registry.resolve(to), actor=user())
+    found = {"champion": registry.resolve("champion"), **registry.aliases()}
+    if name is not None:
+        found = {name: registry.resolve(name)}
+    rows = [{"alias": each, "version": version} for each, version in found.items()]
+    print_json(rows) if as_json else print_table(rows, empty="")
+
+
+@app.command()
 def verify(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """Read every version that was ever champion, and compare its weights with the hash in its contract.
 

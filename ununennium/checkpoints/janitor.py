@@ -1,0 +1,145 @@
+"""What lies in storage and in spools that nobody will ever use again, with the reason for each.
+
+Only what a writer that was killed can leave is ever taken: a checkpoint or a version without the manifest or contract
+that would have committed it, an upload in parts that never ended, a probe, a file in a spool that is in storage as
+well. What has a manifest, what a champion ever was, and anything young or of unknown age stays.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ununennium.checkpoints.contract import CONTRACT, WEIGHTS
+from ununennium.checkpoints.manifest import manifest_key
+from ununennium.checkpoints.spool import DESTINATION, TEMPORARY, spools
+from ununennium.checkpoints.storage import Storage
+from ununennium.errors import ConfigError, UnunenniumError
+
+SAFE_HOURS = 24.0
+_LEAST_HOURS = 1.0
+_BLOB = re.compile(r"(?:.*/)?epoch=\d{4,}-step=\d{8,}-[0-9a-f]{12}\.pt")
+_WEIGHTS = re.compile(rf"(?:.*/)?models/[^/]+/versions/[^/]+/{re.escape(WEIGHTS)}")
+_PROBE = re.compile(r"(?:.*/)?probe-[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that looks left behind.
+
+    Attributes:
+        place: where it is.
+        what: what it is, in words.
+        size_bytes: its length; None if unknown.
+        age_hours: how old it is; None if unknown.
+        reason: why it can go, or why it stays.
+        remove: takes it away; None if it stays.
+    """
+
+    place: str
+    what: str
+    size_bytes: int | None
+    age_hours: float | None
+    reason: str
+    remove: Callable[[], None] | None = None
+
+
+def find_leftovers(
+    storage: Storage, *, older_than_hours: float = SAFE_HOURS, now: float | None = None
+) -> Iterator[Finding]:
+    """Look through ``storage``, and through the spools of this machine that lead into it.
+
+    Args:
+        storage: the folder that holds runs and the registry.
+        older_than_hours: what is younger stays: it may belong to a save that is going on.
+        now: seconds since the epoch; the present if not given.
+
+    Raises:
+        ConfigError: ``older_than_hours`` is less than an hour.
+        StorageError: the storage cannot be listed.
+    """
+    if not older_than_hours >= _LEAST_HOURS:
+        raise ConfigError("older_than_hours", older_than_hours, f"a save may take long: give {_LEAST_HOURS:g} or more")
+    clock = time.time() if now is None else now
+
+    def judged(
+        place: str, what: str, size: int | None, modified: float | None, reason: str, remove: Callable[[], None]
+    ) -> Finding:
+        if modified is None:
+            return Finding(place, what, size, None, "stays: the storage does not tell its age")
+        age = (clock - modified) / 3600.0
+        if age < older_than_hours:
+            return Finding(place, what, size, age, f"stays: younger than {older_than_hours:g} h, it may be in use")
+        return Finding(place, what, size, age, reason, remove)
+
+    entries = list(storage.entries())
+    keys = {entry.key for entry in entries}
+    for entry in entries:
+        committed_by, what = _committed_by(entry.key)
+        if what and committed_by not in keys:
+            reason = f"there is no {committed_by.rpartition('/')[2]}, so it was never committed"
+            if not committed_by:
+                reason = "whoever tried this storage was killed before removing it"
+            remove = _unless_committed(storage, entry.key, committed_by)
+            yield judged(storage.url(entry.key), what, entry.size_bytes, entry.modified, reason, remove)
+    for left in storage.leftovers():
+        reason = "whoever began it is gone"
+        yield judged(
+            storage.url(left.key), left.what, None, left.modified, reason, functools.partial(storage.discard, left)
+        )
+    yield from _in_spools(storage, judged)
+
+
+def _committed_by(key: str) -> tuple[str, str]:
+    """The object whose existence commits ``key``, and what ``key`` is; nothing for what is no concern of ours."""
+    if _BLOB.fullmatch(key):
+        return manifest_key(key), "a checkpoint without a manifest"
+    if _WEIGHTS.fullmatch(key):
+        return f"{key.rpartition('/')[0]}/{CONTRACT}", "a version without a contract"
+    if _PROBE.fullmatch(key):
+        return "", "a probe"
+    return "", ""
+
+
+def _unless_committed(storage: Storage, key: str, committed_by: str) -> Callable[[], None]:
+    """Deletes ``key``, unless a save that was slow has committed it since it was listed."""
+
+    def remove() -> None:
+        if not committed_by or not storage.exists(committed_by):
+            storage.delete(key)
+
+    return remove
+
+
+def _in_spools(storage: Storage, judged: Callable[..., Finding]) -> Iterator[Finding]:
+    from ununennium.checkpoints.store import CheckpointStore
+
+    for spool in spools():
+        if spool.url != storage.root and not spool.url.startswith(f"{storage.root}/"):
+            continue
+        waiting = {manifest.key: manifest for manifest in spool.waiting()}
+        for path in sorted(spool.folder.iterdir()):
+            if path.name == DESTINATION or path.suffix == ".json" or path.name == ".lock":
+                continue
+            status = path.stat()
+            size, modified = status.st_size, status.st_mtime
+            manifest = waiting.get(path.name)
+            if manifest is None:
+                what = "a file being written" if path.name.startswith(TEMPORARY) else "a checkpoint without a manifest"
+                yield judged(str(path), f"{what}, in a spool", size, modified, "whoever wrote it is gone", path.unlink)
+                continue
+            what = "a checkpoint that waits for its upload"
+            try:
+                committed = CheckpointStore(spool.url).storage.exists(manifest.manifest_key)
+            except UnunenniumError as error:
+                yield Finding(str(path), what, size, None, f"stays: {error}")
+                continue
+            if committed:
+                reason = f"it has been uploaded to {manifest.url}"
+                yield judged(str(path), what, size, modified, reason, functools.partial(spool.remove, manifest))
+            else:
+                reason = f"stays: it is nowhere else; the next run that saves to {spool.url} uploads it"
+                yield Finding(str(path), what, size, None, reason)
