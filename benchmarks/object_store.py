@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -146,10 +147,13 @@ def _filesystem(environment: dict[str, str]):  # type: ignore[no-untyped-def]
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free now, and 10,000 above too: the server takes that one for gRPC."""
+    """Ports that are free now, and 10,000 above too: the server takes that one for gRPC.
+
+    They are drawn, so that servers which start at once do not meet on the same ones.
+    """
     found: list[int] = []
     with contextlib.ExitStack() as held:
-        for port in range(20000 + os.getpid() % 20000, 55000):
+        for port in random.SystemRandom().sample(range(20000, 50000), 1000):
             try:
                 for number in (port, port + 10000):
                     held.enter_context(socket.socket()).bind(("127.0.0.1", number))
