@@ -158,7 +158,8 @@ class FaultProxy:
             status, code = _ANSWERS[kind]
             body = f"<Error><Code>{code}</Code><Message>by the proxy</Message></Error>"
             to_client.write(f"HTTP/1.1 {status} {code}\r\nConnection: close\r\n".encode())
-            to_client.write(f"Content-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+            to_client.write(f"Content-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+            to_client.write(b"" if method == b"HEAD" else body.encode())  # which has an answer without a body
             await to_client.drain()
             return False
         flip = fault.after_bytes if fault and kind == "flip_up" else None

@@ -219,16 +219,17 @@ def test_a_server_that_is_killed_within_an_upload_leaves_the_old_checkpoint_and_
         saver = background(url)
         saver.save({"n": 1}, epoch=1, step=1, score=1.0)
         assert saver.flush(FLUSH_S).waiting == []
-        killed = threading.Event()
+        killed, gone = threading.Event(), threading.Event()
 
         def kill(request):
             if "partNumber=2" in request.target and not killed.is_set():
                 killed.set()
                 own_store.kill()
+                gone.set()
 
         proxy.on_request = kill
         saver.save({"n": 2, "large": torch.rand(6_000_000)}, epoch=2, step=2, score=0.5)
-        assert killed.wait(30)
+        assert gone.wait(60)
         own_store.start()
         store = CheckpointStore(url)
         found = [store.load(manifest)["n"] for manifest in store.manifests()]
