@@ -18,6 +18,7 @@ from ununennium.data.index_cache import check_unchanged, indexed
 from ununennium.errors import ConfigError, PromotionConflict
 from ununennium.evaluation.evaluate import Evaluation
 from ununennium.evaluation.gate import check_metrics, decide
+from ununennium.importing import check_allowed
 from ununennium.runs import RunDirectory, read_json, write_json
 from ununennium.tasks import headline
 from ununennium.training.launch import evaluate_in_subprocess, launch
@@ -60,6 +61,7 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> Plan:
         DataError: imagery or labels that cannot be used.
     """
     config = run.config()
+    _check_components(config)
     if config.checkpoints.save_top_k == 0:
         raise ConfigError("checkpoints.save_top_k", 0, "keeps no checkpoint to evaluate; give 1 or more, or -1")
     check_metrics(config.gate, config.data.classes, config.data.task)
@@ -255,6 +257,14 @@ def component(part: Component) -> str:
     """A component as it would be written in Python."""
     arguments = ", ".join(f"{key}={value!r}" for key, value in part.kwargs.items())
     return f"{part.target.replace(':', '.').rpartition('.')[2]}({arguments})"
+
+
+def _check_components(config: RunConfig) -> None:
+    """Refuse code that may not run here before anything is read."""
+    for field in ("model", "loss", "optimizer", "scheduler"):
+        part: Component | None = getattr(config, field)
+        if part is not None:
+            check_allowed(part.target, field=f"{field}.target")
 
 
 def _scene(scene: Mapping[str, Any]) -> str:

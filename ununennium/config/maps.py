@@ -10,14 +10,14 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ununennium.config.parsing import apply_overrides, as_config_error
-from ununennium.config.section import Section
+from ununennium.config.section import Location, Section
 from ununennium.errors import ConfigError
 
 
 class MapSceneConfig(Section):
     """One scene to map."""
 
-    image: str | list[str]
+    image: Location | list[Location]
     """Path or URL of the image; of a stack, one for each date."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)
     """Name of its map's folder; the image's without its ending if not given."""
@@ -30,11 +30,11 @@ class MapsConfig(Section):
     """Name of the model in the registry; its champion makes the maps."""
     scenes: list[MapSceneConfig] = []
     """The scenes to map."""
-    images: list[str] = []
+    images: list[Location] = []
     """Patterns of paths or URLs, each match a scene of its own: ``scenes/**/*.tif``, ``s3://bucket/new/*.tif``."""
-    output: str = "maps"
+    output: Location = "maps"
     """Folder or fsspec URL that gets a folder of each scene; what is there and made alike is not made again."""
-    storage: str = "storage"
+    storage: Location = "storage"
     """Where the registry is: a folder or any fsspec URL."""
     tta: bool | None = None
     """Average over flips and turns, or not; null: as the model was judged."""

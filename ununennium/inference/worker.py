@@ -22,6 +22,7 @@ from ununennium.checkpoints.registry import Registry
 from ununennium.errors import UnunenniumError
 from ununennium.inference.maps import make_map
 from ununennium.mapping import MapJob
+from ununennium.redaction import redact
 from ununennium.runs import read_json, write_json
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.failures import report_error
@@ -64,7 +65,7 @@ def _try(
         return str(error)
     except Exception as error:
         traceback.print_exc()
-        return f"{type(error).__name__}: {error}"
+        return redact(f"{type(error).__name__}: {error}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return None
