@@ -188,6 +188,16 @@ class RunDirectory:
         return self.work / "gate.json"
 
     @property
+    def probe_file(self) -> Path:
+        """A chip and what the candidate makes of it, which the stored artefact must make of it, too."""
+        return self.work / "probe.safetensors"
+
+    @property
+    def approval_file(self) -> Path:
+        """That a person is asked, and what they said."""
+        return self.work / "approval.json"
+
+    @property
     def promotion_file(self) -> Path:
         """That the candidate was promoted, and as what."""
         return self.work / "promotion.json"

@@ -37,6 +37,9 @@ class CatalogConfig(Section):
     """STAC: keys of the image assets in the model's order; files of one band become bands with their keys as names."""
     label_asset: str | None = None
     """STAC: key of the label asset; without it, label items (the label extension) that name the image as source."""
+    attributes: list[str] = []
+    """Table: further columns, STAC: properties, by which the evaluation is sliced, such as ``[season]``; a STAC item's
+    ``platform`` is ``sensor`` by itself."""
     label_field: str | None = None
     """Vector labels: the attribute that holds a class, for scenes that name none."""
     label_value: int = Field(default=1, ge=0)
@@ -53,6 +56,8 @@ class CatalogConfig(Section):
         kinds = [kind for kind in ("folder", "table", "stac") if getattr(self, kind) is not None]
         if len(kinds) != 1:
             raise ValueError(f"give exactly one of folder, table and stac; given: {', '.join(kinds) or 'none'}")
+        if self.folder is not None and self.attributes:
+            raise ValueError("attributes goes with table and stac, not with folder")
         owners = {"images": "folder", "labels": "folder", "class_from": "folder"}
         owners |= dict.fromkeys(("collections", "bbox", "datetime", "limit", "assets", "label_asset"), "stac")
         for name in sorted(owners):

@@ -35,6 +35,8 @@ class SceneConfig(Section):
     """Vector labels without ``label_field``: the class value of every shape."""
     classes: list[str] = []
     """Classification of a scene without a ``label``: the name of its class, or, for ``multilabel``, of all of them."""
+    attributes: dict[str, str] = {}
+    """What else is known of the scene, such as ``{sensor: sentinel-2a}``: the evaluation is sliced by it."""
     outside: Literal["background", "unlabelled"] | None = None
     """Vector labels: what pixels outside every shape are; if not given, ``unlabelled`` if some shape is of the first
     class, which then is no background, else ``background``."""

@@ -43,6 +43,7 @@ def scenes_in_stac(catalog: CatalogConfig) -> list[SceneConfig]:
                 label=label,
                 name=item.id,
                 date=date.date().isoformat() if date else None,
+                attributes=_attributes(item, catalog),
                 **settings,
             )
         )
@@ -50,6 +51,12 @@ def scenes_in_stac(catalog: CatalogConfig) -> list[SceneConfig]:
         unlabelled, catalog, "name their asset in data.catalog.label_asset, or add label items that name them as source"
     )
     return scenes
+
+
+def _attributes(item: Any, catalog: CatalogConfig) -> dict[str, str]:
+    """Properties of an item that evaluations are sliced by."""
+    named = {"sensor": "platform"} | {name: name for name in catalog.attributes}
+    return {ours: str(item.properties[theirs]) for ours, theirs in named.items() if item.properties.get(theirs)}
 
 
 def _items(catalog: CatalogConfig) -> Iterator[Any]:
