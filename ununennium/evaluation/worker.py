@@ -224,6 +224,7 @@ def contract(
         "classes": data.classes,
         "ignore_index": data.ignore_index,
         "bands": index.bands,
+        "band_names": [scene.band_names[number - 1] for number in scene.band_numbers(index.bands)],
         "statistics": {name: values for name, values in asdict(statistics).items() if name != "num_pixels"},
         "nodata": next((value for value in declared if value is not None), None),
         "resolution": [abs(scene.transform[0]), abs(scene.transform[4])],
