@@ -97,9 +97,7 @@ def look_at_spools() -> Iterator[Finding]:
         if age_s < _OLD_S:
             yield Finding("spool", "note", f"{says}; the newest is {age_s / 60:.0f} min old")
         else:
-            remedy = (
-                f"the next run that saves there uploads them; ununennium storage gc --storage {spool.url} shows them"
-            )
+            remedy = "the next run that saves there uploads them; ununennium storage gc --dry-run shows them"
             yield Finding("spool", "warning", f"{says}, for {age_s / 3600:.1f} h already", remedy)
     if not found:
         yield Finding("spool", "ok", "no checkpoint waits for its upload")
