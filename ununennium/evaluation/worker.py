@@ -40,6 +40,7 @@ from ununennium.runs import RunDirectory, git_commit, read_json, write_json
 from ununennium.training.callbacks.ema import averaged_weights
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.failures import report_error
+from ununennium.training.lines import mark_levels
 from ununennium.training.worker import build_model, die_with_parent
 from ununennium.version import __version__
 
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate the run whose ``run.json`` is the only argument; returns the exit status."""
     (run_file,) = sys.argv[1:] if arguments is None else arguments
     run = RunDirectory.open(run_file)
+    mark_levels()
     die_with_parent(grace_s=5.0)
     warnings.simplefilter("ignore", NotGeoreferencedWarning)  # scenes without a CRS are maps of their own pixels
     try:

@@ -29,6 +29,7 @@ from ununennium.redaction import redact
 from ununennium.runs import read_json, write_json
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.failures import report_error
+from ununennium.training.lines import mark_levels
 from ununennium.training.supervise import Terminated, raise_on_sigterm
 from ununennium.training.worker import die_with_parent
 
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     job_file, *others = sys.argv[1:] if arguments is None else arguments
     rank, work = int(others[0]) if others else 0, Path(job_file).parent
     raise_on_sigterm()
+    mark_levels()
     die_with_parent(grace_s=10.0)
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     try:

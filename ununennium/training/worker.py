@@ -48,6 +48,7 @@ from ununennium.training.callbacks import (
 from ununennium.training.config import TrainerConfig
 from ununennium.training.failures import ended_for_good, report_error, restarts
 from ununennium.training.launch import PREEMPTED_EXIT_CODE
+from ununennium.training.lines import mark_levels
 from ununennium.training.result import rank_error_file
 from ununennium.training.state import StopReason
 from ununennium.training.trainer import Trainer
@@ -67,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", "0"))
     run = RunDirectory.open(run_file)
     redact_logs()
+    mark_levels()
     die_with_parent(float(os.environ.get("UNUNENNIUM_GRACE_S", "25")))
     tell_where_on_signal(run.stacks_folder / f"rank{rank}.txt")
     register_process(run, rank)
