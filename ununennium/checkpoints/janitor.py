@@ -12,12 +12,16 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ununennium.checkpoints.contract import CONTRACT, WEIGHTS
-from ununennium.checkpoints.manifest import manifest_key
-from ununennium.checkpoints.spool import DESTINATION, TEMPORARY, spools
+from ununennium.checkpoints.manifest import Manifest, manifest_key
+from ununennium.checkpoints.spool import DESTINATION, TEMPORARY, Spool, spools
 from ununennium.checkpoints.storage import Storage
 from ununennium.errors import ConfigError, UnunenniumError
+
+if TYPE_CHECKING:
+    from ununennium.checkpoints.store import CheckpointStore
 
 SAFE_HOURS = 24.0
 _LEAST_HOURS = 1.0
@@ -133,13 +137,21 @@ def _in_spools(storage: Storage, judged: Callable[..., Finding]) -> Iterator[Fin
                 continue
             what = "a checkpoint that waits for its upload"
             try:
-                committed = CheckpointStore(spool.url).storage.exists(manifest.manifest_key)
+                store = CheckpointStore(spool.url)
+                committed = store.storage.exists(manifest.manifest_key)
             except UnunenniumError as error:
                 yield Finding(str(path), what, size, None, f"stays: {error}")
                 continue
             if committed:
                 reason = f"it has been uploaded to {manifest.url}"
-                yield judged(str(path), what, size, modified, reason, functools.partial(spool.remove, manifest))
+                remove = functools.partial(_remove_if_stored_whole, store, spool, manifest)
+                yield judged(str(path), what, size, modified, reason, remove)
             else:
                 reason = f"stays: it is nowhere else; the next run that saves to {spool.url} uploads it"
                 yield Finding(str(path), what, size, None, reason)
+
+
+def _remove_if_stored_whole(store: CheckpointStore, spool: Spool, manifest: Manifest) -> None:
+    """Whoever uploaded it may have been killed before reading it back; else the spool has the only whole copy."""
+    if store.is_whole(manifest):
+        spool.remove(manifest)

@@ -4,10 +4,12 @@ A save goes in this order, and stopping anywhere leaves every earlier checkpoint
 
     serialise into a local spool file, hashing; force it to the disk
     upload it under a name that holds its hash             (no object is ever changed)
-    read it back: length, SHA-256
-    create its manifest, exclusively                       (this is the commit)
+    ask for its length, create its manifest, exclusively   (this is the commit)
+    read it back: length, SHA-256                          (now an older one may be deleted)
 
-and a deletion goes the other way round: manifest first.
+and a deletion goes the other way round: manifest first. Reading back takes as long as uploading did, and the commit does
+not wait for it: object stores refuse what arrives damaged (each part is sent with its checksum), and readers check the
+hash. What turns out damaged all the same is taken back, while everything older is still there.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ class CheckpointStore:
         self.writer = uuid.uuid4().hex
         self._spool = spool
         self._undeleted: dict[str, list[str]] = {}
+        self._unproven: dict[str, Manifest] = {}
         self._last_commit = datetime.min.replace(tzinfo=UTC)
 
     # ------------------------------------------------------------------ write
@@ -153,22 +156,36 @@ class CheckpointStore:
         )
 
     def publish(self, manifest: Manifest, path: Path) -> Manifest:
-        """The second half: upload the file at ``path``, read it back, and commit it. It may be done again.
+        """The second half: upload the file at ``path``, commit it, and read it back. It may be done again.
 
         Raises:
             FileNotFoundError: there is no such local file.
-            StorageUnavailable: the storage does not answer, or stored something else; trying again may help.
+            StorageUnavailable: the storage does not answer, or holds something else, which is taken back; trying again
+                may help, and does not upload again what only could not be read back.
             StorageError: the storage refused.
         """
-        self.storage.put_file(path, manifest.key)
-        self._verify(manifest)
-        committed = self._commit(manifest)
+        committed = self._unproven.get(manifest.key)
+        if committed is None:
+            self.storage.put_file(path, manifest.key)
+            self._check_length(manifest)
+            committed = self._unproven[manifest.key] = self._commit(manifest)
+        self._prove(manifest)
+        del self._unproven[manifest.key]
         self._undeleted.pop(manifest.key, None)  # saved again: it is wanted after all
         self._retry_deletions()
         return committed
 
+    def is_whole(self, manifest: Manifest) -> bool:
+        """Whether what is stored has the length and the hash that its manifest says; all of it is read."""
+        return self._read_back(manifest) == (manifest.size_bytes, manifest.sha256)
+
+    def is_unproven(self, manifest: Manifest) -> bool:
+        """Whether ``publish`` committed it and could not read it back yet."""
+        return manifest.key in self._unproven
+
     def delete(self, manifest: Manifest) -> None:
         """Remove a checkpoint. A failure is logged, and tried again after the next save; it is never fatal."""
+        self._unproven.pop(manifest.key, None)
         self._undeleted[manifest.key] = [manifest.manifest_key, manifest.key]
         self._retry_deletions()
 
@@ -265,18 +282,49 @@ class CheckpointStore:
 
     # ------------------------------------------------------------------ the steps of a save
 
-    def _verify(self, manifest: Manifest) -> None:
-        """Read the upload back: what replaces older checkpoints has to be proven whole."""
-        size_bytes, digest = 0, hashlib.sha256()
-        for chunk in self.storage.chunks(manifest.key):
-            digest.update(chunk)
-            size_bytes += len(chunk)
-        found = (size_bytes, digest.hexdigest())
-        if found != (manifest.size_bytes, manifest.sha256):
+    def _check_length(self, manifest: Manifest) -> None:
+        """What an upload that was cut off would fail; asked for before the commit, as it costs one small request."""
+        try:
+            found = self.storage.size(manifest.key)
+        except FileNotFoundError as error:
+            raise StorageUnavailable(f"{manifest.url} was uploaded and is not there; it is not committed") from error
+        if found != manifest.size_bytes:
             raise StorageUnavailable(
-                f"{manifest.url} was stored with {found[0]} bytes and SHA-256 {found[1]} instead of "
-                f"{manifest.size_bytes} bytes and SHA-256 {manifest.sha256}; it is not committed"
+                f"{manifest.url} was stored with {found} bytes instead of {manifest.size_bytes}; it is not committed"
             )
+
+    def _prove(self, manifest: Manifest) -> None:
+        """Read the upload back, twice if need be: what replaces older checkpoints has to be proven whole."""
+        for _ in range(2):
+            found = self._read_back(manifest)
+            if found == (manifest.size_bytes, manifest.sha256):
+                return
+        self._take_back(manifest)
+        raise StorageUnavailable(
+            f"{manifest.url} was stored with {found[0]} bytes and SHA-256 {found[1]} instead of {manifest.size_bytes} "
+            f"bytes and SHA-256 {manifest.sha256}; it is taken back"
+        )
+
+    def _read_back(self, manifest: Manifest) -> tuple[int, str]:
+        """Length and SHA-256 of what is stored; of nothing if it is not there."""
+        size_bytes, digest = 0, hashlib.sha256()
+        try:
+            for chunk in self.storage.chunks(manifest.key):
+                digest.update(chunk)
+                size_bytes += len(chunk)
+        except FileNotFoundError:
+            return 0, hashlib.sha256().hexdigest()
+        return size_bytes, digest.hexdigest()
+
+    def _take_back(self, manifest: Manifest) -> None:
+        """Undo the commit of a damaged upload; where that fails, the next try replaces the upload."""
+        self._unproven.pop(manifest.key, None)
+        for key in (manifest.manifest_key, manifest.key):
+            try:
+                self.storage.delete(key)
+            except StorageError as error:
+                logger.warning("%s is damaged and could not be taken back: %s", self.storage.url(key), error)
+                return
 
     def _commit(self, manifest: Manifest) -> Manifest:
         """Create the manifest. It may be there: from an earlier save of the same state, or from a lost answer."""
