@@ -27,6 +27,7 @@ PROBE = f"runs/r/checkpoints/probe-{'0' * 32}"
 @pytest.fixture(autouse=True)
 def spool(tmp_path, monkeypatch):
     monkeypatch.setenv("UNUNENNIUM_SPOOL", str(tmp_path / "spool"))
+    monkeypatch.setenv("UNUNENNIUM_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ A save goes in this order, and stopping anywhere leaves every earlier checkpoint
     ask for its length, create its manifest, exclusively   (this is the commit)
     read it back: length, SHA-256                          (now an older one may be deleted)
 
-and a deletion goes the other way round: manifest first. Reading back takes as long as uploading did, and the commit does
-not wait for it: object stores refuse what arrives damaged (each part is sent with its checksum), and readers check the
-hash. What turns out damaged all the same is taken back, while everything older is still there.
+and a deletion goes the other way round: manifest first. Reading back takes as long as uploading did, and the commit
+does not wait for it: object stores refuse what arrives damaged (each part is sent with its checksum), and readers check
+the hash. What turns out damaged all the same is taken back, while everything older is still there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import IO, Any, Literal
 
 import torch
 
+from ununennium.checkpoints.load_cache import Expected, verified
 from ununennium.checkpoints.manifest import (
     Manifest,
     best_first,
@@ -36,9 +37,8 @@ from ununennium.checkpoints.manifest import (
     retained,
 )
 from ununennium.checkpoints.sanitise import sanitise
-from ununennium.checkpoints.serialise import HashingSink, read_state, write_state
+from ununennium.checkpoints.serialise import read_state, write_state
 from ununennium.checkpoints.storage import Storage, open_storage
-from ununennium.checkpoints.storage_errors import translated_full_disk
 from ununennium.errors import CheckpointError, StorageError, StorageUnavailable
 from ununennium.version import __version__
 
@@ -52,7 +52,8 @@ class CheckpointStore:
 
     Args:
         dirpath: a folder or any fsspec URL; it need not exist yet.
-        spool: local folder for the one file being written or read; the system's temporary folder if not given.
+        spool: local folder for the one file being written or read; the system's temporary folder if not given. What
+            remote storage gave may be kept: see ``load_cache``.
 
     Attributes:
         storage: the folder.
@@ -105,7 +106,7 @@ class CheckpointStore:
         """
         about: dict[str, Any] = {"epoch": epoch, "step": step, "batches_done": batches_done, "metrics": metrics}
         about |= {"monitor": monitor, "mode": mode, "score": score}
-        with self._temporary("save") as (path, file):
+        with self._temporary() as (path, file):
             manifest = self.serialise(sanitise(state), path, file, **about)
             try:
                 return self.publish(manifest, path)
@@ -216,26 +217,17 @@ class CheckpointStore:
         return ranking[0] if ranking else None
 
     def load(self, manifest: Manifest) -> dict[str, Any]:
-        """Read a checkpoint onto the CPU, after its length and hash have been checked.
+        """Read a checkpoint onto the CPU, after its length and hash have been checked; see ``load_cache`` for copies.
 
         Raises:
             CheckpointError: it is missing, or damaged, in two attempts; the message names both hashes.
         """
-        problem = ""
-        for _ in range(2):
-            with self._temporary("load") as (path, file):
-                try:
-                    size_bytes, sha256 = self._copy(manifest.key, file)
-                except FileNotFoundError as error:
-                    raise CheckpointError(f"{manifest.url} is missing, though its manifest is there") from error
-                if (size_bytes, sha256) == (manifest.size_bytes, manifest.sha256):
-                    return read_state(path, manifest.url)
-                problem = (
-                    f"{manifest.url} is damaged: {size_bytes} bytes with SHA-256 {sha256}, but its manifest says "
-                    f"{manifest.size_bytes} bytes with SHA-256 {manifest.sha256}"
-                )
-                logger.warning("%s", problem)
-        raise CheckpointError(f"{problem}; resume from another checkpoint of the folder")
+        expected = Expected(manifest.sha256, manifest.size_bytes, "its manifest")
+        try:
+            with verified(self.storage, manifest.key, expected, scratch=self._spool) as path:
+                return read_state(path, manifest.url)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{manifest.url} is missing, though its manifest is there") from error
 
     @classmethod
     def at(cls, url: str | os.PathLike[str]) -> tuple[CheckpointStore, list[Manifest]]:
@@ -365,21 +357,12 @@ class CheckpointStore:
             raise CheckpointError(f"the manifest {key} speaks of {manifest.key}")
         return Manifest.from_dict(manifest.to_dict(), url=self.storage.url(manifest.key))
 
-    def _copy(self, key: str, file: IO[bytes]) -> tuple[int, str]:
-        """Copy an object into ``file``; returns its length and SHA-256."""
-        sink = HashingSink(file)
-        for chunk in self.storage.chunks(key):
-            with translated_full_disk(file.name):
-                sink.write(chunk)
-        file.flush()
-        return sink.size_bytes, sink.sha256
-
     @contextlib.contextmanager
-    def _temporary(self, purpose: str) -> Iterator[tuple[Path, IO[bytes]]]:
+    def _temporary(self) -> Iterator[tuple[Path, IO[bytes]]]:
         """A new file in the spool folder, removed afterwards."""
         if self._spool is not None:
             self._spool.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=f"ununennium-{purpose}-", suffix=".pt", dir=self._spool) as file:
+        with tempfile.NamedTemporaryFile(prefix="ununennium-save-", suffix=".pt", dir=self._spool) as file:
             yield Path(file.name), file
 
     def _now(self) -> str:
