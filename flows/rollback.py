@@ -49,6 +49,7 @@ def restore(model: str, to_generation: int | None, reason: str, storage: str) ->
         to_generation=to_generation,
         expected_generation=before.generation,
         reason=reason,
+        flow_run_id=str(runtime.flow_run.id or ""),
     )
     champion = pipeline.champion_summary(root, model, record)
     payload = {"restored_from": record.restored_from, "replaced": before.version, "reason": reason, "storage": root}

@@ -204,7 +204,14 @@ def promote(run: RunDirectory, *, actor: str) -> Promotion:
     registry = Registry(run.storage, config.name)
     version = registry.add_version(run.artifact_folder)
     promotion = registry.promote(
-        version, expected_generation=gate["generation"], gate=gate, actor=actor, run_id=run.run_id, token=run.run_id
+        version,
+        expected_generation=gate["generation"],
+        gate=gate,
+        actor=actor,
+        run_id=run.run_id,
+        token=run.run_id,
+        checkpoint=read_json(run.evaluation_file).get("checkpoint"),
+        flow_run_id=str(run.record().get("started_by", {}).get("flow_run_id") or ""),
     )
     write_json(run.promotion_file, {"generation": promotion.generation, "version": promotion.version, "actor": actor})
     summarise(run)

@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from torch import nn
 
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
+from ununennium.checkpoints.manifest import Manifest, manifest_key
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import DataConfig, RunConfig
@@ -76,7 +77,7 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     config = run.config()
     index, statistics = ChipIndex.load(run.index_file), BandStatistics.load(run.statistics_file)
     device = resolve_device(TrainerConfig(device=config.trainer.device))
-    model, epoch = load_best(run, config, index)
+    model, best = load_best(run, config, index)
     tta = config.inference.tta
     temperature = fit_temperature_on(model.to(device), index, statistics, config.data, device=device, tta=tta)
     challenger = evaluate(
@@ -89,11 +90,12 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
         temperature=temperature,
         prediction_path=run.prediction_folder,
     )
-    _say(f"holdout of epoch {epoch}: {_in_words(challenger)}")
+    _say(f"holdout of epoch {best.epoch}: {_in_words(challenger)}")
     measured = {
         "challenger": challenger.to_json(),
         **evaluate_champion(run, config, index, device),
-        "epoch": epoch,
+        "epoch": best.epoch,
+        "checkpoint": {"manifest": manifest_key(best.url), "sha256": best.sha256},
         "code": {"git_commit": git_commit(), "version": __version__},
     }
     written = contract(run, config, index, statistics, challenger)
@@ -104,8 +106,8 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     return measured
 
 
-def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[nn.Module, int]:
-    """The model of the best checkpoint, averaged weights if it has them, and its epoch counted from 1.
+def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[nn.Module, Manifest]:
+    """The model of the best checkpoint, averaged weights if it has them, and that checkpoint's manifest.
 
     Raises:
         CheckpointError: there is no checkpoint with a finite score, or it does not fit the model.
@@ -121,7 +123,7 @@ def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[n
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{best.url} does not fit the model: {' '.join(str(error).split())}") from error
-    return model.eval(), best.epoch
+    return model.eval(), best
 
 
 def evaluate_champion(run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device) -> dict[str, Any]:
