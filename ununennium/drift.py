@@ -23,7 +23,7 @@ from ununennium.checkpoints.storage import open_storage
 from ununennium.config import RunConfig
 from ununennium.data.index_cache import indexed
 from ununennium.errors import CheckpointError, ConfigError, GateError, ProcessLost
-from ununennium.evaluation.evaluate import Evaluation
+from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import check_metrics
 from ununennium.runs import finite, read_json, resolve_storage, work_root, write_json
 from ununennium.tasks import goodness
