@@ -34,10 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
         config = RunConfig.parse(job["config"], source=job_file)
         place = RunDirectory(work.name, work, job["storage"])  # of no run: nothing of it is ever published
         device = resolve_device(TrainerConfig(device=config.trainer.device))
-        generation, champion = evaluate_champion(place, config, ChipIndex.load(work / "index.json"), device)
-        if champion is None:
-            raise CheckpointError(f"{config.name!r} has no champion in {job['storage']}")
-        write_json(work / "measured.json", {"generation": generation, "champion": champion.to_json()})
+        measured = evaluate_champion(place, config, ChipIndex.load(work / "index.json"), device)
+        if measured["champion"] is None:
+            raise CheckpointError(measured["champion_error"] or f"{config.name!r} has no champion in {job['storage']}")
+        write_json(work / "measured.json", measured)
     except Exception as error:
         report_error(work / "error.json", 0, error)
         return 1
