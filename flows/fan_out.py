@@ -15,6 +15,7 @@ from typing import Any
 from prefect import State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.logs import passed_on
 from ununennium import mapping
 from ununennium.config.maps import FanOutConfig
 from ununennium.errors import ConfigError, ProcessLost
@@ -43,7 +44,7 @@ def make(job: mapping.MapJob, ends_at: float | None) -> mapping.Mapped:
     """
     log = get_run_logger()
     timeout_s = None if ends_at is None else max(ends_at - time.time(), 0.1)
-    mapped = mapping.run_job(job, timeout_s=timeout_s, on_line=log.info)
+    mapped = mapping.run_job(job, timeout_s=timeout_s, on_line=passed_on(log))
     if mapped.transient:
         raise mapping.ScenesFailed(mapped)
     return mapped

@@ -11,16 +11,16 @@ from typing import Any
 from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
-from flows.events import related
+from flows import lineage
+from flows.events import MADE, emit
 from flows.fan_out import make_all
 from ununennium import mapping, report
+from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.storage import open_storage
 from ununennium.config.maps import MapsConfig
 
-MADE = "ununennium.map.made"
 _MOST_PICTURES = 3
 
 
@@ -68,13 +68,14 @@ def publish(mapped: mapping.Mapped) -> None:
         if name in mapped.reused:
             continue
         url = f"{job.output}/{name}"
-        emit_event(
+        emit(
             MADE,
-            resource={"prefect.resource.id": f"ununennium.map.{job.model}.{name}", "prefect.resource.name": name},
-            related=related(),
+            resource=(f"ununennium.map.{job.model}.{name}", name),
             payload={"url": url, "item": f"{url}/{mapping.ITEM}", "model": job.model, "version": job.version,
                      "areas": item["properties"]["ununennium:areas"]},
         )  # fmt: skip
+        version = lineage.key(Registry(job.storage, job.model).version_url(job.version))
+        lineage.made(lineage.key(url), name, of=[version], metadata={"model": job.model, "version": job.version})
     key = job.model.replace("_", "-")
     create_table_artifact(
         table=mapped.rows(), key=f"{key}-maps", description=f"Maps in {job.output}, with version {job.version}"

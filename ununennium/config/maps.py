@@ -13,7 +13,7 @@ from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import Image
 from ununennium.config.parsing import apply_overrides, as_config_error
 from ununennium.config.predictor import FitConfig, MapOutput, PolygonsConfig, PredictorConfig
-from ununennium.config.section import PositiveInt, Section
+from ununennium.config.section import Location, PositiveInt, Section
 from ununennium.errors import ConfigError
 
 _OF_CLASSES = ("segmentation", "change", "classification")
@@ -90,7 +90,7 @@ class MapsConfig(Section):
     """Name of the model in the registry; its champion makes the maps."""
     scenes: list[MapSceneConfig] = []
     """The scenes to map."""
-    images: list[str] = []
+    images: list[Location] = []
     """Patterns of paths or URLs, each match a scene of its own: ``scenes/**/*.tif``, ``s3://bucket/new/*.tif``."""
     catalog: CatalogConfig | None = None
     """A folder, table or STAC catalogue of scenes; labels are not asked for."""
@@ -112,9 +112,9 @@ class MapsConfig(Section):
     """Which scenes the model takes."""
     fan_out: FanOutConfig = FanOutConfig()
     """How many scenes are mapped at once, and where; of the flow ``predict``."""
-    output: str = "maps"
+    output: Location = "maps"
     """Folder or fsspec URL that gets a folder of each scene; what is there and made alike is not made again."""
-    storage: str = "storage"
+    storage: Location = "storage"
     """Where the registry is: a folder or any fsspec URL."""
     tta: bool | None = None
     """Average over flips and turns, or not; null: as the model was judged."""

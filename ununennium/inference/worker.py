@@ -25,9 +25,11 @@ from ununennium.inference.maps import make_map
 from ununennium.inference.predictor import Predictor
 from ununennium.inference.ranks import Ranks, device_of, follow
 from ununennium.mapping import JobScene, MapJob
+from ununennium.redaction import redact
 from ununennium.runs import read_json, write_json
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.failures import report_error
+from ununennium.training.lines import mark_levels
 from ununennium.training.supervise import Terminated, raise_on_sigterm
 from ununennium.training.worker import die_with_parent
 
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     job_file, *others = sys.argv[1:] if arguments is None else arguments
     rank, work = int(others[0]) if others else 0, Path(job_file).parent
     raise_on_sigterm()
+    mark_levels()
     die_with_parent(grace_s=10.0)
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     try:
@@ -95,7 +98,7 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, UnunenniumError):
         return str(error)
     traceback.print_exception(error)
-    return f"{type(error).__name__}: {error}"
+    return redact(f"{type(error).__name__}: {error}")
 
 
 def _say(line: str) -> None:

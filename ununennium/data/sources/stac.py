@@ -47,6 +47,7 @@ def scenes_in_stac(catalog: CatalogConfig, *, labelled: bool = True) -> list[Sce
                 label=label,
                 name=item.id,
                 date=date.date().isoformat() if date else None,
+                attributes=_attributes(item, catalog),
                 **settings,
             )
         )
@@ -54,6 +55,12 @@ def scenes_in_stac(catalog: CatalogConfig, *, labelled: bool = True) -> list[Sce
         unlabelled, catalog, "name their asset in data.catalog.label_asset, or add label items that name them as source"
     )
     return scenes
+
+
+def _attributes(item: Any, catalog: CatalogConfig) -> dict[str, str]:
+    """Properties of an item that evaluations are sliced by."""
+    named = {"sensor": "platform"} | {name: name for name in catalog.attributes}
+    return {ours: str(item.properties[theirs]) for ours, theirs in named.items() if item.properties.get(theirs)}
 
 
 def _items(catalog: CatalogConfig) -> Iterator[Any]:
