@@ -1,7 +1,7 @@
 """Map scenes with the champion: by hand, on a schedule, or when another model has been promoted.
 
 ``deployments/prefect.yaml`` has a deployment for each. This process never imports torch: the maps are made in a process
-of their own.
+of their own, one after the other or, with ``fan_out``, many at once on Dask.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from prefect.states import Completed, Failed
 
 from flows import lineage
 from flows.events import MADE, emit
-from flows.logs import passed_on
+from flows.fan_out import make_all
 from ununennium import mapping, report
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.storage import open_storage
 from ununennium.config.maps import MapsConfig
-from ununennium.errors import ProcessLost
 
 _MOST_PICTURES = 3
 
@@ -38,7 +37,7 @@ def predict(config: MapsConfig, version: str | None = None) -> State[Any]:
         second run makes only what is missing.
     """
     job = find(config, version)
-    mapped = make(job, config.timeout_s)
+    mapped = make_all(job, config.fan_out, config.timeout_s)
     publish(mapped)
     if not mapped.failures:
         return Completed(
@@ -59,23 +58,6 @@ def find(config: MapsConfig, version: str | None) -> mapping.MapJob:
         "%d scene(s) into %s with %s, version %s (%s)", len(job.scenes), job.output, job.model, job.version, who
     )
     return job
-
-
-def _was_lost(task: Any, task_run: Any, state: State[Any]) -> bool:
-    try:
-        state.result()
-    except ProcessLost:
-        return True
-    except BaseException:
-        return False
-    return False
-
-
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=_was_lost)
-def make(job: mapping.MapJob, timeout_s: float | None) -> mapping.Mapped:
-    """Make the maps. Called directly, never submitted: a cancellation must reach the thread that waits."""
-    log = get_run_logger()
-    return mapping.run_job(job, timeout_s=timeout_s, on_line=passed_on(log))
 
 
 @task(cache_policy=NO_CACHE)
@@ -100,10 +82,30 @@ def publish(mapped: mapping.Mapped) -> None:
     )
     pages = [f"# Maps by {job.model}", f"version `{job.version}`, in `{job.output}`"]
     for name in list(mapped.items)[:_MOST_PICTURES]:
-        pages += [f"## {name}", _picture(job, name)]
+        item = mapped.items[name]
+        pages += [f"## {name}", _picture(job, name, item, "quicklook"), *_change(job, name, item)]
     create_markdown_artifact(markdown="\n\n".join(pages), key=f"{key}-map-pictures")
 
 
-def _picture(job: mapping.MapJob, name: str) -> str:
-    place = f"{name}/quicklook.png"
+def _change(job: mapping.MapJob, name: str, item: dict[str, Any]) -> list[str]:
+    """What changed since the last map, as a table and a picture; nothing if there was none."""
+    change = item["properties"].get("ununennium:change")
+    if change is None:
+        return []
+    lines = [f"{change['share']:.1%} changed since `{change['since']}`", ""]
+    lines += ["| class | gained | lost |", "| --- | ---: | ---: |"]
+    for each, about in change["classes"].items():
+        lines.append(f"| {each} | {_area(about['gained'])} | {_area(about['lost'])} |")
+    return ["\n".join(lines), _picture(job, name, item, "change_picture")]
+
+
+def _area(about: dict[str, Any]) -> str:
+    return f"{about['pixels']:,} px" if about["area_m2"] is None else f"{about['area_m2'] / 1e4:,.2f} ha"
+
+
+def _picture(job: mapping.MapJob, name: str, item: dict[str, Any], asset: str) -> str:
+    """A picture of a map, if it has that asset."""
+    if asset not in item["assets"]:
+        return ""
+    place = f"{name}/{item['assets'][asset]['href'].removeprefix('./')}"
     return report.data_uri(open_storage(job.output).read_bytes(place), name, f"{job.output}/{place}")

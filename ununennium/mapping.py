@@ -34,7 +34,7 @@ import fsspec
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.storage import check_writable, open_storage
 from ununennium.config.maps import MapsConfig, check_outputs
-from ununennium.errors import ConfigError, DataError, ProcessLost
+from ununennium.errors import ConfigError, DataError, ProcessLost, UnunenniumError
 from ununennium.runs import read_json, resolve_storage, work_root, write_json
 from ununennium.training.result import failed_process
 from ununennium.training.supervise import how_it_ended, supervise
@@ -145,6 +145,39 @@ class Mapped:
         return rows
 
 
+class ScenesFailed(UnunenniumError):
+    """Scenes failed that another try may map.
+
+    Args:
+        mapped: what came of the others, and of them.
+    """
+
+    def __init__(self, mapped: Mapped) -> None:
+        super().__init__(mapped)
+        self.mapped = mapped
+
+    def __str__(self) -> str:
+        name, why = next(iter(self.mapped.failures.items()))
+        return f"{len(self.mapped.failures)} scene(s) failed, such as {name}: {why}"
+
+
+def joined(job: MapJob, parts: Sequence[Mapped]) -> Mapped:
+    """What came of a job whose scenes were mapped in parts."""
+    return Mapped(
+        job,
+        {name: item for part in parts for name, item in part.items.items()},
+        sorted({name for part in parts for name in part.reused}),
+        {name: why for part in parts for name, why in part.failures.items()},
+        sorted({name for part in parts for name in part.transient}),
+    )
+
+
+def split_known(job: MapJob) -> tuple[dict[str, dict[str, Any]], list[JobScene]]:
+    """The items of scenes that are mapped already, and the scenes that are not."""
+    known = {scene.name: item for scene in job.scenes if (item := _made_before(job, scene)) is not None}
+    return known, [scene for scene in job.scenes if scene.name not in known]
+
+
 def make_job(config: MapsConfig, version: str | None = None) -> MapJob:
     """Find the model and the scenes.
 
@@ -217,8 +250,7 @@ def run_job(job: MapJob, *, timeout_s: float | None = None, on_line: OnLine = pr
         TrainingError: it failed before it came to the scenes.
     """
     check_writable(open_storage(job.output))
-    known = {scene.name: item for scene in job.scenes if (item := _made_before(job, scene)) is not None}
-    missing = [scene for scene in job.scenes if scene.name not in known]
+    known, missing = split_known(job)
     if known:
         on_line(f"{len(known)} of {len(job.scenes)} scene(s) are mapped already")
     failures: dict[str, dict[str, Any]] = {}
