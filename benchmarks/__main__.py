@@ -62,10 +62,9 @@ def main(words: list[str] | None = None) -> int:
         options.out.write_text(json.dumps(result), encoding="utf-8")
         return 0
     newest = report.newest()
-    if options.render or options.update:
-        if newest is None:
-            say(f"there is no run in {report.RESULTS.relative_to(harness.ROOT)}: start with `make bench`")
-            return 1
+    if (options.render or options.update) and newest is None:
+        say(f"there is no run in {report.RESULTS.relative_to(harness.ROOT)}: start with `make bench`")
+        return 1
     if options.render:
         assert newest is not None
         report.put(report.markdown(report.read(newest)), "measured")

@@ -24,7 +24,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.harness import (
-    Figures, Result, Table, aim, missing_peers, run_python, say, significant, spread, table, take_turns,
+    Figures,
+    Result,
+    Table,
+    aim,
+    missing_peers,
+    run_python,
+    say,
+    significant,
+    spread,
+    table,
+    take_turns,
 )  # fmt: skip
 from benchmarks.loops import CLIP, Batches, Loader, quiet_lightning
 from ununennium.models import UNet
@@ -187,8 +197,8 @@ def measure(quick: bool) -> Result:
     return {
         "tables": tables,
         "aims": [aim(what[side], ">= 0.98", found[side], lambda ratio: ratio >= 0.98) for side in SIDES],
-        "limit": "the hand-written script: one all-reduce of the gradients per window. The Trainer's second one, of one "
-        "number (the window's valid pixels over the ranks), takes about 0.3 ms here whatever the batch takes",
+        "limit": "the hand-written script: one all-reduce of the gradients per window. The Trainer's second one, of "
+        "one number (the window's valid pixels over the ranks), takes about 0.3 ms here whatever the batch takes",
     }
 
 

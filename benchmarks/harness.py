@@ -20,9 +20,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NotRequired  # pydantic, which checks them, wants these before Python 3.12
 
-
-from typing_extensions import NotRequired, TypedDict  # pydantic, which checks them, wants these before Python 3.12
+from typing_extensions import TypedDict
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,7 +14,16 @@ from torch import nn
 
 from benchmarks import loops
 from benchmarks.harness import (
-    Figures, Result, Table, against, aim, missing_peers, significant, spread, table, take_turns,
+    Figures,
+    Result,
+    Table,
+    against,
+    aim,
+    missing_peers,
+    significant,
+    spread,
+    table,
+    take_turns,
 )  # fmt: skip
 from benchmarks.loops import Batches
 from ununennium.models import UNet

@@ -18,9 +18,7 @@ _SIGNATURE = re.compile(
     r"([?&](?:x-amz-signature|x-amz-security-token|signature|sig|token|access_token|api_key|key)=)[^&\s'\"]+",
     re.IGNORECASE,
 )
-_SECRET_NAME = re.compile(
-    r"SECRET|PASSW(OR)?D|USERPWD|TOKEN|API_KEY|PRIVATE_KEY|AUTH_STRING|API_AUTH", re.IGNORECASE
-)
+_SECRET_NAME = re.compile(r"SECRET|PASSW(OR)?D|USERPWD|TOKEN|API_KEY|PRIVATE_KEY|AUTH_STRING|API_AUTH", re.IGNORECASE)
 _SHORTEST = 8
 """Shorter values would be found in words that have nothing to do with them."""
 

@@ -46,7 +46,9 @@ def test_the_standard_errors_are_those_of_samples_drawn_again_and_again(example)
     share, right = part.sum(1), part.diagonal(axis1=1, axis2=2)
     assert share.std(0) == pytest.approx([each.share_se for each in example.classes], rel=0.03)
     assert right.sum(1).std() == pytest.approx(example.accuracy_se, rel=0.03)
-    assert (right / share).std(0) == pytest.approx([each.producers_accuracy_se for each in example.classes], rel=0.1)  # linearised
+    assert (right / share).std(0) == pytest.approx(
+        [each.producers_accuracy_se for each in example.classes], rel=0.1
+    )  # linearised
 
 
 def test_a_class_that_is_mapped_and_has_no_label_there_leaves_everything_unknown():
