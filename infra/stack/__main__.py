@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infra.stack import processes
-from infra.stack.processes import Process, Service, gone, group_of, marked, send
+from infra.stack.processes import Process, Service, gone, group_of, marked, roots, send
 from infra.stack.system import State, cluster, describe_deployments, services
 
 DEFAULT = ".ununennium/stack"
-_RUNS_S = 60.0
+_RUNS_S = 45.0
 """What a run that is asked to end gets to write its checkpoint."""
 
 
@@ -164,8 +164,10 @@ def _end(state: State) -> None:
 def _end_runs(folder: Path) -> None:
     """Wait for the runs of a worker that has ended: they write their checkpoints, into a store that still runs."""
     runs = [process for process, service in marked(folder) if service == "worker"]
-    send(runs, signal.SIGTERM)
-    gone(runs, _RUNS_S)
+    send(roots(runs), signal.SIGTERM)  # a second one to torchrun itself would cut its patience short
+    if not gone(runs, _RUNS_S):
+        send(runs, signal.SIGTERM)
+        gone(runs, _RUNS_S)
 
 
 def _end_strangers(state: State) -> None:

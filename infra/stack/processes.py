@@ -149,6 +149,19 @@ def group_of(process: Process) -> int:
         return 0
 
 
+def roots(found: Sequence[Process]) -> list[Process]:
+    """Those whose parent is not among them: of a run the flow, which ends the rest in order."""
+    ids = {process.pid for process in found}
+    return [process for process in found if _parent_of(process) not in ids]
+
+
+def _parent_of(process: Process) -> int:
+    try:
+        return int(Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def send(found: Iterable[Process], number: signal.Signals) -> None:
     """Send them a signal, as far as they still run."""
     for process in found:
