@@ -1,0 +1,135 @@
+"""What a finished run has to say, as rows for a table and as one page of Markdown; no numerics."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ununennium.tasks import headline
+
+WORDS = {
+    "completed": "all epochs done",
+    "early_stopped": "early stopping",
+    "preempted": "asked to stop",
+    "timed_out": "time limit reached",
+    "failed": "failed",
+    None: "still running, or lost",
+}
+"""Why training stopped, in words."""
+MAX_PICTURE_BYTES = 400_000
+
+
+def metric_rows(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Holdout metrics, new model beside champion: IoU and F1 per class, or a row for each metric without classes.
+
+    Args:
+        evaluation: the contents of ``evaluation.json``.
+    """
+    new = evaluation["challenger"]["metrics"]
+    champion = (evaluation.get("champion") or {}).get("metrics")
+    shown = headline(new)
+    families = [name for name, value in shown.items() if isinstance(value, Mapping)]
+    rows = []
+    for label in _labels(shown):
+        row = {"class": label, **{family: number(new[family].get(label)) for family in families}}
+        if champion is not None:
+            row |= {f"champion {family}": number(champion[family].get(label)) for family in families}
+        rows.append(row)
+    if not families:
+        for name, value in shown.items():
+            row = {"metric": name, "value": number(value)}
+            rows.append(row if champion is None else {**row, "champion": number(champion.get(name))})
+    return rows
+
+
+def gate_rows(gate: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Every check of the gate."""
+    return [
+        {
+            "check": str(check["name"]),
+            "value": number(check.get("value")),
+            "threshold": number(check.get("threshold")),
+            "champion": number(check.get("baseline")),
+            "passed": "yes" if check["passed"] else "no",
+        }
+        for check in gate["checks"]
+    ]
+
+
+def closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The closing table: what came out, and where everything is."""
+    rows = [
+        ("run", str(summary["run_id"])),
+        ("stop reason", f"{summary['stop_reason']} ({WORDS.get(summary['stop_reason'], '')})"),
+        ("epochs", f"{summary.get('epochs') or 0}, best {summary['best_epoch'] or '-'}"),
+    ]
+    if summary.get("data_wait") is not None:
+        rows.append(("waiting for data", f"{summary['data_wait']:.1%} of the training time"))
+    holdout = summary.get("holdout") or {}
+    for label in _labels(holdout):
+        values = [f"{name} {number(of.get(label))}" for name, of in holdout.items() if isinstance(of, Mapping)]
+        rows.append((f"holdout {label}", "   ".join(values)))
+    single = [f"{name} {number(value)}" for name, value in holdout.items() if not isinstance(value, Mapping)]
+    if single:
+        rows.append(("holdout", "   ".join(single)))
+    if summary.get("verdict"):
+        rows += [("verdict", str(summary["verdict"]).replace("_", " ")), ("reason", str(summary["reason"]))]
+    elif summary.get("reason"):
+        rows.append(("reason", str(summary["reason"])))
+    champion = summary.get("champion")
+    if champion:
+        rows.append(("champion", f"generation {champion['generation']}, {champion['url']}"))
+    for name, place in (summary.get("places") or {}).items():
+        rows.append((name, str(place)))
+    return rows
+
+
+def markdown(
+    summary: Mapping[str, Any], evaluation: Mapping[str, Any], gate: Mapping[str, Any], pictures: list[Path]
+) -> str:
+    """One page with the verdict, the tables and the pictures, which are embedded so that the page is whole anywhere."""
+    parts = [
+        f"# {summary['name']}: {str(summary['verdict']).replace('_', ' ')}",
+        str(summary["reason"]),
+        "## Holdout",
+        _table(metric_rows(evaluation)),
+        "## Gate",
+        _table(gate_rows(gate)),
+        "## Run",
+        _table([{"": key, " ": f"`{value}`"} for key, value in closing_rows(summary)]),
+    ]
+    for picture in pictures:
+        title = picture.stem.replace("_", " ").capitalize()
+        parts += [
+            f"## {title}",
+            data_uri(picture.read_bytes(), title, f"{summary['places']['files']}/pictures/{picture.name}"),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def data_uri(content: bytes, title: str, place: str) -> str:
+    """A PNG as an embedded Markdown image; of one that is too large for a database row, its place."""
+    if len(content) > MAX_PICTURE_BYTES:
+        return f"{title}: `{place}` ({len(content) // 1024} kB, too large to embed)"
+    return f"![{title}](data:image/png;base64,{base64.b64encode(content).decode('ascii')})"
+
+
+def number(value: Any) -> str:
+    """A metric with four digits; a dash where there is none."""
+    return "-" if value is None or value != value else f"{float(value):.4f}"
+
+
+def _labels(metrics: Mapping[str, Any]) -> list[str]:
+    """The classes of metrics that have a value for each, ``mean`` first."""
+    found = next((list(value) for value in metrics.values() if isinstance(value, Mapping)), [])
+    return [*(name for name in found if name == "mean"), *(name for name in found if name != "mean")]
+
+
+def _table(rows: list[dict[str, str]]) -> str:
+    if not rows:
+        return "Nothing to show."
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    lines += ["| " + " | ".join(value.replace("|", "\\|") for value in row.values()) + " |" for row in rows]
+    return "\n".join(lines)
