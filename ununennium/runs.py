@@ -121,9 +121,10 @@ class RunDirectory:
             if "run.json" not in wanted:
                 raise ConfigError("run", run_id, f"{root} has no such run; 'ununennium runs' lists them")
             for key in wanted:
+                content = files.read_bytes(key)  # which refuses a key that would lead out of the folder
                 target = run.work / key
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(files.read_bytes(key))
+                target.write_bytes(content)
         return run
 
     @property
@@ -185,6 +186,16 @@ class RunDirectory:
     def gate_file(self) -> Path:
         """The verdict: every threshold, value, baseline and reason."""
         return self.work / "gate.json"
+
+    @property
+    def probe_file(self) -> Path:
+        """A chip and what the candidate makes of it, which the stored artefact must make of it, too."""
+        return self.work / "probe.safetensors"
+
+    @property
+    def approval_file(self) -> Path:
+        """That a person is asked, and what they said."""
+        return self.work / "approval.json"
 
     @property
     def promotion_file(self) -> Path:

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from ununennium.cli import data, initialise, predict, registry, reports, storage, training
+from ununennium.cli import data, doctor, initialise, predict, registry, reports, storage, training
 from ununennium.cli.console import (
     FAILED,
     INTERRUPTED,
@@ -50,10 +50,12 @@ app.command("init", epilog=initialise.EXAMPLES)(initialise.init)
 app.command("train", epilog=training.TRAIN_EXAMPLES)(training.train)
 app.command("evaluate", epilog=training.EVALUATE_EXAMPLES)(training.evaluate)
 app.command("promote", epilog=training.PROMOTE_EXAMPLES)(training.promote)
+registry.app.command("promote", epilog=training.PROMOTE_EXAMPLES)(training.promote)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("runs", epilog=training.RUNS_EXAMPLES)(training.runs)
 app.command("report", epilog=reports.REPORT_EXAMPLES)(reports.report)
 app.command("compare", epilog=reports.COMPARE_EXAMPLES)(reports.compare)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
 app.add_typer(storage.app, name="storage")
