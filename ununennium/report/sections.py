@@ -45,7 +45,7 @@ def gate(facts: Facts) -> Section | None:
         return None
     with_interval = any(check.get("interval") for check in checks)
     columns = ["check", "verdict", "value", "threshold", "champion"]
-    columns += ["interval of the difference"] * with_interval + ["in words"]
+    columns += ["how much better (interval)"] * with_interval + ["in words"]
     rows = []
     for check in checks:
         verdict = Cell("passed", "good") if check.get("passed") else Cell("failed", "bad")
@@ -56,7 +56,9 @@ def gate(facts: Facts) -> Section | None:
         rows.append([*row, str(check.get("reason", ""))])
     failed = sum(not check.get("passed") for check in checks)
     words = f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed"
-    return section("gate", "Gate", [Table(f"What the model had to show: {words}", columns, rows)])
+    said = [note for note in facts.gate.get("notes") or [] if note not in (facts.challenger.get("worst") or [])]
+    notes = [Text(f"Note: {note}.", "quiet") for note in said]
+    return section("gate", "Gate", [Table(f"What the model had to show: {words}", columns, rows), *notes])
 
 
 def curves(facts: Facts) -> Section | None:
