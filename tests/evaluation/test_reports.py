@@ -83,7 +83,7 @@ def test_intervals_calibration_slices_and_areas_are_shown(run):
         "95% interval of the difference", "+0.0123 to +0.1876",
         "Expected calibration error 0.0100 with temperature 1.5",
         "confidence 0.80: accuracy 0.70, 100.0% of the pixels",
-        f"Worst scene: {HOSTILE}.", f"of {HOSTILE}", "hectares of 110.0",
+        f"Worst scene: {HOSTILE}.", f"of {HOSTILE}", "hectares of 110,",
         "Note: ",
     ):  # fmt: skip
         assert said in text, said

@@ -87,10 +87,10 @@ def areas(facts: Facts) -> Section | None:
     if not found:
         return None
     measured = found.get("mapped_m2") is not None
-    columns = ["class", "mapped", "estimated", "± standard error", "95 % interval by blocks"]
+    columns = ["class", "mapped", "estimated", "95 % interval by blocks"]
     columns += ["user's accuracy", "producer's accuracy"]
     rows: list[list[Cell | str]] = [_area_row(each, measured) for each in found["classes"]]
-    unit = f"hectares of {found['mapped_m2'] / _HECTARE_M2:,.1f}" if measured else "shares of the mapped area"
+    unit = f"hectares of {found['mapped_m2'] / _HECTARE_M2:,.4g}" if measured else "shares of the mapped area"
     caption = f"Areas on the holdout, {unit}, corrected for the errors that the labels show (Olofsson et al. 2014)"
     said = f"Accuracy by area {number(found['accuracy'])} ± {number(found['accuracy_se'])}. Standard errors take every "
     said += "labelled pixel as drawn at random, which is the least that they can be; the intervals draw whole blocks."
@@ -100,16 +100,16 @@ def areas(facts: Facts) -> Section | None:
 def _area_row(each: Mapping[str, Any], measured: bool) -> list[Cell | str]:
     if measured:
         areas = [each["mapped_m2"], each["area_m2"], each["area_se_m2"]]
-        shown = ["-" if area is None else f"{area / _HECTARE_M2:,.2f}" for area in areas]
+        mapped, estimated, error = ("-" if area is None else f"{area / _HECTARE_M2:,.3g}" for area in areas)
     else:
-        shown = [_percent(each[name]) for name in ("mapped_share", "share", "share_se")]
+        mapped, estimated, error = (_percent(each[name]) for name in ("mapped_share", "share", "share_se"))
     interval = each.get("share_interval")
     between = "-" if not interval else f"{_percent(interval[0])} to {_percent(interval[1])}"
     accuracies = [
         f"{number(each[f'{whose}_accuracy'])} ± {number(each[f'{whose}_accuracy_se'])}"
         for whose in ("users", "producers")
     ]
-    return [str(each["name"]), *shown, between, *accuracies]
+    return [str(each["name"]), mapped, f"{estimated} ± {error}", between, *accuracies]
 
 
 def _percent(share: Any) -> str:

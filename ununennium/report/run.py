@@ -99,7 +99,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
         )
     speed = sections.chips_per_second(facts)
     if speed is not None:
-        tiles.append(("Throughput", f"{speed:,.0f} chips/s", "training steps"))
+        tiles.append(("Throughput", f"{speed:,.{0 if speed >= 100 else 1}f} chips/s", "training steps"))
     champion = facts.summary.get("champion")
     if facts.promotion and champion:
         tiles.append(

@@ -119,22 +119,24 @@ def confusion(facts: Facts) -> Section | None:
     matrix = facts.challenger.get("confusion")
     if not matrix:
         return None
-    blocks: list[Any] = [_confusion_table("New model", facts.challenger)]
+    unit = "patches" if facts.config["data"].get("task") == "classification" else "pixels"
+    blocks: list[Any] = [_confusion_table("New model", facts.challenger, unit)]
     if facts.champion.get("confusion"):
-        blocks.append(Folded("The champion's on the same holdout", [_confusion_table("Champion", facts.champion)]))
+        blocks.append(
+            Folded("The champion's on the same holdout", [_confusion_table("Champion", facts.champion, unit)])
+        )
     return section("confusion", "Confusion", blocks)
 
 
-def _confusion_table(whose: str, evaluation: Mapping[str, Any]) -> Table:
+def _confusion_table(whose: str, evaluation: Mapping[str, Any], unit: str) -> Table:
     classes, matrix = evaluation["classes"], evaluation["confusion"]
     rows: list[list[Cell | str]] = []
     for name, counts in zip(classes, matrix, strict=True):
         total = sum(counts)
         cells = [Cell(_share_text(count, total), share=count / total if total else 0.0) for count in counts]
         rows.append([name, *cells, f"{total:,}"])
-    unit = "labelled pixels, or patches"
-    columns = ["label \\ prediction", *classes, unit]
-    return Table(f"{whose}: shares of each label's {unit}, by what they were taken for", columns, rows, numbers=True)
+    columns = ["label \\ prediction", *classes, f"labelled {unit}"]
+    return Table(f"{whose}: what the {unit} of each label were taken for", columns, rows, numbers=True)
 
 
 def _share_text(count: int, total: int) -> str:
