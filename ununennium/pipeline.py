@@ -201,9 +201,12 @@ def promote(run: RunDirectory, *, actor: str) -> Promotion:
         GateError: the gate's verdict does not allow it.
         PromotionConflict: the champion it was compared with is no longer the champion.
     """
+    from ununennium.report.card import write_card
+
     config, gate = run.config(), read_json(run.gate_file)
     registry = Registry(run.storage, config.name)
     version = registry.add_version(run.artifact_folder)
+    registry.describe(version, write_card(run, version, gate))
     promotion = registry.promote(
         version,
         expected_generation=gate["generation"],

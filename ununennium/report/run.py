@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ununennium.report import scores, sections
+from ununennium.report import findings, scores, sections
 from ununennium.report.facts import Facts
 from ununennium.report.page import Page, Section, Text, render
 from ununennium.report.rows import WORDS, number
@@ -41,11 +42,14 @@ def page_of(facts: Facts) -> Page:
         sections.gate(facts),
         sections.curves(facts),
         sections.confusion(facts),
+        findings.slices(facts),
+        findings.reliability(facts),
+        findings.areas(facts),
         sections.maps(facts),
         *sections.chips(facts),
         sections.cost(facts),
         *sections.origin(facts),
-        _unreadable(facts),
+        _left_out(facts),
     ]
     record = facts.record
     started = str(record.get("started", ""))[:16].replace("T", " ")
@@ -95,7 +99,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
         )
     speed = sections.chips_per_second(facts)
     if speed is not None:
-        tiles.append(("Throughput", f"{speed:,.0f} chips/s", "training steps"))
+        tiles.append(("Throughput", f"{speed:,.{0 if speed >= 100 else 1}f} chips/s", "training steps"))
     champion = facts.summary.get("champion")
     if facts.promotion and champion:
         tiles.append(
@@ -104,7 +108,28 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _unreadable(facts: Facts) -> Section | None:
-    """Files that are there and damaged: nothing is passed over silently."""
+def _left_out(facts: Facts) -> Section | None:
+    """What a reader may look for in vain, and why: nothing is passed over silently."""
     texts = [Text(f"{name} cannot be read, and is left out.", "bad") for name in facts.unreadable]
-    return sections.section("unreadable", "Left out", texts)
+    texts += [Text(line, "quiet") for line in _missing(facts)]
+    return sections.section("left-out", "Left out", texts)
+
+
+def _missing(facts: Facts) -> Iterator[str]:
+    if not facts.plan:
+        yield "Data: the run ended before its imagery was indexed."
+    if not facts.epochs:
+        yield "Training curves: no epoch came to its end."
+    if not facts.challenger:
+        yield "Metrics, gate, chips and maps: the run has not been evaluated on the holdout."
+        return
+    if not facts.champion:
+        why = facts.evaluation.get("champion_error")
+        yield f"Champion: {f'it cannot be measured: {why}' if why else 'there was none to compare with'}."
+    elif not facts.gate.get("bootstrap"):
+        yield "Intervals: the gate drew none (gate.confidence, or spatial blocks too few)."
+    for name, word in (("calibration", "Reliability"), ("areas", "Areas"), ("slices", "Parts of the holdout")):
+        if not facts.challenger.get(name):
+            yield f"{word}: the evaluation has none; there is none for this task, or an earlier version made it."
+    if not facts.chips.get("chips"):
+        yield "Best and worst chips: none were drawn."

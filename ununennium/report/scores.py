@@ -1,4 +1,4 @@
-"""The parts of a report that say how good the model is: metrics beside the champion's, reliability, slices, areas."""
+"""The part of a report that says how good the model is: its metrics beside the champion's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ununennium.report.charts import interval_mark
 from ununennium.report.facts import Facts
 from ununennium.report.page import Cell, Section, Table
 from ununennium.report.rows import number
-from ununennium.report.sections import interval_text, section
-from ununennium.tasks import goodness
+from ununennium.report.sections import section
+from ununennium.tasks import LOWER_IS_BETTER, goodness
 
 
 def main_family(facts: Facts) -> str | None:
@@ -52,43 +52,47 @@ def _per_class(facts: Facts, family: str) -> Table:
     measured, champion = facts.challenger["metrics"], (facts.champion.get("metrics") or {}).get(family)
     others = [name for name, value in measured.items() if isinstance(value, Mapping) and name != family]
     labels = [*(label for label in measured[family] if label == "mean"), *_classes(measured[family])]
-    intervals = {label: interval_of(facts, family, label) for label in labels}
+    intervals = {label: difference_interval(facts, _full_name(family, label)) for label in labels}
     with_intervals = any(intervals.values())
-    columns = ["class", family]
-    columns += ["95 % interval"] * with_intervals
-    columns += ["champion", "difference"] * (champion is not None)
-    columns += others
+    columns = ["class", family, *_beside_champion(facts, champion is not None, with_intervals), *others]
     rows: list[list[Cell | str]] = []
     for label in labels:
-        value, baseline = measured[family].get(label), (champion or {}).get(label)
-        low, high = intervals[label] or (None, None)
-        mark = interval_mark(value, low, high, baseline, (0.0, 1.0))
+        value, baseline, interval = measured[family].get(label), (champion or {}).get(label), intervals[label]
+        ends: tuple[float | None, float | None] = (None, None)
+        if interval is not None and baseline is not None:
+            ends = baseline + interval[0], baseline + interval[1]
+        mark = interval_mark(value, *ends, baseline, (0.0, 1.0))
         row: list[Cell | str] = ["mean over classes" if label == "mean" else label, Cell(number(value), mark=mark)]
-        if with_intervals:
-            row.append(interval_text(intervals[label]))
         if champion is not None:
             row += [number(baseline), difference(family, value, baseline)]
+        if with_intervals:
+            row.append(change_text(interval))
         rows.append([*row, *(number(measured[name].get(label)) for name in others)])
     said = f"{family} of the new model" + (": dot; champion: bar" if champion is not None else "")
-    said += "; line: interval" if with_intervals else ""
+    said += "; line: the champion's with the interval of the difference" if with_intervals else ""
     return Table(f"{said}. The scale runs from 0 to 1.", columns, rows, numbers=True)
 
 
 def _single(facts: Facts, single: Mapping[str, Any]) -> Table:
     champion = facts.champion.get("metrics")
-    intervals = {name: interval_of(facts, name, "") for name in single}
+    intervals = {name: difference_interval(facts, name) for name in single}
     with_intervals = any(intervals.values())
-    columns = ["metric", "new model", *["95 % interval"] * with_intervals]
-    columns += ["champion", "difference"] * (champion is not None)
+    columns = ["metric", "new model", *_beside_champion(facts, champion is not None, with_intervals)]
     rows: list[list[Cell | str]] = []
     for name, value in single.items():
         row: list[Cell | str] = [name, number(value)]
-        if with_intervals:
-            row.append(interval_text(intervals[name]))
         if champion is not None:
             row += [number(champion.get(name)), difference(name, value, champion.get(name))]
+        if with_intervals:
+            row.append(change_text(intervals[name]))
         rows.append(row)
     return Table("Over all classes", columns, rows, numbers=True)
+
+
+def _beside_champion(facts: Facts, there: bool, with_intervals: bool) -> list[str]:
+    confidence = (facts.gate.get("bootstrap") or {}).get("confidence")
+    share = f"{confidence:.0%} " if isinstance(confidence, int | float) else ""
+    return ["champion", "difference"] * there + [f"{share}interval of the difference"] * with_intervals
 
 
 def difference(metric: str, value: Any, baseline: Any) -> Cell:
@@ -100,9 +104,27 @@ def difference(metric: str, value: Any, baseline: Any) -> Cell:
     return Cell(f"{float(value) - float(baseline):+.4f}", tone)
 
 
-def interval_of(facts: Facts, family: str, label: str) -> Sequence[float] | None:
-    """The interval of a metric of the new model; None where the evaluation has none."""
+def difference_interval(facts: Facts, metric: str) -> tuple[float, float] | None:
+    """The interval that the gate drew of a metric's difference to the champion; None where it drew none.
+
+    The gate counts what is better as positive; this is the plain difference, of an error negative where it is better.
+    """
+    for check in facts.gate.get("checks") or []:
+        if check.get("name") in (f"improvement of {metric}", f"class drop {metric}") and check.get("interval"):
+            low, high = check["interval"]
+            if metric.partition(".")[0] in LOWER_IS_BETTER:
+                low, high = -high, -low
+            return low, high
     return None
+
+
+def change_text(interval: Sequence[float] | None) -> str:
+    """``-0.0123 to +0.0456``; a dash of nothing."""
+    return "-" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+
+
+def _full_name(family: str, label: str) -> str:
+    return family if label == "mean" else f"{family}.{label}"
 
 
 def _classes(values: Mapping[str, Any]) -> list[str]:

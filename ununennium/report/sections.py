@@ -45,7 +45,7 @@ def gate(facts: Facts) -> Section | None:
         return None
     with_interval = any(check.get("interval") for check in checks)
     columns = ["check", "verdict", "value", "threshold", "champion"]
-    columns += ["interval of the difference"] * with_interval + ["in words"]
+    columns += ["how much better (interval)"] * with_interval + ["in words"]
     rows = []
     for check in checks:
         verdict = Cell("passed", "good") if check.get("passed") else Cell("failed", "bad")
@@ -56,7 +56,9 @@ def gate(facts: Facts) -> Section | None:
         rows.append([*row, str(check.get("reason", ""))])
     failed = sum(not check.get("passed") for check in checks)
     words = f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed"
-    return section("gate", "Gate", [Table(f"What the model had to show: {words}", columns, rows)])
+    said = [note for note in facts.gate.get("notes") or [] if note not in (facts.challenger.get("worst") or [])]
+    notes = [Text(f"Note: {note}.", "quiet") for note in said]
+    return section("gate", "Gate", [Table(f"What the model had to show: {words}", columns, rows), *notes])
 
 
 def curves(facts: Facts) -> Section | None:
@@ -117,22 +119,24 @@ def confusion(facts: Facts) -> Section | None:
     matrix = facts.challenger.get("confusion")
     if not matrix:
         return None
-    blocks: list[Any] = [_confusion_table("New model", facts.challenger)]
+    unit = "patches" if facts.config["data"].get("task") == "classification" else "pixels"
+    blocks: list[Any] = [_confusion_table("New model", facts.challenger, unit)]
     if facts.champion.get("confusion"):
-        blocks.append(Folded("The champion's on the same holdout", [_confusion_table("Champion", facts.champion)]))
+        blocks.append(
+            Folded("The champion's on the same holdout", [_confusion_table("Champion", facts.champion, unit)])
+        )
     return section("confusion", "Confusion", blocks)
 
 
-def _confusion_table(whose: str, evaluation: Mapping[str, Any]) -> Table:
+def _confusion_table(whose: str, evaluation: Mapping[str, Any], unit: str) -> Table:
     classes, matrix = evaluation["classes"], evaluation["confusion"]
     rows: list[list[Cell | str]] = []
     for name, counts in zip(classes, matrix, strict=True):
         total = sum(counts)
         cells = [Cell(_share_text(count, total), share=count / total if total else 0.0) for count in counts]
         rows.append([name, *cells, f"{total:,}"])
-    unit = "labelled pixels, or patches"
-    columns = ["label \\ prediction", *classes, unit]
-    return Table(f"{whose}: shares of each label's {unit}, by what they were taken for", columns, rows, numbers=True)
+    columns = ["label \\ prediction", *classes, f"labelled {unit}"]
+    return Table(f"{whose}: what the {unit} of each label were taken for", columns, rows, numbers=True)
 
 
 def _share_text(count: int, total: int) -> str:

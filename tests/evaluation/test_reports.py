@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ununennium.config import RunConfig
+from tests.judged_run import HOSTILE, evaluated
+from ununennium.report.facts import Facts
 from ununennium.report.run import write_report
-from ununennium.runs import RunDirectory, write_json
-
-HOSTILE = "<script>alert(1)</script>\"'&"
+from ununennium.report.scores import difference_interval
+from ununennium.runs import write_json
 
 
 class Page(HTMLParser):
@@ -28,31 +28,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path / "work"))
-    settings = {
-        "name": "roads",
-        "storage": str(tmp_path / "storage"),
-        "data": {"scenes": [{"image": "a.tif", "name": HOSTILE}], "classes": ["ground", HOSTILE]},
-    }
-    return RunDirectory.create(RunConfig.parse(settings))
-
-
-def evaluated(run):
-    per_class = {"mean": 0.5, "ground": 0.9, HOSTILE: 0.1}
-    side = {
-        "classes": ["ground", HOSTILE], "confusion": [[90, 10], [5, 5]], "metrics": {"IoU": per_class, "kappa": 0.4},
-        "num_pixels": 110, "split_sha256": "s", "data_sha256": "d",
-    }  # fmt: skip
-    write_json(run.evaluation_file, {"challenger": side, "champion": None, "generation": 0, "epoch": 1})
-    check = {"name": f"floor IoU.{HOSTILE}", "value": 0.1, "threshold": 0.3, "baseline": None, "passed": False}
-    write_json(run.gate_file, {"verdict": "not_promoted", "reason": HOSTILE, "checks": [{**check, "reason": HOSTILE}]})
-    write_json(run.summary_file, {"verdict": "not_promoted", "reason": HOSTILE, "stop_reason": "completed"})
-    rows = [{"epoch": n, "train_loss": 1 / n, "val_loss": None, f"val_IoU_{HOSTILE}": 0.1} for n in (1, 2)]
-    run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"epoch": 3, "torn')
 
 
 def test_what_comes_from_a_user_is_text_and_never_markup(run):
@@ -99,3 +74,42 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(run):
     text = Page(write_report(run).read_text(encoding="utf-8")).text
     assert "gate.json cannot be read, and is left out" in text
     assert "Metrics on the holdout" in text
+
+
+def test_intervals_calibration_slices_and_areas_are_shown(run):
+    evaluated(run)
+    text = " ".join(Page(write_report(run).read_text(encoding="utf-8")).text.split())
+    for said in (
+        "95% interval of the difference", "+0.0123 to +0.1876",
+        "Expected calibration error 0.0100 with temperature 1.5",
+        "confidence 0.80: accuracy 0.70, 100.0% of the pixels",
+        f"Worst scene: {HOSTILE}.", f"of {HOSTILE}", "hectares of 110,",
+        "Note: ",
+    ):  # fmt: skip
+        assert said in text, said
+
+
+def test_what_is_missing_is_left_out_with_a_word(run):
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "no epoch came to its end" in text
+    assert "has not been evaluated" in text
+    evaluated(run)
+    evaluation = json.loads(run.evaluation_file.read_text())
+    old = {key: evaluation["challenger"][key] for key in ("classes", "confusion", "metrics", "num_pixels")}
+    write_json(run.evaluation_file, {"challenger": old, "champion": None, "generation": 0, "epoch": 1})
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    for word in (
+        "Champion: there was none",
+        "Reliability: the evaluation has none",
+        "Areas: ",
+        "Parts of the holdout:",
+    ):
+        assert word in text, word
+    assert "Metrics on the holdout" in text
+
+
+def test_the_interval_of_an_error_has_the_sign_of_its_difference(run):
+    check = {"name": "improvement of RMSE", "passed": True, "interval": [0.1, 0.3]}
+    write_json(run.gate_file, {"checks": [check]})
+    assert difference_interval(Facts.of(run), "RMSE") == (-0.3, -0.1)
+    assert difference_interval(Facts.of(run), "MAE") is None
