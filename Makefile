@@ -1,13 +1,14 @@
 # `make demo` and `make test` set up everything they need; `make help` lists the rest.
 
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 # Workers for the test suite; torch inside each is held to one thread (tests/conftest.py).
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format bench bench-loader bench-ddp bench-flow clean
+.PHONY: help setup stack stack-status stack-down demo test test-quick lint format bench bench-checkpoint bench-loader bench-flow peers clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -24,6 +25,15 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo 'setting up .venv (torch is large: half a minute on a fast line)'; \
 	  $$uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
+
+stack: setup ## Start the whole system on this machine: PostgreSQL, S3, Prefect's server, a worker
+	@$(BIN)/python -m infra.stack up $(if $(NOTIFY),--notify $(NOTIFY))
+
+stack-status: ## Say what of it runs, and where
+	@$(BIN)/python -m infra.stack status
+
+stack-down: ## End all of it; the data stay (PURGE=1: are removed)
+	@$(BIN)/python -m infra.stack down $(if $(PURGE),--purge)
 
 demo: setup ## Retrain, judge and promote a building model on the sample scene (STORAGE=s3: on a real S3 server)
 	@$(BIN)/python -m $(if $(filter s3,$(STORAGE)),examples.atlanta.on_s3,flows.retrain --config examples/atlanta/run.yaml)
@@ -43,11 +53,13 @@ format: setup ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## Measure the cost of a training step against a hand-written loop
-	$(BIN)/python -m benchmarks.step_cost
+peers: setup ## Build .venv-peers: the project and what it is measured against
+	@set -e; uv=$$(command -v uv || echo .uv/bin/uv); export UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS:-true} UV_NATIVE_TLS=$${UV_NATIVE_TLS:-true}; \
+	  test -x $(PEERS)/bin/python || $$uv venv --quiet --python '>=3.11' $(PEERS); \
+	  $$uv pip install --quiet --python $(PEERS)/bin/python -c constraints.txt -e '.[dev]' -r benchmarks/peers.txt
 
-bench-ddp: setup ## Measure two ranks through the Trainer against a hand-written DDP script
-	$(BIN)/python -m benchmarks.ddp_speed --json $(VENV)/ddp_speed.json
+bench: peers ## Measure against the peers; ARGS=--quick, ARGS='--only step', ARGS=--help
+	$(PEERS)/bin/python -m benchmarks $(ARGS)
 
 bench-flow: setup ## Measure what the flow costs beside its training and evaluation
 	$(BIN)/python -m benchmarks.flow_overhead
@@ -59,4 +71,4 @@ bench-checkpoint: setup ## Measure what a checkpoint of 300 MB on S3 at 25 MB/s 
 	$(BIN)/python -m benchmarks.checkpoint_cost --json $(VENV)/checkpoint_cost.json
 
 clean: ## Remove the environment and everything the demo made
-	rm -rf $(VENV) .uv .ununennium storage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .uv .ununennium storage .pytest_cache .mypy_cache .ruff_cache .hypothesis

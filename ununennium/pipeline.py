@@ -16,8 +16,9 @@ from ununennium.config import Component, RunConfig
 from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged, indexed
 from ununennium.errors import ConfigError, PromotionConflict
-from ununennium.evaluation.evaluate import Evaluation
-from ununennium.evaluation.gate import check_metrics, decide
+from ununennium.evaluation.evaluation import Evaluation
+from ununennium.evaluation.gate import check_metrics, check_slices, decide
+from ununennium.importing import check_allowed
 from ununennium.runs import RunDirectory, read_json, write_json
 from ununennium.tasks import headline
 from ununennium.training.launch import evaluate_in_subprocess, launch
@@ -60,6 +61,7 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> Plan:
         DataError: imagery or labels that cannot be used.
     """
     config = run.config()
+    _check_components(config)
     if config.checkpoints.save_top_k == 0:
         raise ConfigError("checkpoints.save_top_k", 0, "keeps no checkpoint to evaluate; give 1 or more, or -1")
     check_metrics(config.gate, config.data.classes, config.data.task)
@@ -71,6 +73,7 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> Plan:
             warnings.simplefilter("ignore", UserWarning)  # the index keeps them, and the plan shows them
             data = indexed(config.data, on_line)
         index = data.index
+        check_slices(config.gate, [name for scene in index.scenes for name, _ in scene.attributes])
         index.save(run.index_file)
         data.statistics().save(run.statistics_file)
         write_json(run.split_file, index.split.to_geojson())
@@ -144,6 +147,7 @@ def train(run: RunDirectory, *, on_line: OnLine = print, on_heartbeat: OnLine | 
     )
     summarise(run)
     run.publish([run.result_file, run.metrics_file, run.summary_file])
+    report(run, on_line=on_line)
     return result
 
 
@@ -157,10 +161,37 @@ def evaluate(run: RunDirectory, *, on_line: OnLine = print) -> dict[str, Any]:
     measured = read_json(run.evaluation_file)
     challenger = Evaluation.from_json(measured["challenger"])
     champion = None if measured["champion"] is None else Evaluation.from_json(measured["champion"])
-    decision = decide(challenger, champion, run.config().gate).to_json()
-    write_json(run.gate_file, {**decision, "run_id": run.run_id, "generation": measured["generation"]})
-    run.publish([run.evaluation_file, run.gate_file, run.artifact_folder, run.prediction_folder, run.pictures_folder])
-    return dict(decision)
+    decision = decide(
+        challenger,
+        champion,
+        run.config().gate,
+        champion_error=measured["champion_error"],
+        notes=_notes(challenger, measured),
+    ).to_json()
+    compared = {"run_id": run.run_id, "generation": measured["generation"], "version": measured["version"]}
+    write_json(run.gate_file, decision | compared)
+    run.publish(
+        [
+            *(run.evaluation_file, run.gate_file, run.probe_file, run.artifact_folder),
+            *(run.prediction_folder, run.pictures_folder),
+        ]
+    )
+    return decision
+
+
+def _notes(challenger: Evaluation, measured: Mapping[str, Any]) -> list[str]:
+    """What a reader of the verdict should know."""
+    notes = list(challenger.worst)
+    before = measured.get("champion_holdout")
+    if before is not None:
+        if before["split_sha256"] != challenger.split_sha256:
+            notes.append(
+                "the holdout is not the one that the champion was judged on, so it was measured anew; it may have been "
+                "trained on a part of it, which flatters it (data.split.file with its run's split.geojson keeps folds)"
+            )
+        elif before["data_sha256"] != challenger.data_sha256:
+            notes.append("the data changed since the champion was judged, so it was measured anew")
+    return notes
 
 
 def promote(run: RunDirectory, *, actor: str) -> Promotion:
@@ -174,7 +205,14 @@ def promote(run: RunDirectory, *, actor: str) -> Promotion:
     registry = Registry(run.storage, config.name)
     version = registry.add_version(run.artifact_folder)
     promotion = registry.promote(
-        version, expected_generation=gate["generation"], gate=gate, actor=actor, run_id=run.run_id, token=run.run_id
+        version,
+        expected_generation=gate["generation"],
+        gate=gate,
+        actor=actor,
+        run_id=run.run_id,
+        token=run.run_id,
+        checkpoint=read_json(run.evaluation_file).get("checkpoint"),
+        flow_run_id=str(run.record().get("started_by", {}).get("flow_run_id") or ""),
     )
     write_json(run.promotion_file, {"generation": promotion.generation, "version": promotion.version, "actor": actor})
     summarise(run)
@@ -201,7 +239,18 @@ def judge(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> dict[str
             on_line(f"{conflict}; evaluating against the new champion")
     summary = summarise(run)
     run.publish([run.summary_file])
+    report(run, on_line=on_line)
     return summary
+
+
+def report(run: RunDirectory, *, on_line: OnLine = print) -> None:
+    """Write and publish the report of ``run`` as it stands; what hinders it is said, and ends no run."""
+    from ununennium.report.run import write_report
+
+    try:
+        run.publish([write_report(run)])
+    except Exception as error:
+        on_line(f"the report of {run.run_id} could not be written: {type(error).__name__}: {error}")
 
 
 def summarise(run: RunDirectory, *, stop_reason: str | None = None, reason: str | None = None) -> dict[str, Any]:
@@ -257,6 +306,14 @@ def component(part: Component) -> str:
     return f"{part.target.replace(':', '.').rpartition('.')[2]}({arguments})"
 
 
+def _check_components(config: RunConfig) -> None:
+    """Refuse code that may not run here before anything is read."""
+    for field in ("model", "loss", "optimizer", "scheduler"):
+        part: Component | None = getattr(config, field)
+        if part is not None:
+            check_allowed(part.target, field=f"{field}.target")
+
+
 def _scene(scene: Mapping[str, Any]) -> str:
     dates = f", {scene['dates']} dates" if scene["dates"] > 1 else ""
     return f"{scene['name']} {scene['height']} x {scene['width']} px, {scene['bands']} band(s){dates}"
@@ -291,5 +348,6 @@ def _places(run: RunDirectory) -> dict[str, str]:
         "gate": (run.gate_file, "gate.json"),
         "prediction": (run.prediction_folder, "prediction"),
         "pictures": (run.pictures_folder, "pictures"),
+        "report": (run.report_file, run.report_file.name),
     }
     return {"files": run.url} | {name: f"{run.url}/{key}" for name, (file, key) in made.items() if file.exists()}

@@ -121,9 +121,10 @@ class RunDirectory:
             if "run.json" not in wanted:
                 raise ConfigError("run", run_id, f"{root} has no such run; 'ununennium runs' lists them")
             for key in wanted:
+                content = files.read_bytes(key)  # which refuses a key that would lead out of the folder
                 target = run.work / key
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(files.read_bytes(key))
+                target.write_bytes(content)
         return run
 
     @property
@@ -187,6 +188,16 @@ class RunDirectory:
         return self.work / "gate.json"
 
     @property
+    def probe_file(self) -> Path:
+        """A chip and what the candidate makes of it, which the stored artefact must make of it, too."""
+        return self.work / "probe.safetensors"
+
+    @property
+    def approval_file(self) -> Path:
+        """That a person is asked, and what they said."""
+        return self.work / "approval.json"
+
+    @property
     def promotion_file(self) -> Path:
         """That the candidate was promoted, and as what."""
         return self.work / "promotion.json"
@@ -210,6 +221,11 @@ class RunDirectory:
     def pictures_folder(self) -> Path:
         """Loss curve, and prediction beside label."""
         return self.work / "pictures"
+
+    @property
+    def report_file(self) -> Path:
+        """All of it on one page, for people."""
+        return self.work / "report.html"
 
     @property
     def logs_folder(self) -> Path:
@@ -306,9 +322,14 @@ def work_root() -> Path:
 
 def write_json(file: Path, content: Any) -> None:
     """Write ``content`` as JSON, whole or not at all; numbers that are not finite become null."""
+    write_text(file, json.dumps(finite(content), indent=1) + "\n")
+
+
+def write_text(file: Path, content: str) -> None:
+    """Write ``content``, whole or not at all; the folder is made if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(finite(content), indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(content, encoding="utf-8")
     temporary.replace(file)
 
 

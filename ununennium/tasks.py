@@ -114,9 +114,14 @@ class Task(Protocol):
         ...
 
     def scores(
-        self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
+        self,
+        classes: Sequence[str],
+        ignore_index: int,
+        target_scale: Sequence[float] | None,
+        tile: int,
+        block_size: int = 128,
     ) -> Scores:
-        """What an evaluation counts."""
+        """What an evaluation counts, in spatial blocks of ``block_size`` pixels."""
         ...
 
 
@@ -145,8 +150,8 @@ class Segmentation(PerPixel):
     name = "segmentation"
     loss = "ununennium.losses:CrossEntropyLoss"
     gate_metric = "IoU"
-    per_class: tuple[str, ...] = ("IoU", "F1", "precision", "recall")
-    overall: tuple[str, ...] = ("accuracy", "kappa")
+    per_class: tuple[str, ...] = ("IoU", "F1", "precision", "recall", "boundary_F1")
+    overall: tuple[str, ...] = ("accuracy", "kappa", "frequency_weighted_IoU", "frequency_weighted_F1")
     headline: tuple[str, ...] = ("IoU", "F1")
     target_dtype = "int64"
 
@@ -186,12 +191,17 @@ class Segmentation(PerPixel):
         return SegmentationMetrics(len(index.classes), index.ignore_index, index.classes)
 
     def scores(
-        self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
+        self,
+        classes: Sequence[str],
+        ignore_index: int,
+        target_scale: Sequence[float] | None,
+        tile: int,
+        block_size: int = 128,
     ) -> Scores:
         """One confusion matrix."""
         from ununennium.evaluation.scores import ClassScores
 
-        return ClassScores(classes, ignore_index)
+        return ClassScores(classes, ignore_index, block_size)
 
 
 class Change(Segmentation):
@@ -220,6 +230,7 @@ class Classification(Segmentation):
     name = "classification"
     model = "ununennium.models:PatchClassifier"
     gate_metric = "F1"
+    per_class: tuple[str, ...] = ("IoU", "F1", "precision", "recall")
     least_shown = 0.5
 
     def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
@@ -261,12 +272,17 @@ class Classification(Segmentation):
                 raise ConfigError(field, given, remedy)
 
     def scores(
-        self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
+        self,
+        classes: Sequence[str],
+        ignore_index: int,
+        target_scale: Sequence[float] | None,
+        tile: int,
+        block_size: int = 128,
     ) -> Scores:
         """One confusion matrix of patches."""
         from ununennium.evaluation.scores import PatchScores
 
-        return PatchScores(classes, ignore_index, tile)
+        return PatchScores(classes, ignore_index, tile, block_size)
 
 
 class MultiLabel(Classification):
@@ -310,12 +326,17 @@ class MultiLabel(Classification):
         return PresenceMetrics(index.classes)
 
     def scores(
-        self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
+        self,
+        classes: Sequence[str],
+        ignore_index: int,
+        target_scale: Sequence[float] | None,
+        tile: int,
+        block_size: int = 128,
     ) -> Scores:
         """Each class on its own."""
         from ununennium.evaluation.scores import PresenceScores
 
-        return PresenceScores(classes, ignore_index, tile)
+        return PresenceScores(classes, ignore_index, tile, block_size)
 
 
 class Regression(PerPixel):
@@ -369,12 +390,18 @@ class Regression(PerPixel):
         return RegressionMetrics(*(index.target_scale or (0.0, 1.0)))
 
     def scores(
-        self, classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, tile: int
+        self,
+        classes: Sequence[str],
+        ignore_index: int,
+        target_scale: Sequence[float] | None,
+        tile: int,
+        block_size: int = 128,
     ) -> Scores:
         """Moments of errors and targets."""
         from ununennium.evaluation.scores import ValueScores
 
-        return ValueScores(classes[0], *(target_scale or (0.0, 1.0)))
+        mean, std = target_scale or (0.0, 1.0)
+        return ValueScores(classes[0], mean, std, block_size)
 
 
 def _check_pixels(scenes: Sequence[Scene]) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pickle
+import random
 import subprocess
 import sys
 import zipfile
@@ -57,27 +58,35 @@ def test_everything_a_user_may_hold_loads_with_weights_only(folder):
     store = CheckpointStore(folder)
     value = {
         "scalar": np.float64(0.25), "array": np.arange(3), "path": Path("/a/b"), "ordered": OrderedDict(a=1),
-        "nested": [np.int32(4), {"flag": np.bool_(True)}], "nothing": None, "random": list(os.urandom(3)),
+        "nested": [np.int32(4), {"flag": np.bool_(True)}], "nothing": None, "random": random.getstate(),
+        "numpy": np.random.default_rng(1).bit_generator.state, "legacy": np.random.RandomState(1).get_state(),
+        "torch": torch.get_rng_state(),
     }  # fmt: skip
     loaded = store.load(store.save(value, epoch=1, step=1))
     assert loaded["scalar"] == 0.25
     assert loaded["array"].tolist() == [0, 1, 2]
     assert loaded["path"] == "/a/b"
     assert loaded["nested"][1]["flag"] is True
+    random.Random().setstate(loaded["random"])
+    assert loaded["random"] == value["random"]
+    assert loaded["numpy"] == value["numpy"]
+    assert loaded["legacy"][1].tolist() == value["legacy"][1].tolist()
+    assert torch.equal(loaded["torch"], value["torch"])
 
 
-def test_a_malicious_pickle_does_not_run(tmp_path):
+def test_a_malicious_pickle_does_not_run(folder, tmp_path):
     """correctness 57: a checkpoint whose hash is right is still loaded with weights_only."""
 
     class Evil:
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "ran"),))
 
-    store = CheckpointStore(tmp_path / "checkpoints")
+    store = CheckpointStore(folder)
     good = store.save({"a": 1}, epoch=1, step=1)
     payload = pickle.dumps(Evil())
+    (tmp_path / "evil").write_bytes(payload)
     content = json.loads(store.storage.read_bytes(good.manifest_key))
-    (tmp_path / "checkpoints" / good.key).write_bytes(payload)
+    store.storage.put_file(tmp_path / "evil", good.key)
     content |= {"sha256": hashlib.sha256(payload).hexdigest(), "size_bytes": len(payload)}
     forged = Manifest.from_dict({**good.to_dict(), **content}, url=good.url)
     with pytest.raises(CheckpointError, match="cannot be loaded"):

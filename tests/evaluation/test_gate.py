@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ununennium.config import GateConfig
 from ununennium.errors import ConfigError, GateError
-from ununennium.evaluation.evaluate import Evaluation
+from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import check_metrics, decide
 
 
@@ -22,6 +22,11 @@ def measured(a=0.5, b=0.5, split="s", data="d", labelled=(1, 1), **more):
     scores = {"mean": mean, "a": a, "b": b}
     metrics = {"IoU": scores, "F1": dict(scores), "accuracy": 0.9, "kappa": 0.5, **more}
     return Evaluation(["a", "b"], [[labelled[0], 0], [0, labelled[1]]], metrics, sum(labelled), split, data)
+
+
+def by_value(**settings):
+    """A gate that compares values alone: what blocks tell of noise has a table of its own (test_noise.py)."""
+    return GateConfig(**{"confidence": None, **settings})
 
 
 @pytest.mark.parametrize(
@@ -55,7 +60,7 @@ def measured(a=0.5, b=0.5, split="s", data="d", labelled=(1, 1), **more):
     ],
 )
 def test_the_table_of_decisions(challenger, champion, settings, verdict, words):
-    decision = decide(challenger, champion, GateConfig(**settings))
+    decision = decide(challenger, champion, by_value(**settings))
     assert decision.verdict == verdict
     assert re.search(words, decision.reason)
 
@@ -65,7 +70,7 @@ scores = st.floats(0, 1) | st.just(math.nan)
 
 @given(scores, scores, scores, scores, st.floats(0, 1), st.floats(0, 0.2), st.none() | st.floats(0, 0.3))
 def test_no_model_with_a_failing_check_is_promoted(a, b, champion_a, champion_b, floor, improvement, drop):
-    config = GateConfig(floors={"IoU.b": floor}, min_improvement=improvement, max_class_drop=drop)
+    config = by_value(floors={"IoU.b": floor}, min_improvement=improvement, max_class_drop=drop)
     decision = decide(measured(a, b), measured(champion_a, champion_b), config)
     assert (decision.verdict == "promoted") == all(check.passed for check in decision.checks)
     if decision.verdict == "promoted":
@@ -82,19 +87,19 @@ def test_a_champion_measured_on_other_pixels_must_be_measured_again(other):
 def test_a_class_that_the_holdout_lacks_cannot_fall():
     """The champion saw some where there is none (IoU 0); a new model that sees none (no IoU) is not worse."""
     challenger, champion = measured(0.6, math.nan, labelled=(5, 0)), measured(0.5, 0.0, labelled=(5, 0))
-    decision = decide(challenger, champion, GateConfig(metric="IoU.a"))
+    decision = decide(challenger, champion, by_value(metric="IoU.a"))
     assert decision.verdict == "promoted"
     assert [check.name for check in decision.checks] == ["improvement of IoU.a", "class drop IoU.a"]
 
 
 def test_a_labelled_class_that_is_no_longer_measured_has_fallen():
-    decision = decide(measured(0.9, math.nan), measured(0.5, 0.3), GateConfig(metric="IoU.a"))
+    decision = decide(measured(0.9, math.nan), measured(0.5, 0.3), by_value(metric="IoU.a"))
     assert decision.verdict == "not_promoted"
     assert "IoU.b nan falls by more than 0.1 below the champion's 0.3000" in decision.reason
 
 
 def test_what_passes_says_so_in_words():
-    decision = decide(measured(0.6, 0.6), measured(), GateConfig(floors={"IoU.b": 0.5}))
+    decision = decide(measured(0.6, 0.6), measured(), by_value(floors={"IoU.b": 0.5}))
     assert [check.reason for check in decision.checks] == [
         "IoU.b 0.6000 reaches the floor 0.5",
         "IoU 0.6000 exceeds the champion's 0.5000",
@@ -122,7 +127,9 @@ def test_the_record_is_strict_json_with_every_number():
     decision = decide(measured(), measured(0.4, math.nan), GateConfig(floors={"IoU.b": 0.1}))
     record = json.loads(json.dumps(decision.to_json(), allow_nan=False))
     assert {"verdict", "reason", "checks", "split_sha256"} <= record.keys()
-    assert {"name", "value", "threshold", "baseline", "passed", "reason"} == record["checks"][0].keys()
+    keys = {"name", "value", "threshold", "baseline", "passed", "reason", "kind", "interval"}
+    assert keys == record["checks"][0].keys()
+    assert [check["kind"] for check in record["checks"]] == ["floor", "improvement", "class"]
     json.dumps(decide(measured(), None, GateConfig()).to_json(), allow_nan=False)
     json.dumps(decide(measured(), measured(math.nan, math.nan), GateConfig()).to_json(), allow_nan=False)
 
@@ -159,6 +166,6 @@ def regressed(rmse, bias=0.0, r2=0.5):
     ],
 )
 def test_of_an_error_less_is_better(challenger, champion, settings, verdict, words):
-    decision = decide(challenger, champion, GateConfig(**{"metric": "RMSE", **settings}))
+    decision = decide(challenger, champion, by_value(**{"metric": "RMSE", **settings}))
     assert decision.verdict == verdict
     assert re.search(words, decision.reason)

@@ -32,7 +32,12 @@ REQUIRED = {
     "run_id": "run that trained it",
     "created": "when, UTC, ISO 8601",
 }
-"""Keys that every contract has, and what they say; ``weights_sha256`` is added when the weights are written."""
+"""Keys that every contract has, and what they say; ``weights_sha256`` is added when the weights are written.
+
+Newer ones add ``task``, ``num_dates``, ``layout``, ``target_scale``, ``tta``; ``temperature``, by which its
+probabilities are tempered (``ununennium.evaluation.calibration``; 1 if it is not there); and ``confusion``, the
+holdout's confusion matrix, with which areas on its maps are estimated (``ununennium.evaluation.areas``).
+"""
 
 _REQUIRED_OF_MODEL = ("target", "kwargs", "in_channels", "num_classes")
 

@@ -18,7 +18,7 @@ from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, SceneConfig, SplitConfig
 from ununennium.config.launcher import LauncherConfig
 from ununennium.config.parsing import apply_overrides, as_config_error
-from ununennium.config.section import Component, PositiveInt, Section
+from ununennium.config.section import Component, Location, PositiveInt, Section
 from ununennium.errors import ConfigError
 from ununennium.tasks import TASKS
 
@@ -120,6 +120,26 @@ class GateConfig(Section):
     """The metric must exceed the champion's by more than this; an error must be below it by more than this."""
     max_class_drop: float | None = Field(default=0.1, ge=0.0)
     """No class's IoU may fall by more than this below the champion's; null for no such guard."""
+    confidence: float | None = Field(default=0.9, gt=0.0, lt=1.0)
+    """The improvement must be more than noise: so much of the interval that drawing the holdout's blocks gives lies in
+    the middle, and its lower end must be an improvement, too; null compares the values alone."""
+    resamples: int = Field(default=2000, ge=200)
+    """Draws of the holdout's blocks."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the draws."""
+    slices: list[str] = ["scene"]
+    """Parts of the holdout that are guarded, each by itself: ``scene``, ``date``, or an attribute of the scenes such as
+    ``sensor``."""
+    max_slice_drop: float | None = Field(default=0.2, ge=0.0)
+    """In no slice may the metric fall by more than this below the champion's; of an error (``RMSE``) the share by
+    which it may grow; null for no such guard. Slices of fewer than 6 blocks are reported, and not guarded."""
+    unreadable_champion: Literal["refuse", "replace"] = "refuse"
+    """A champion that cannot be loaded: keep it until somebody looks (``refuse``), or judge the new model like a first
+    one (``replace``)."""
+    approval: Literal["automatic", "manual"] = "automatic"
+    """``manual``: what passes the gate is promoted when a person approves; the flow run is suspended meanwhile."""
+    approval_timeout_s: int = Field(default=604_800, ge=60)
+    """Seconds after which nobody is expected to approve any more."""
 
 
 class InferenceSettings(Section):
@@ -158,7 +178,7 @@ class RunConfig(Section):
     """How the model is applied."""
     launcher: LauncherConfig = LauncherConfig()
     """How the training processes are started."""
-    storage: str = "storage"
+    storage: Location = "storage"
     """Where runs, checkpoints and the registry live: a folder or any fsspec URL, such as ``s3://bucket/prefix``."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the weights, the chips and the augmentation."""

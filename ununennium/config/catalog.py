@@ -7,23 +7,23 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ununennium.config.section import Section
+from ununennium.config.section import Location, Section
 
 
 class CatalogConfig(Section):
     """Scenes from a folder, a table or a STAC catalogue; give exactly one of ``folder``, ``table`` and ``stac``."""
 
-    folder: str | None = None
+    folder: Location | None = None
     """Folder with images and labels: a path, or a URL such as ``s3://bucket/prefix``."""
     images: str = "**/*.tif"
     """Folder: pattern of the images' paths in it; ``*`` is any part of a name, ``**`` any sub-folders."""
     labels: str | None = None
     """Folder: a label's path beside its image, such as ``{stem}_mask.tif`` or ``../masks/{stem}.tif``. ``{stem}`` is
     the image's name without its ending, ``{1}`` what the first ``*`` in the name of ``images`` stands for."""
-    table: str | None = None
+    table: Location | None = None
     """CSV or Parquet file with a row per scene and columns ``image``, ``label`` and others of a scene's settings;
     several images of a stack are separated by ``;``. Relative paths are taken from the table's folder."""
-    stac: str | None = None
+    stac: Location | None = None
     """STAC catalogue, collection or item collection (a file or URL), or the address of a STAC API."""
     collections: list[str] = []
     """STAC: ids of the collections to search; all if not given."""
@@ -37,6 +37,9 @@ class CatalogConfig(Section):
     """STAC: keys of the image assets in the model's order; files of one band become bands with their keys as names."""
     label_asset: str | None = None
     """STAC: key of the label asset; without it, label items (the label extension) that name the image as source."""
+    attributes: list[str] = []
+    """Table: further columns, STAC: properties, by which the evaluation is sliced, such as ``[season]``; a STAC item's
+    ``platform`` is ``sensor`` by itself."""
     label_field: str | None = None
     """Vector labels: the attribute that holds a class, for scenes that name none."""
     label_value: int = Field(default=1, ge=0)
@@ -53,6 +56,8 @@ class CatalogConfig(Section):
         kinds = [kind for kind in ("folder", "table", "stac") if getattr(self, kind) is not None]
         if len(kinds) != 1:
             raise ValueError(f"give exactly one of folder, table and stac; given: {', '.join(kinds) or 'none'}")
+        if self.folder is not None and self.attributes:
+            raise ValueError("attributes goes with table and stac, not with folder")
         owners = {"images": "folder", "labels": "folder", "class_from": "folder"}
         owners |= dict.fromkeys(("collections", "bbox", "datetime", "limit", "assets", "label_asset"), "stac")
         for name in sorted(owners):

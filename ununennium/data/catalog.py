@@ -47,6 +47,7 @@ class Scene:
         has_mask: whether the file carries a mask or alpha band.
         block_shape: (rows, columns) of the blocks in which the file is compressed.
         classes: of the scene as a whole, where it has no label file.
+        attributes: names and values of what else is known of it, by which evaluations are sliced.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Scene:
     has_mask: bool
     block_shape: tuple[int, int]
     classes: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, str], ...] = ()
 
     @property
     def affine(self) -> rasterio.Affine:
@@ -115,7 +117,8 @@ class Scene:
         """The inverse of ``to_dict``."""
         names = ("images", "dates", "files", "transform", "band_names", "block_shape", "classes")
         tuples = {name: tuple(values[name]) for name in names}
-        return cls(**{**values, **tuples})
+        attributes = tuple((name, value) for name, value in values.get("attributes", ()))
+        return cls(**{**values, **tuples, "attributes": attributes})
 
 
 def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = None) -> list[Scene]:
@@ -190,6 +193,7 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             label_value=settings.label_value,
             outside=settings.outside,
             classes=tuple(settings.classes),
+            attributes=tuple(settings.attributes.items()),
             width=image.width,
             height=image.height,
             num_bands=num_bands,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,68 +14,25 @@ import numpy.typing as npt
 from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene
 from ununennium.data.index import ChipIndex
-from ununennium.data.splits import FOLDS, HOLDOUT
+from ununennium.data.splits import FOLDS, HOLDOUT, VALIDATION, place_on_grid
 from ununennium.data.statistics import BandStatistics
+from ununennium.data.values import ValueReader
 from ununennium.errors import DataError
+from ununennium.evaluation.calibration import Reliability, Samples
+from ununennium.evaluation.evaluation import Evaluation
+from ununennium.evaluation.mapped import MappedArea
+from ununennium.evaluation.measures import ClassMeasures, measures_of, metrics_of
+from ununennium.evaluation.slices import slices_of, worst_in_words
+from ununennium.evaluation.units import UnitScene
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from ununennium.data.reader import BoolArray, FloatArray
-    from ununennium.inference.predict import ReadWindow
+    from ununennium.inference.predict import Band, Output, ReadWindow
 
 _STRIP_ROWS = 512
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model scored.
-
-    Attributes:
-        classes: class names.
-        confusion: labelled pixels (of a classification: patches), rows by label, columns by prediction; empty for a
-            regression and for several labels per patch.
-        metrics: ``{"IoU": {"mean": .., "<class>": ..}, "F1": {...}, "accuracy": .., "kappa": ..}``; NaN for a class
-            that is neither labelled nor predicted, which leaves the mean. Of a regression ``{"RMSE": .., "MAE": ..,
-            "bias": .., "R2": ..}``.
-        num_pixels: labelled pixels, or patches, that were counted.
-        split_sha256: hash of the split.
-        data_sha256: hash of the data.
-    """
-
-    classes: list[str]
-    confusion: list[list[int]]
-    metrics: dict[str, Any]
-    num_pixels: int
-    split_sha256: str
-    data_sha256: str
-
-    def metric(self, name: str) -> float | None:
-        """The value of ``IoU`` (its mean), ``IoU.<class>``, ``accuracy`` ...; None if there is no such metric."""
-        family, _, label = name.partition(".")
-        value = self.metrics.get(family)
-        if isinstance(value, Mapping):
-            value = value.get(label or "mean")
-        elif label:
-            return None
-        return None if value is None else float(value)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready; a NaN is null."""
-        return {
-            "classes": self.classes,
-            "confusion": self.confusion,
-            "metrics": _nan_to_none(self.metrics),
-            "num_pixels": self.num_pixels,
-            "split_sha256": self.split_sha256,
-            "data_sha256": self.data_sha256,
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Evaluation:
-        """The inverse of ``to_json``."""
-        return cls(**{**values, "metrics": _none_to_nan(values["metrics"])})
 
 
 def evaluate(
@@ -88,6 +45,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     prediction_path: str | Path | None = None,
     tta: bool = False,
+    temperature: float = 1.0,
 ) -> Evaluation:
     """Predict a fold of every scene, and count its labelled pixels.
 
@@ -101,56 +59,142 @@ def evaluate(
         prediction_path: folder for what is predicted, one GeoTIFF per scene, nodata outside the fold; None writes
             none.
         tta: average over the eight flips and turns.
+        temperature: of the model's probabilities, for its calibration.
 
     Raises:
         DataError: the fold has no labelled pixel, or the model does not fit the classes.
     """
-    from ununennium.inference.predict import predict_bands
-    from ununennium.inference.windows import window_reader
-
-    tile, overlap = index.task.tiling(config.chip_size)
-    scores = index.task.scores(index.classes, index.ignore_index, index.target_scale, tile)
-    dense = index.task.dense(model)
-    for scene in index.scenes:
-        box = _bounding_box(index, scene, fold)
-        if box is None:
-            continue
+    tile, _ = index.task.tiling(config.chip_size)
+    size = index.split.block_size
+    scores = index.task.scores(index.classes, index.ignore_index, index.target_scale, tile, size)
+    measures = measures_of(scores.kind, index.classes)
+    reliability, mapped, version = Reliability(temperature), MappedArea(len(index.classes)), hashlib.sha256()
+    for scene, box in _boxes(index, fold):
         top, left, height, width = box
         targets = index.targets(scene)
-        context = window_reader(index.reader(scene), statistics, top, left, layout=index.layout)
-        read = _only(index, scene, fold, top, left, context)
+        labels = targets if index.target_scale is None else ValueReader(scene)  # the scale is the training fold's
+        version.update(f"{scene.name} {box}".encode())
+        scores.begin(unit_scene(scene), top, left)
         writer = None
         if prediction_path is not None:
             file = Path(prediction_path) / f"{scene.name}.tif"
             writer = scores.writer(file, scene, row=top, col=left, height=height, width=width)
         with writer or contextlib.nullcontext():
-            for band in predict_bands(
-                dense,
-                read,
-                height,
-                width,
-                num_classes=len(index.classes),
-                tile=tile,
-                overlap=overlap,
-                device=device,
-                tta=tta,
-                output=scores.output,
-            ):
+            for band in _predicted(model, index, statistics, config, scene, box, fold, scores.output, device, tta):
                 predicted = scores.predict(band)
-                scores.update(predicted, targets.read(top + band.row, left, *band.valid.shape), band.valid)
+                window = top + band.row, left, *band.valid.shape
+                target = targets.read(*window)
+                scores.update(band.row, predicted, target, band.valid)
+                if (counted := scores.counted(band.probabilities, target, band.valid)) is not None:
+                    reliability.add(*counted)
+                mapped.add(scene, scores.tally(predicted, band.valid))
+                inside = index.split.folds(scene, *window) == fold
+                version.update(np.where(inside, labels.read(*window), index.fill).tobytes())
                 if writer is not None:
                     writer.write(band.row, predicted, band.valid)
-    if not scores.num_pixels:
-        name = next((name for name, number in FOLDS.items() if number == fold), str(fold))
-        raise DataError(f"the {name} fold has no labelled pixel with data to evaluate on; see data.split")
+        scores.end()
+    units = scores.sums.units()
+    num_pixels = int(measures.counted(units.total))
+    if not num_pixels:
+        raise DataError(f"the {_name(fold)} fold has no labelled pixel with data to evaluate on; see data.split")
+    slices = slices_of(units, index.classes)
     return Evaluation(
         classes=list(index.classes),
-        confusion=scores.counts,
-        metrics=scores.metrics(),
-        num_pixels=scores.num_pixels,
+        confusion=(
+            measures.confusion(units.total).astype(np.int64).tolist() if isinstance(measures, ClassMeasures) else []
+        ),
+        metrics=metrics_of(measures, units.total),
+        num_pixels=num_pixels,
         split_sha256=index.split.sha256,
         data_sha256=index.data_sha256,
+        holdout_sha256=version.hexdigest(),
+        units=units,
+        calibration=reliability.calibration(),
+        areas=mapped.areas(units, index.classes) if isinstance(measures, ClassMeasures) else None,
+        slices=slices,
+        worst=worst_in_words(slices, index.task.gate_metric),
     )
+
+
+def fit_temperature_on(
+    model: nn.Module,
+    index: ChipIndex,
+    statistics: BandStatistics,
+    config: DataConfig,
+    *,
+    fold: int = VALIDATION,
+    device: torch.device | str = "cpu",
+    tta: bool = False,
+) -> float:
+    """The temperature that fits a model's probabilities on a fold best, which must not be the one that judges it.
+
+    Returns:
+        1 where the fold has no labels, or nothing has a class of its own (regression, several classes per patch).
+    """
+    tile, _ = index.task.tiling(config.chip_size)
+    scores = index.task.scores(index.classes, index.ignore_index, index.target_scale, tile)
+    samples = Samples(sum(index.labelled.get(_name(fold), [])))
+    if scores.output != "probabilities":
+        return 1.0
+    for scene, box in _boxes(index, fold):
+        targets = index.targets(scene)
+        for band in _predicted(model, index, statistics, config, scene, box, fold, scores.output, device, tta):
+            target = targets.read(box[0] + band.row, box[1], *band.valid.shape)
+            if (counted := scores.counted(band.probabilities, target, band.valid)) is not None:
+                samples.add(*counted)
+    return samples.fit()
+
+
+def unit_scene(scene: Scene) -> UnitScene:
+    """What of a scene its units are sliced by."""
+    grid, row, col = place_on_grid(scene)
+    dates = [date for date in scene.dates if date is not None]
+    return UnitScene(scene.name, grid, (row, col), dates[-1] if dates else None, dict(scene.attributes))
+
+
+def _predicted(
+    model: nn.Module,
+    index: ChipIndex,
+    statistics: BandStatistics,
+    config: DataConfig,
+    scene: Scene,
+    box: tuple[int, int, int, int],
+    fold: int,
+    output: Output,
+    device: torch.device | str,
+    tta: bool,
+) -> Iterator[Band]:
+    """The prediction of a scene's part of a fold; what is outside the fold is not valid."""
+    from ununennium.inference.predict import predict_bands
+    from ununennium.inference.windows import window_reader
+
+    top, left, height, width = box
+    tile, overlap = index.task.tiling(config.chip_size)
+    context = window_reader(index.reader(scene), statistics, top, left, layout=index.layout)
+    yield from predict_bands(
+        index.task.dense(model),
+        _only(index, scene, fold, top, left, context),
+        height,
+        width,
+        num_classes=len(index.classes),
+        tile=tile,
+        overlap=overlap,
+        device=device,
+        tta=tta,
+        output=output,
+    )
+
+
+def _boxes(index: ChipIndex, fold: int) -> Iterator[tuple[Scene, tuple[int, int, int, int]]]:
+    """Each scene that has a part of the fold, and the rectangle around that."""
+    for scene in index.scenes:
+        box = _bounding_box(index, scene, fold)
+        if box is not None:
+            yield scene, box
+
+
+def _name(fold: int) -> str:
+    return next((name for name, number in FOLDS.items() if number == fold), str(fold))
 
 
 def _only(index: ChipIndex, scene: Scene, fold: int, top: int, left: int, read: ReadWindow) -> ReadWindow:
@@ -180,15 +224,3 @@ def _bounding_box(index: ChipIndex, scene: Scene, fold: int) -> tuple[int, int, 
         return None
     left, right = np.flatnonzero(columns)[[0, -1]].tolist()
     return rows[0], left, rows[-1] - rows[0] + 1, right - left + 1
-
-
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    return None if isinstance(value, float) and value != value else value
-
-
-def _none_to_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _none_to_nan(item) for key, item in value.items()}
-    return float("nan") if value is None else value

@@ -11,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ununennium import metrics
 from ununennium.data.patches import classes_present, most_common_class
+from ununennium.errors import DataError
+from ununennium.evaluation.boundary import BoundaryCounter
+from ununennium.evaluation.measures import Kind, measures_of
+from ununennium.evaluation.units import UnitScene, UnitSums
 from ununennium.inference.writers import ClassMapWriter, PresenceMapWriter, ValueMapWriter
 
 _LEAST_SHOWN = 0.5
@@ -42,9 +45,13 @@ class Scores(Protocol):
 
     Attributes:
         output: what ``predict_bands`` is to give.
+        kind: what is summed.
+        sums: the sums so far.
     """
 
     output: Output
+    kind: Kind
+    sums: UnitSums
 
     def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> MapWriter:
         """What writes the predicted window of a scene."""
@@ -54,43 +61,46 @@ class Scores(Protocol):
         """What is predicted for each pixel (rows, width), or for each class of it (K, rows, width)."""
         ...
 
-    def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
-        """Count the labelled valid pixels of what ``predict`` gave."""
+    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+        """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
+        ...
+
+    def update(self, row: int, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
+        """Count the labelled valid pixels of what ``predict`` gave; ``row`` counts from the window's top."""
+        ...
+
+    def counted(
+        self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+        """Probabilities (K, n) and classes (n,) of what ``update`` counts; None where nothing has a class."""
+        ...
+
+    def end(self) -> None:
+        """The window has been counted."""
         ...
 
     def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
         """Valid pixels for each name in the map's legend."""
         ...
 
-    @property
-    def num_pixels(self) -> int:
-        """Pixels that were counted."""
-        ...
-
-    @property
-    def counts(self) -> list[list[int]]:
-        """The confusion matrix; empty if there are no classes."""
-        ...
-
-    def metrics(self) -> dict[str, Any]:
-        """As ``Evaluation.metrics`` has them."""
-        ...
-
 
 class ClassScores:
-    """Counts predicted classes in one confusion matrix.
+    """Counts predicted classes in one confusion matrix, and boundaries.
 
     Args:
         classes: class names.
         ignore_index: label value of unlabelled pixels.
+        block_size: side of a spatial block in pixels.
     """
 
     output: Output = "probabilities"
+    kind: Kind = "pixels"
 
-    def __init__(self, classes: Sequence[str], ignore_index: int) -> None:
+    def __init__(self, classes: Sequence[str], ignore_index: int, block_size: int = 128) -> None:
         self.classes = list(classes)
         self.ignore_index = ignore_index
-        self.confusion = metrics.ConfusionMatrix(len(self.classes), ignore_index)
+        self.sums = UnitSums(self.kind, measures_of(self.kind, self.classes).num_cells, block_size)
+        self._boundaries: BoundaryCounter | None = None
 
     def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> ClassMapWriter:
         """What writes the predicted window of a scene."""
@@ -101,48 +111,54 @@ class ClassScores:
         classes: npt.NDArray[Any] = band.probabilities.argmax(0)
         return classes
 
-    def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
+    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+        """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
+        self.sums.begin(scene, row, col)
+        number = len(self.classes)
+        self._boundaries = BoundaryCounter(self.sums, number, self.ignore_index, number**2)
+
+    def update(self, row: int, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
         """Count the labelled valid pixels.
 
         Args:
+            row: of the window.
             predicted: what ``predict`` gave.
             target: labels, int64 (rows, width).
             valid: bool (rows, width).
+
+        Raises:
+            DataError: a label is outside the classes.
         """
         labels = np.where(valid, target, self.ignore_index)
-        self.confusion.update(torch.from_numpy(predicted), torch.from_numpy(labels))
+        where = labels != self.ignore_index
+        self.sums.add(row, where, self._cells(labels[where], predicted[where]))
+        assert self._boundaries is not None
+        self._boundaries.update(predicted, labels)
+
+    def counted(
+        self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+        """Of the labelled valid pixels."""
+        where = valid & (target != self.ignore_index)
+        return probabilities[:, where], target[where]
+
+    def end(self) -> None:
+        """The window has been counted."""
+        assert self._boundaries is not None
+        self._boundaries.finish()
 
     def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
         """Valid pixels of each class, int64 (K,)."""
         counts: npt.NDArray[np.int64] = np.bincount(predicted[valid], minlength=len(self.classes))
         return counts
 
-    @property
-    def num_pixels(self) -> int:
-        """Pixels that were counted."""
-        return int(self.confusion.matrix.sum())
-
-    @property
-    def counts(self) -> list[list[int]]:
-        """The confusion matrix, rows by label, columns by prediction."""
-        rows: list[list[int]] = self.confusion.matrix.tolist()
-        return rows
-
-    def metrics(self) -> dict[str, Any]:
-        """As ``Evaluation.metrics`` has them."""
-        matrix = self.confusion.matrix
-
-        def per_class(values: torch.Tensor) -> dict[str, float]:
-            return {"mean": metrics.macro_mean(values), **dict(zip(self.classes, values.tolist(), strict=True))}
-
-        return {
-            "IoU": per_class(metrics.iou(matrix)),
-            "F1": per_class(metrics.f1(matrix)),
-            "precision": per_class(metrics.precision(matrix)),
-            "recall": per_class(metrics.recall(matrix)),
-            "accuracy": metrics.overall_accuracy(matrix),
-            "kappa": metrics.kappa(matrix),
-        }
+    def _cells(self, labels: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        number = len(self.classes)
+        wrong = labels[(labels < 0) | (labels >= number)]
+        if len(wrong):
+            raise DataError(f"label {int(wrong[0])} is outside the classes 0..{number - 1}")
+        cells: npt.NDArray[Any] = labels * number + predicted
+        return cells
 
 
 class PatchScores(ClassScores):
@@ -152,24 +168,43 @@ class PatchScores(ClassScores):
         classes: class names.
         ignore_index: label value of unlabelled pixels.
         patch: side of a patch in pixels; a band is one row of them.
+        block_size: side of a spatial block in pixels; a patch lies in that of its centre.
     """
 
-    def __init__(self, classes: Sequence[str], ignore_index: int, patch: int) -> None:
-        super().__init__(classes, ignore_index)
+    kind: Kind = "patches"
+
+    def __init__(self, classes: Sequence[str], ignore_index: int, patch: int, block_size: int = 128) -> None:
+        super().__init__(classes, ignore_index, block_size)
         self.patch = patch
         self._of_patch = most_common_class(len(self.classes), ignore_index)
 
-    def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
+    def update(self, row: int, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
         """Count the patches that are valid by half and have a labelled pixel.
 
         Args:
+            row: of the window.
             predicted: what ``predict`` gave, the same all over a patch.
             target: labels, int64 (rows, width).
             valid: bool (rows, width).
         """
-        for part, labels in patches_of(target, valid, self.patch, self.ignore_index):
+        for part, label in self._patches(target, valid):
             seen = predicted[:, part][valid[:, part]][:1]
-            self.confusion.update(torch.from_numpy(seen), self._of_patch(labels))
+            self.sums.add(row, centre(valid.shape, part), self._cells(np.array([label]), seen))
+
+    def counted(
+        self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+        """Of the patches that ``update`` counts."""
+        found = [(probabilities[:, :, p][:, valid[:, p]][:, :1], label) for p, label in self._patches(target, valid)]
+        labels = np.array([label for _, label in found], np.int64)
+        nothing = np.zeros((len(self.classes), 0), np.float32)
+        return np.concatenate([nothing, *(values for values, _ in found)], 1), labels
+
+    def _patches(self, target: npt.NDArray[Any], valid: BoolArray) -> Iterator[tuple[slice, int]]:
+        for part, labels in patches_of(target, valid, self.patch, self.ignore_index):
+            label = int(self._of_patch(labels)[0])
+            if label != self.ignore_index:
+                yield part, label
 
 
 class PresenceScores:
@@ -179,16 +214,18 @@ class PresenceScores:
         classes: class names.
         ignore_index: label value of unlabelled pixels.
         patch: side of a patch in pixels; a band is one row of them.
+        block_size: side of a spatial block in pixels; a patch lies in that of its centre.
     """
 
     output: Output = "presences"
+    kind: Kind = "presences"
     threshold = 0.5
 
-    def __init__(self, classes: Sequence[str], ignore_index: int, patch: int) -> None:
+    def __init__(self, classes: Sequence[str], ignore_index: int, patch: int, block_size: int = 128) -> None:
         self.classes = list(classes)
         self.ignore_index = ignore_index
         self.patch = patch
-        self.presences = metrics.PresenceCounts(len(self.classes))
+        self.sums = UnitSums(self.kind, 4 * len(self.classes), block_size)
         self._of_patch = classes_present(len(self.classes))
 
     def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> PresenceMapWriter:
@@ -200,40 +237,47 @@ class PresenceScores:
         present: npt.NDArray[Any] = (band.probabilities >= self.threshold).astype(np.uint8)
         return present
 
-    def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
+    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+        """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
+        self.sums.begin(scene, row, col)
+
+    def update(self, row: int, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
         """Count the patches that are valid by half and have a labelled pixel.
 
         Args:
+            row: of the window.
             predicted: what ``predict`` gave, the same all over a patch.
             target: as ``PresenceReader`` reads them, float64 (rows, width).
             valid: bool (rows, width).
         """
         for part, labels in patches_of(target, valid, self.patch, np.nan):
-            seen = predicted[:, :, part][:, valid[:, part]][:, :1].T.astype(np.bool_)
-            self.presences.update(torch.from_numpy(seen), self._of_patch(labels))
+            seen = predicted[:, :, part][:, valid[:, part]][:, 0].astype(np.bool_)
+            there = self._of_patch(labels)[0].numpy()
+            known = np.flatnonzero(~np.isnan(there))
+            case = 2 * ~seen[known] + (there[known] != 1.0)  # hit, false, missed, rejected
+            for cell in (4 * known + case).tolist():
+                self.sums.add(row, centre(valid.shape, part), np.array([cell]))
+
+    def counted(
+        self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+        """A patch may show several classes, or none."""
+        return None
+
+    def end(self) -> None:
+        """Nothing is left to do."""
 
     def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
         """Valid pixels whose patch shows each class, int64 (K,)."""
         counts: npt.NDArray[np.int64] = predicted[:, valid].sum(1, dtype=np.int64)
         return counts
 
-    @property
-    def num_pixels(self) -> int:
-        """Patches that were counted."""
-        return int(self.presences.counts[0].sum())
 
-    @property
-    def counts(self) -> list[list[int]]:
-        """Classes that do not exclude each other are not confused with each other."""
-        return []
-
-    def metrics(self) -> dict[str, Any]:
-        """F1, precision and recall of each class, with their means, and the accuracy."""
-        measured: dict[str, Any] = {
-            name: {"mean": metrics.macro_mean(values), **dict(zip(self.classes, values.tolist(), strict=True))}
-            for name, values in self.presences.per_class().items()
-        }
-        return {**measured, "accuracy": self.presences.accuracy}
+def centre(shape: tuple[int, ...], part: slice) -> BoolArray:
+    """Only the middle pixel of a patch in a row of them, bool (rows, width)."""
+    found = np.zeros(shape, np.bool_)
+    found[shape[0] // 2, (part.start + min(part.stop, shape[1])) // 2] = True
+    return found
 
 
 def patches_of(
@@ -251,19 +295,21 @@ def patches_of(
 
 
 class ValueScores:
-    """Sums errors of predicted values, in standard deviations of the training fold's targets.
+    """Sums errors of predicted values, in the targets' own unit.
 
     Args:
         name: of the quantity.
         mean: a value is ``mean + std * target``.
         std: the same.
+        block_size: side of a spatial block in pixels.
     """
 
     output: Output = "values"
+    kind: Kind = "values"
 
-    def __init__(self, name: str, mean: float = 0.0, std: float = 1.0) -> None:
+    def __init__(self, name: str, mean: float = 0.0, std: float = 1.0, block_size: int = 128) -> None:
         self.name, self.mean, self.std = name, mean, std
-        self.moments = metrics.RegressionMoments(self.mean, self.std)
+        self.sums = UnitSums(self.kind, 6, block_size)
 
     def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> ValueMapWriter:
         """What writes the predicted window of a scene, in the targets' unit."""
@@ -275,31 +321,34 @@ class ValueScores:
         values: npt.NDArray[Any] = band.probabilities[0]
         return values
 
-    def update(self, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
+    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+        """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
+        self.sums.begin(scene, row, col)
+
+    def update(self, row: int, predicted: npt.NDArray[Any], target: npt.NDArray[Any], valid: BoolArray) -> None:
         """Sum over the labelled valid pixels.
 
         Args:
+            row: of the window.
             predicted: what ``predict`` gave.
             target: standardised, (rows, width), NaN where unlabelled.
             valid: bool (rows, width).
         """
-        truth = np.where(valid, target, np.nan)
-        self.moments.update(torch.from_numpy(np.ascontiguousarray(predicted)), torch.from_numpy(truth))
+        where = valid & ~np.isnan(target)
+        truth = self.std * target[where].astype(np.float64)
+        error = self.std * predicted[where].astype(np.float64) - truth
+        for cell, values in enumerate((None, error, error**2, np.abs(error), truth, truth**2)):
+            self.sums.add(row, where, np.full(len(error), cell), values)
+
+    def counted(
+        self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+        """Values have no class."""
+        return None
+
+    def end(self) -> None:
+        """Nothing is left to do."""
 
     def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
         """Valid pixels, int64 (1,)."""
         return np.array([valid.sum()], np.int64)
-
-    @property
-    def num_pixels(self) -> int:
-        """Pixels that were counted."""
-        return int(self.moments.sums[0])
-
-    @property
-    def counts(self) -> list[list[int]]:
-        """There are no classes to confuse."""
-        return []
-
-    def metrics(self) -> dict[str, Any]:
-        """RMSE, MAE, bias and R2."""
-        return dict(self.moments.to_metrics())

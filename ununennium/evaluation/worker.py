@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from torch import nn
 
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
+from ununennium.checkpoints.manifest import Manifest, manifest_key
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import DataConfig, RunConfig
@@ -32,12 +33,18 @@ from ununennium.data.statistics import BandStatistics
 from ununennium.data.values import TargetScale, ValueReader
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.evaluation import pictures
-from ununennium.evaluation.evaluate import Evaluation, evaluate
-from ununennium.runs import RunDirectory, read_json, write_json
+from ununennium.evaluation.calibration import temperature_of
+from ununennium.evaluation.chip_pictures import draw_chips
+from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
+from ununennium.evaluation.evaluation import Evaluation
+from ununennium.evaluation.smoke import write_probe
+from ununennium.runs import RunDirectory, git_commit, read_json, write_json
 from ununennium.training.callbacks.ema import averaged_weights
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.failures import report_error
+from ununennium.training.lines import mark_levels
 from ununennium.training.worker import build_model, die_with_parent
+from ununennium.version import __version__
 
 _MOST_PANELS = 4
 _PANEL_PIXELS = 1500
@@ -47,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate the run whose ``run.json`` is the only argument; returns the exit status."""
     (run_file,) = sys.argv[1:] if arguments is None else arguments
     run = RunDirectory.open(run_file)
+    mark_levels()
     die_with_parent(grace_s=5.0)
     warnings.simplefilter("ignore", NotGeoreferencedWarning)  # scenes without a CRS are maps of their own pixels
     try:
@@ -61,8 +69,7 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     """Evaluate the best checkpoint of ``run`` beside the champion.
 
     Returns:
-        The contents of ``evaluation.json``: ``challenger`` and ``champion`` (or None) as ``Evaluation.to_json`` gives
-        them, and the champion's ``generation`` (0 if there is none), with which a promotion is compared.
+        The contents of ``evaluation.json``, see ``ununennium.evaluation.evaluation``.
 
     Raises:
         CheckpointError: there is no checkpoint with a finite score, or it does not fit.
@@ -71,32 +78,37 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     config = run.config()
     index, statistics = ChipIndex.load(run.index_file), BandStatistics.load(run.statistics_file)
     device = resolve_device(TrainerConfig(device=config.trainer.device))
-    model, epoch = load_best(run, config, index)
+    model, best = load_best(run, config, index)
+    tta = config.inference.tta
+    temperature = fit_temperature_on(model.to(device), index, statistics, config.data, device=device, tta=tta)
     challenger = evaluate(
-        model.to(device),
+        model,
         index,
         statistics,
         config.data,
         device=device,
-        tta=config.inference.tta,
+        tta=tta,
+        temperature=temperature,
         prediction_path=run.prediction_folder,
     )
-    _say(f"holdout of epoch {epoch}: {_in_words(challenger)}")
-    generation, champion = evaluate_champion(run, config, index, device)
-    write_artifact(run.artifact_folder, model.cpu().state_dict(), contract(run, config, index, statistics, challenger))
+    _say(f"holdout of epoch {best.epoch}: {_in_words(challenger)}")
     measured = {
         "challenger": challenger.to_json(),
-        "champion": None if champion is None else champion.to_json(),
-        "generation": generation,
-        "epoch": epoch,
+        **evaluate_champion(run, config, index, device),
+        "epoch": best.epoch,
+        "checkpoint": {"manifest": manifest_key(best.url), "sha256": best.sha256},
+        "code": {"git_commit": git_commit(), "version": __version__},
     }
+    written = contract(run, config, index, statistics, challenger)
+    write_artifact(run.artifact_folder, model.cpu().state_dict(), written)
+    write_probe(run.probe_file, model, index, statistics, config.data)
     draw(run, config, index)
     write_json(run.evaluation_file, measured)
     return measured
 
 
-def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[nn.Module, int]:
-    """The model of the best checkpoint, averaged weights if it has them, and its epoch counted from 1.
+def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[nn.Module, Manifest]:
+    """The model of the best checkpoint, averaged weights if it has them, and that checkpoint's manifest.
 
     Raises:
         CheckpointError: there is no checkpoint with a finite score, or it does not fit the model.
@@ -112,35 +124,65 @@ def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[n
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{best.url} does not fit the model: {' '.join(str(error).split())}") from error
-    return model.eval(), best.epoch
+    return model.eval(), best
 
 
-def evaluate_champion(
-    run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device
-) -> tuple[int, Evaluation | None]:
-    """The champion's generation (0 if there is none) and its metrics on this run's holdout.
+def evaluate_champion(run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device) -> dict[str, Any]:
+    """The champion's part of ``evaluation.json``: always measured anew, on this run's holdout and by this code.
+
+    Raises:
+        ConfigError: it knows other classes.
+        StorageError: the storage failed.
+    """
+    registry = Registry(run.storage, config.name)
+    current = registry.current()
+    found: dict[str, Any] = {"champion": None, "generation": 0, "version": None, "champion_error": None}
+    if current is None:
+        return found
+    found |= {"generation": current.generation, "version": current.version}
+    try:
+        model, its_contract = load_artifact(registry.version_url(current.version))
+    except (CheckpointError, ConfigError) as error:
+        _say(f"champion (generation {current.generation}) cannot be loaded: {error}")
+        return found | {"champion_error": str(error)}
+    champion = evaluate_artifact(model, its_contract, config, index, device)
+    _say(f"champion (generation {current.generation}) on the same holdout: {_in_words(champion)}")
+    before = {key: its_contract[key] for key in ("split_sha256", "data_sha256")}
+    return found | {"champion": champion.to_json(), "champion_holdout": before}
+
+
+def evaluate_artifact(
+    model: nn.Module,
+    its_contract: Mapping[str, Any],
+    config: RunConfig,
+    index: ChipIndex,
+    device: torch.device,
+    *,
+    prediction_path: Path | None = None,
+) -> Evaluation:
+    """Measure a promoted model on the holdout of ``index``.
 
     It sees the bands and the statistics of its own contract, and is applied as that says.
 
     Raises:
-        ConfigError: it knows other classes.
+        ConfigError: it knows other classes, or was made for another task.
     """
-    registry = Registry(run.storage, config.name)
-    current = registry.current()
-    if current is None:
-        return 0, None
-    model, its_contract = load_artifact(registry.version_url(current.version))
     check_comparable(config, its_contract, num_dates=index.num_dates)
     its_index = copy.copy(index)
     its_index.bands = list(its_contract["bands"])
     its_index.layout = its_contract.get("layout", "channels")
     its_scale = its_contract.get("target_scale")
     its_index.target_scale = None if its_scale is None else TargetScale(*its_scale)
-    its_statistics = BandStatistics(**its_contract["statistics"], num_pixels=0)
-    tta = bool(its_contract.get("tta", False))
-    champion = evaluate(model.to(device), its_index, its_statistics, config.data, device=device, tta=tta)
-    _say(f"champion (generation {current.generation}) on the same holdout: {_in_words(champion)}")
-    return current.generation, champion
+    return evaluate(
+        model.to(device),
+        its_index,
+        BandStatistics(**its_contract["statistics"], num_pixels=0),
+        config.data,
+        device=device,
+        tta=bool(its_contract.get("tta", False)),
+        temperature=temperature_of(its_contract),
+        prediction_path=prediction_path,
+    )
 
 
 def check_comparable(config: RunConfig, champion: Mapping[str, Any], *, num_dates: int = 1) -> None:
@@ -187,12 +229,15 @@ def contract(
         "classes": data.classes,
         "ignore_index": data.ignore_index,
         "bands": index.bands,
+        "band_names": [scene.band_names[number - 1] for number in scene.band_numbers(index.bands)],
         "statistics": {name: values for name, values in asdict(statistics).items() if name != "num_pixels"},
         "nodata": next((value for value in declared if value is not None), None),
         "resolution": [abs(scene.transform[0]), abs(scene.transform[4])],
         "crs": scene.crs,
         "chip_size": data.chip_size,
         "tta": config.inference.tta,
+        "temperature": 1.0 if measured.calibration is None else measured.calibration.temperature,
+        "confusion": measured.confusion,
         "split_sha256": measured.split_sha256,
         "data_sha256": measured.data_sha256,
         "git_commit": record["git_commit"],
@@ -214,6 +259,7 @@ def draw(run: RunDirectory, config: RunConfig, index: ChipIndex) -> None:
             name = "prediction.png" if len(index.scenes) == 1 else f"prediction_{scene.name}.png"
             _draw_scene(index, scene, predicted, config, run.pictures_folder / name)
             drawn += 1
+    draw_chips(index, run.prediction_folder, config.data.chip_size, run.pictures_folder)
 
 
 def _draw_scene(index: ChipIndex, scene: Scene, predicted: Path, config: RunConfig, path: Path) -> None:

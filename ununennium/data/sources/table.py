@@ -13,8 +13,12 @@ from ununennium.data.sources.files import joined, label_settings, read_bytes, wi
 from ununennium.errors import ConfigError, DataError
 
 
-def scenes_in_table(catalog: CatalogConfig) -> list[SceneConfig]:
+def scenes_in_table(catalog: CatalogConfig, *, labelled: bool = True) -> list[SceneConfig]:
     """The scenes of a CSV or Parquet table, in its order.
+
+    Args:
+        catalog: the section.
+        labelled: whether each must have a label or classes, if the table has a column for them.
 
     Raises:
         DataError: it cannot be read, or a row lacks a value or has one that cannot work.
@@ -23,21 +27,29 @@ def scenes_in_table(catalog: CatalogConfig) -> list[SceneConfig]:
     assert catalog.table is not None
     table, folder = catalog.table, catalog.table.replace("\\", "/").rpartition("/")[0]
     rows = _rows_of(table)
-    known = sorted(SceneConfig.model_fields)
+    known = sorted(SceneConfig.model_fields.keys() - {"attributes"})
     columns = list(rows[0][1]) if rows else []
-    unknown = [column for column in columns if column not in known]
+    unknown = [column for column in columns if column not in known and column not in catalog.attributes]
+    missing = [column for column in catalog.attributes if rows and column not in columns]
+    if missing:
+        raise ConfigError("data.catalog.attributes", missing[0], f"{table} has no such column: {', '.join(columns)}")
     if rows and (unknown or "image" not in columns):
         problem = f"has a column {unknown[0]!r}" if unknown else "has no column 'image'"
-        raise DataError(f"data.catalog.table: {table} {problem}; a scene's columns are {', '.join(known)}")
+        raise DataError(
+            f"data.catalog.table: {table} {problem}; a scene's columns are {', '.join(known)}, and those that "
+            "data.catalog.attributes names"
+        )
     scenes, unlabelled = [], []
     for row, values in rows:
         given = {name: value for name, value in values.items() if value not in (None, "")}
         if "image" not in given:
             raise DataError(f"data.catalog.table: {table}, row {row}: column 'image' is empty; give the image's path")
-        if "label" in columns and "label" not in given and "classes" not in given:
+        if labelled and "label" in columns and "label" not in given and "classes" not in given:
             unlabelled.append(f"row {row}, column 'label' ({given['image']})")
             continue
-        settings: dict[str, Any] = label_settings(catalog) | given
+        own = {name: str(given.pop(name)) for name in catalog.attributes if name in given and name not in known}
+        own |= {name: str(given[name]) for name in catalog.attributes if name in given}
+        settings: dict[str, Any] = label_settings(catalog) | given | {"attributes": own}
         for name in ("image", "date"):
             if name in given:
                 settings[name] = _one_or_many(str(given[name]))

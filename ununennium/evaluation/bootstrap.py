@@ -1,0 +1,97 @@
+"""Intervals by drawing spatial blocks with replacement, of one model or of the difference of two on the same blocks.
+
+Pixels of a block err together, so a holdout's blocks are drawn, never its pixels. Two models are measured on the same
+draw, so what makes a block hard for both cancels. Percentile intervals of few blocks are too narrow; they are taken at
+the expanded percentiles of Hesterberg (What teachers should know about the bootstrap, The American Statistician 69,
+2015, section 5.1), which come from the t distribution. ``benchmarks/bootstrap_coverage.py`` measures how often they
+hold the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from scipy.stats import t as student
+
+from ununennium.evaluation.measures import FloatArray, Measures, values_by_name
+from ununennium.evaluation.units import Units, paired
+from ununennium.tasks import goodness
+
+LEAST_PLACES = 6
+"""Blocks below which there is no interval: so few say nothing about the others that might have been held out."""
+_AT_ONCE = 256
+
+
+def drawn_sums(sums: FloatArray, *, resamples: int = 2000, seed: int = 0) -> FloatArray | None:
+    """Sums over places drawn with replacement: (P, S) to (resamples, S); None with fewer than ``LEAST_PLACES``."""
+    if len(sums) < LEAST_PLACES:
+        return None
+    return np.concatenate([weights @ sums for weights in _draws(len(sums), resamples, seed)])
+
+
+def difference_intervals(
+    challenger: Units,
+    champion: Units,
+    measures: Measures,
+    metrics: Sequence[str],
+    *,
+    confidence: float,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float] | None]:
+    """Central intervals of how much better the challenger is: the difference of goodness, see ``tasks.goodness``.
+
+    Args:
+        challenger: its units.
+        champion: its units on the same holdout.
+        measures: of both.
+        metrics: names such as ``IoU.building``.
+        confidence: share of holdouts whose interval is to hold the truth, such as 0.9.
+        resamples: draws.
+        seed: of the draws.
+
+    Returns:
+        For each metric None with fewer than ``LEAST_PLACES`` places, without such a metric, or if half of the draws or
+        more leave one of the two without it.
+    """
+    ours, theirs = paired(challenger, champion)
+    if len(ours) < LEAST_PLACES:
+        return dict.fromkeys(metrics)
+    drawn: dict[str, list[FloatArray]] = {metric: [] for metric in metrics}
+    for weights in _draws(len(ours), resamples, seed):
+        one, other = (values_by_name(measures, metrics, weights @ sums) for sums in (ours, theirs))
+        for metric in one.keys() & other.keys():
+            drawn[metric].append(_goodness(metric, one[metric]) - _goodness(metric, other[metric]))
+    return {
+        metric: expanded_interval(np.concatenate(values), len(ours), confidence) if values else None
+        for metric, values in drawn.items()
+    }
+
+
+def expanded_interval(values: FloatArray, num_places: int, confidence: float) -> tuple[float, float] | None:
+    """The central interval of drawn values (B,); None if half of them or more are NaN."""
+    there = values[~np.isnan(values)]
+    if 2 * len(there) <= len(values):
+        return None
+    tail = (1 - confidence) / 2
+    wider = (num_places / (num_places - 1)) ** 0.5 * float(student.ppf(tail, num_places - 1))
+    tail = NormalDist().cdf(wider)
+    low, high = np.quantile(there, [tail, 1 - tail]).tolist()
+    return low, high
+
+
+def _draws(number: int, resamples: int, seed: int) -> list[FloatArray]:
+    """How often each place is drawn, (at most ``_AT_ONCE``, ``number``) at a time."""
+    rng = np.random.default_rng(seed)
+    chances = np.full(number, 1 / number)
+    sizes = [min(_AT_ONCE, resamples - start) for start in range(0, resamples, _AT_ONCE)]
+    return [rng.multinomial(number, chances, size=size).astype(np.float64) for size in sizes]
+
+
+def _goodness(metric: str, values: FloatArray) -> FloatArray:
+    """``tasks.goodness`` of many values."""
+    if metric.partition(".")[0] == "bias":
+        return -np.abs(values)
+    return goodness(metric, 1.0) * values

@@ -1,0 +1,60 @@
+"""How large a part of a holdout is mapped as each class: the strata of the estimate of areas."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+
+from ununennium.data.catalog import Scene
+from ununennium.evaluation.areas import estimate_areas, shares
+from ununennium.evaluation.bootstrap import drawn_sums, expanded_interval
+from ununennium.evaluation.evaluation import Areas
+from ununennium.evaluation.units import Units
+
+_CONFIDENCE = 0.95
+
+
+class MappedArea:
+    """Adds up what is mapped, in pixels and in square metres.
+
+    Args:
+        num_classes: classes K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._pixels = np.zeros(num_classes, np.int64)
+        self._m2: npt.NDArray[np.float64] | None = np.zeros(num_classes)
+
+    def add(self, scene: Scene, pixels: npt.NDArray[np.int64]) -> None:
+        """Add pixels (K,) of a scene."""
+        self._pixels = self._pixels + pixels
+        size = pixel_m2(scene)
+        self._m2 = None if size is None or self._m2 is None else self._m2 + size * pixels
+
+    def areas(self, units: Units, classes: list[str]) -> Areas:
+        """The estimate, with the labels that ``units`` (of pixels or patches) count."""
+        number = len(classes)
+        confusions = units.sums[:, : number**2].reshape(-1, number, number)
+        measured = self._pixels if self._m2 is None else self._m2
+        weight = measured / measured.sum()
+        drawn = drawn_sums(np.array(list(units.places().values())))
+        intervals: list[tuple[float, float] | None] = [None] * number
+        if drawn is not None:
+            sampled = shares(drawn[:, : number**2].reshape(-1, number, number), weight)
+            intervals = [expanded_interval(values, len(units.places()), _CONFIDENCE) for values in sampled.T]
+        return estimate_areas(
+            confusions.sum(0),
+            self._pixels.tolist(),
+            classes,
+            mapped_m2=None if self._m2 is None else self._m2.tolist(),
+            intervals=intervals,
+        )
+
+
+def pixel_m2(scene: Scene) -> float | None:
+    """Square metres of a pixel; None without a CRS that measures in a unit of length."""
+    if scene.crs is None or not (crs := rasterio.CRS.from_wkt(scene.crs)).is_projected:
+        return None
+    _, metres = crs.linear_units_factor
+    return float(abs(scene.affine.determinant) * metres**2)

@@ -1,0 +1,98 @@
+"""The smoke test of a promotion: what the storage holds must make of a chip what the judged model made of it.
+
+``python -m ununennium.evaluation.smoke ARTIFACT_URL PROBE`` loads the artefact in a process that has seen nothing of
+the run, predicts the chip, and prints how far its logits are from those that were written when the model was judged.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ununennium.checkpoints.artifact import load_artifact
+from ununennium.config import DataConfig
+from ununennium.data.index import ChipIndex
+from ununennium.data.splits import HOLDOUT
+from ununennium.data.statistics import BandStatistics
+from ununennium.errors import CheckpointError
+from ununennium.inference.windows import window_reader
+
+RELATIVE, ABSOLUTE = 1e-3, 1e-4
+"""How far logits may differ: another processor or version of torch adds in another order."""
+
+
+def write_probe(path: Path, model: nn.Module, index: ChipIndex, statistics: BandStatistics, config: DataConfig) -> None:
+    """Write a chip of the holdout, and the logits that ``model``, on the CPU, makes of it.
+
+    Args:
+        path: a safetensors file with ``chip``, float32 as the model takes one, and ``logits``.
+        model: as it was judged, on the CPU.
+        index: scenes and split.
+        statistics: for the normalisation.
+        config: the data section of the run.
+    """
+    from safetensors.torch import save_file
+
+    chip = torch.from_numpy(np.ascontiguousarray(_chip(index, statistics, config.chip_size), np.float32))[None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"chip": chip, "logits": _logits(model, chip)}, str(path))
+
+
+def compare(url: str, probe: Path) -> float:
+    """The largest difference of the logits that the artefact at ``url`` gives for the chip of ``probe``.
+
+    Raises:
+        CheckpointError: the artefact cannot be loaded, or its logits are others.
+        ConfigError: its model cannot be built.
+    """
+    from safetensors.torch import load_file
+
+    stored = load_file(str(probe), device="cpu")
+    model, _ = load_artifact(url)
+    logits = _logits(model, stored["chip"])
+    expected = stored["logits"]
+    if logits.shape != expected.shape:
+        raise CheckpointError(f"it gives {tuple(logits.shape)}, and gave {tuple(expected.shape)} when it was judged")
+    difference = float((logits - expected).abs().max())
+    if not torch.allclose(logits, expected, rtol=RELATIVE, atol=ABSOLUTE * max(1.0, float(expected.abs().max()))):
+        raise CheckpointError(f"its logits differ by up to {difference:.3g} from those it was judged by")
+    return difference
+
+
+def _chip(index: ChipIndex, statistics: BandStatistics, size: int) -> np.ndarray:
+    """The first chip of the scenes that touches the holdout."""
+    for scene in index.scenes:
+        for row in range(0, scene.height, size):
+            inside = index.split.folds(scene, row, 0, min(size, scene.height - row), scene.width) == HOLDOUT
+            columns = np.flatnonzero(inside.any(0))
+            if len(columns):
+                read = window_reader(index.reader(scene), statistics, row, int(columns[0]), layout=index.layout)
+                return read(0, 0, size, size)[0]
+    raise AssertionError("the holdout has been evaluated, so it lies somewhere")
+
+
+def _logits(model: nn.Module, chip: Tensor) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        logits: Tensor = model(chip).float().contiguous()
+    return logits
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0 if they agree; else the last line says why not."""
+    url, probe = sys.argv[1:] if arguments is None else arguments
+    try:
+        difference = compare(url, Path(probe))
+    except Exception as error:
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}")  # noqa: T201
+        return 1
+    print(f"logits within {difference:.3g} of those it was judged by")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
