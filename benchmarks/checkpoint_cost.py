@@ -1,13 +1,13 @@
-"""What a checkpoint costs training, written in several ways: how long training stands still, when it is complete, memory.
+"""What a checkpoint costs training, written in several ways: the stand-still, when it is complete, memory.
 
 Two comparisons: a state of 300 MB to S3 at 25 MB/s each way, and states of 50, 200 and 500 MB to a folder and to S3
-without a limit. The S3 server is real. It stands for another machine: it has a core of its own, with the proxy that sets
-the pace, and training has the others. The ways take turns, each in a process of its own that stays; the first turn warms
-up and is not counted; figures are medians.
+without a limit. The S3 server is real. It stands for another machine: it has a core of its own, with the proxy that
+sets the pace, and training has the others. The ways take turns, each in a process of its own that stays; the first turn
+warms up and is not counted; figures are medians.
 
 "Durable" is when the checkpoint is complete for readers. Ours then still reads it back, before it deletes an older one:
-"done". Without a proof the others are done when they say so. A file that torch.save or Lightning wrote into a folder need
-not be on the disk yet; ours, and the plain copy that they are compared with, are.
+"done". Without a proof the others are done when they say so. A file that torch.save or Lightning wrote into a folder
+need not be on the disk yet; ours, and the plain copy that they are compared with, are.
 """
 
 from __future__ import annotations
@@ -330,9 +330,9 @@ def limits(size: int, folder: Path) -> str:
             times[name].append(seconds)
     best = {name: min(values) for name, values in times.items()}
     return (
-        f"For {size // MB} MB, SHA-256 takes {best['hash']:.2f} s, a write that is forced to the disk {best['disk']:.2f} "
-        f"s, and a copy in memory {best['copy']:.2f} s: spooling cannot stand still for less than the first two side by "
-        "side, nor a snapshot for less than the last."
+        f"For {size // MB} MB, SHA-256 takes {best['hash']:.2f} s, a write that is forced to the disk "
+        f"{best['disk']:.2f} s, and a copy in memory {best['copy']:.2f} s: spooling cannot stand still for less than "
+        "the first two side by side, nor a snapshot for less than the last."
     )
 
 

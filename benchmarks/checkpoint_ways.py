@@ -1,8 +1,8 @@
 """A process that trains a small network and saves a large state in one way, as often as it is told to.
 
 ``checkpoint_cost`` starts one per way and lets them take turns. Each line on standard input is a JSON object with the
-``url`` of a folder, the ``bytes`` of the state, and the seconds (``idle_s``) of training before the save; the answer is a
-line of figures.
+``url`` of a folder, the ``bytes`` of the state, and the seconds (``idle_s``) of training before the save; the answer is
+a line of figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 WAYS = {
     "torch.save": "blocking: a file, or fsspec's open file on S3",
-    "lightning": "Lightning's Trainer.save_checkpoint, which its ModelCheckpoint calls, then the removal of the one before",
+    "lightning": "Lightning's Trainer.save_checkpoint, as its ModelCheckpoint calls it, then the removal of the last",
     "dcp": "torch.distributed.checkpoint.async_save",
     "ununennium": "CheckpointCallback as it comes: at once into a folder, spooled and in the background to S3",
     "snapshot": "CheckpointCallback(snapshot=True)",
