@@ -8,7 +8,7 @@ STAMP := $(VENV)/.complete
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack stack-status stack-down demo test test-quick lint format bench bench-checkpoint bench-loader bench-flow peers clean
+.PHONY: help setup stack stack-status stack-down demo test test-quick lint format docs bench bench-checkpoint bench-loader bench-flow peers clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -52,6 +52,9 @@ lint: setup ## Ruff and mypy
 format: setup ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## Build the documentation as a site in build/site
+	@$(BIN)/python -m mkdocs build --strict --quiet
 
 peers: setup ## Build .venv-peers: the project and what it is measured against
 	@set -e; uv=$$(command -v uv || echo .uv/bin/uv); export UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS:-true} UV_NATIVE_TLS=$${UV_NATIVE_TLS:-true}; \

@@ -102,6 +102,7 @@ def evaluate(run: RunArgument, storage: StorageOption = DEFAULT_STORAGE, as_json
     gate = pipeline.evaluate(directory, on_line=say)
     pipeline.summarise(directory)
     directory.publish([directory.summary_file])
+    pipeline.report(directory, on_line=say)
     evaluation = read_json(directory.evaluation_file)
     if as_json:
         print_json({"evaluation": evaluation, "gate": gate})
@@ -126,6 +127,7 @@ def promote(run: RunArgument, storage: StorageOption = DEFAULT_STORAGE, as_json:
     if gate["verdict"] == "promoted":
         pipeline.promote(directory, actor=user())
     summary = pipeline.summarise(directory)
+    pipeline.report(directory, on_line=say)
     print_json(summary) if as_json else print_pairs(report.closing_rows(summary))
     if summary["verdict"] != "promoted":
         raise typer.Exit(NOT_PROMOTED)
