@@ -90,7 +90,7 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     _say(f"holdout of epoch {epoch}: {_in_words(challenger)}")
     measured = {
         "challenger": challenger.to_json(),
-        **evaluate_champion(run, config, index, device),
+        **measure_champion(run, config, index, device),
         "epoch": epoch,
         "code": {"git_commit": git_commit(), "version": __version__},
     }
@@ -122,7 +122,23 @@ def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[n
     return model.eval(), best.epoch
 
 
-def evaluate_champion(run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device) -> dict[str, Any]:
+def evaluate_champion(
+    run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device
+) -> tuple[int, Evaluation | None]:
+    """The champion's generation (0 if there is none) and its metrics on this run's holdout.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+        ConfigError: it knows other classes.
+    """
+    found = measure_champion(run, config, index, device)
+    if found["champion_error"] is not None:
+        raise CheckpointError(f"the champion (generation {found['generation']}): {found['champion_error']}")
+    champion = found["champion"]
+    return found["generation"], None if champion is None else Evaluation.from_json(champion)
+
+
+def measure_champion(run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device) -> dict[str, Any]:
     """The champion's part of ``evaluation.json``: always measured anew, on this run's holdout and by this code.
 
     Raises:
