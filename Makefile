@@ -7,7 +7,7 @@ STAMP := $(VENV)/.complete
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format bench bench-loader bench-ddp bench-flow clean
+.PHONY: help setup stack stack-status stack-down demo test test-quick lint format bench bench-loader bench-ddp bench-flow clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -24,6 +24,15 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo 'setting up .venv (torch is large: half a minute on a fast line)'; \
 	  $$uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
+
+stack: setup ## Start the whole system on this machine: PostgreSQL, S3, Prefect's server, a worker
+	@$(BIN)/python -m infra.stack up $(if $(NOTIFY),--notify $(NOTIFY))
+
+stack-status: ## Say what of it runs, and where
+	@$(BIN)/python -m infra.stack status
+
+stack-down: ## End all of it; the data stay (PURGE=1: are removed)
+	@$(BIN)/python -m infra.stack down $(if $(PURGE),--purge)
 
 demo: setup ## Retrain, judge and promote a building model on the sample scene (STORAGE=s3: on a real S3 server)
 	@$(BIN)/python -m $(if $(filter s3,$(STORAGE)),examples.atlanta.on_s3,flows.retrain --config examples/atlanta/run.yaml)

@@ -1,23 +1,20 @@
-"""Two ranks through the Trainer beside a hand-written DDP script: paired and interleaved, and all-reduces counted.
+"""Two ranks: DistributedDataParallel by hand, through Lightning and through the Trainer, in the same two processes.
 
-Usage: python -m benchmarks.ddp_speed [--rounds 15] [--ranks 2] [--pixels 128] [--json FILE]
-
-Both contenders train the same small U-Net from the same weights over the same batches, with windows of two batches
-under ``no_sync``, clipping and a running loss, in the same processes. The hand-written one divides the mean losses by
-the number of micro-batches; the Trainer weights them by their valid pixels over both ranks. Here all pixels are valid,
-so that the weights of both can be compared.
+All train the same small U-Net from the same weights over the same batches, with windows of two batches under
+``no_sync``, clipping and a running loss. The hand-written one and Lightning divide the mean losses by the number of
+micro-batches; the Trainer weights them by their valid pixels over both ranks. Here all pixels are valid, so that the
+weights can be compared. All-reduces of gradients are counted by a communication hook, but not Lightning's.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
-import statistics
-import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +23,34 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.harness import (
+    Figures,
+    Result,
+    Table,
+    aim,
+    missing_peers,
+    run_python,
+    say,
+    significant,
+    spread,
+    table,
+    take_turns,
+)  # fmt: skip
+from benchmarks.loops import CLIP, Batches, Loader, quiet_lightning
 from ununennium.models import UNet
 from ununennium.training import Trainer, TrainerConfig, distributed
 
+RANKS = 2
 WINDOW = 2
-PIXELS_PER_EPOCH = 16 * 128**2  # of each rank: smaller images are more batches
-Batches = list[tuple[torch.Tensor, torch.Tensor]]
+HAND, OURS, LIGHTNING = "hand-written DistributedDataParallel", "ununennium", "Lightning"
+SIDES = {128: "60 ms", 32: "4 ms"}
+"""Side of an image in pixels -> about how long a batch of two takes by hand."""
 
 
-def make_batches(rank: int, side: int) -> Batches:
-    """Batches of two images of ``side`` x ``side`` pixels."""
+def make_batches(rank: int, side: int, pixels: int) -> Batches:
+    """Batches of two images of ``side`` x ``side`` pixels; so many pixels of each rank in all, over two."""
     generator = torch.Generator().manual_seed(rank)
-    count = PIXELS_PER_EPOCH // side**2
+    count = pixels // side**2
     images = torch.randn(count, 2, 3, side, side, generator=generator)
     targets = torch.randint(0, 2, (count, 2, side, side), generator=generator)
     return list(zip(images, targets, strict=True))
@@ -57,10 +70,16 @@ def wrapped(model: nn.Module, reduced: list[int]) -> DistributedDataParallel:
     return ddp
 
 
-def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> None:
-    """One epoch, as one would write it."""
+Loop = Callable[[nn.Module, torch.optim.Optimizer, Batches, "list[int]"], float]
+
+
+def by_hand(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, reduced: list[int]) -> float:
+    """Seconds of one epoch, as one would write it."""
+    model = wrapped(plain, reduced)
     loss_fn, total, count = nn.CrossEntropyLoss(), 0.0, 0
     model.train()
+    dist.barrier()
+    start = time.perf_counter()
     for number, (image, target) in enumerate(batches):
         ends_window = number % WINDOW == WINDOW - 1
         with contextlib.nullcontext() if ends_window else model.no_sync():
@@ -69,85 +88,137 @@ def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches
         total += loss.item() * target.numel()
         count += target.numel()
         if ends_window:
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     sums = torch.tensor([total, count])
     dist.all_reduce(sums)
+    return time.perf_counter() - start
 
 
-def by_trainer(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> None:
-    """The same epoch through the Trainer."""
-    config = TrainerConfig(1, "cpu", False, WINDOW)
+def by_trainer(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, reduced: list[int]) -> float:
+    """Seconds of all of ``fit``."""
+    config = TrainerConfig(1, "cpu", False, WINDOW, CLIP)
     loader: Any = batches
-    Trainer(model, optimizer, nn.CrossEntropyLoss(), loader, config=config).fit()
+    trainer = Trainer(wrapped(plain, reduced), optimizer, nn.CrossEntropyLoss(), loader, config=config)
+    dist.barrier()
+    start = time.perf_counter()
+    trainer.fit()
+    return time.perf_counter() - start
+
+
+def by_lightning(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, reduced: list[int]) -> float:
+    """Seconds of the epoch; what Lightning does before and after it does not count."""
+    import lightning
+    from lightning.pytorch.strategies import DDPStrategy
+
+    times: list[float] = []
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.loss_fn = plain, nn.CrossEntropyLoss()
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            image, target = batch
+            loss: torch.Tensor = self.loss_fn(self.model(image), target)
+            self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
+            return loss
+
+        def on_train_epoch_start(self) -> None:
+            dist.barrier()
+            times.append(time.perf_counter())
+
+        def on_train_epoch_end(self) -> None:
+            times.append(time.perf_counter())
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return optimizer
+
+    with quiet_lightning():
+        trainer = lightning.Trainer(
+            max_epochs=1, accelerator="cpu", devices=distributed.world_size(), accumulate_grad_batches=WINDOW,
+            gradient_clip_val=CLIP, strategy=DDPStrategy(process_group_backend="gloo"), use_distributed_sampler=False,
+            logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+        )  # fmt: skip
+        trainer.fit(Module(), Loader(batches))
+    return times[1] - times[0]
+
+
+LOOPS: dict[str, Loop] = {HAND: by_hand, OURS: by_trainer, LIGHTNING: by_lightning}
 
 
 @distributed.process_group("cpu", timeout_s=300)
-def measure(rounds: int, side: int, out: str) -> None:
-    """What each rank does; rank 0 writes the figures."""
+def as_rank(side: int, rounds: int, pixels: int, out: str) -> None:
+    """What each rank does; rank 0 writes what it measured."""
     torch.set_num_threads(1)
-    batches = make_batches(distributed.rank(), side)
-    windows = len(batches) // WINDOW
-    contenders = {"hand": by_hand, "trainer": by_trainer}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    reduced: dict[str, list[int]] = {name: [] for name in contenders}
-    furthest = 0.0
-    for number in range(rounds + 1):
-        final = {}
-        for name in list(contenders) if number % 2 else list(reversed(contenders)):
-            torch.manual_seed(0)
-            model = UNet(3, 2, base_channels=16, depth=3)
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-            reduced[name] = []
-            ddp = wrapped(model, reduced[name])
-            dist.barrier()
-            start = time.perf_counter()
-            contenders[name](ddp, optimizer, batches)
-            dist.barrier()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
-            final[name] = [parameter.detach() for parameter in model.parameters()]
-        pairs = zip(final["hand"], final["trainer"], strict=True)
-        furthest = max(furthest, *(float((a - b).abs().max()) for a, b in pairs))
+    batches = make_batches(distributed.rank(), side, pixels)
+    reduced: dict[str, list[int]] = {}
+    final: dict[str, list[torch.Tensor]] = {}
+    furthest = dict.fromkeys(LOOPS, 0.0)
+
+    def once(name: str) -> float:
+        torch.manual_seed(0)
+        model = UNet(3, 2, base_channels=16, depth=3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        reduced[name] = []
+        seconds = LOOPS[name](model, optimizer, batches, reduced[name])
+        final[name] = [parameter.detach().clone() for parameter in model.parameters()]
+        if HAND in final:
+            pairs = zip(final[HAND], final[name], strict=True)
+            furthest[name] = max(furthest[name], *(float((a - b).abs().max()) for a, b in pairs))
+        return seconds
+
+    absent = missing_peers({LIGHTNING: "lightning"})
+    contenders = {name: (lambda name=name: once(name)) for name in LOOPS if name not in absent}
+    label = f"{side} px" if distributed.rank() == 0 else ""
+    seconds, failed = take_turns(contenders, rounds, label=label)
     if distributed.rank() == 0:
-        ratios = [hand / ours for hand, ours in zip(seconds["hand"], seconds["trainer"], strict=True)]
-        figures = {
-            "ranks": distributed.world_size(),
-            "hand_steps_per_s": round(windows / statistics.median(seconds["hand"]), 2),
-            "trainer_steps_per_s": round(windows / statistics.median(seconds["trainer"]), 2),
-            "ratio": round(statistics.median(ratios), 4),
-            "ratio_quartiles": [round(quartile, 4) for quartile in statistics.quantiles(ratios, n=4)],
-            "windows": windows,
-            "all_reduces": {name: len(buckets) for name, buckets in reduced.items()},
-            "weights_differ_by": furthest,
-        }
-        Path(out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        windows = len(batches) // WINDOW
+        counts = {name: len(buckets) for name, buckets in reduced.items() if name != LIGHTNING}
+        measured = {"seconds": seconds, "failed": failed, "windows": windows, "all_reduces": counts}
+        Path(out).write_text(json.dumps({**measured, "furthest": furthest}), encoding="utf-8")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--pixels", type=int, default=128, help="side of an image: 32, 64 or 128")
-    parser.add_argument("--json", type=Path, default=Path("ddp_speed.json"), help="where the figures are written")
-    arguments = parser.parse_args()
-    if "RANK" in os.environ:
-        measure(arguments.rounds, arguments.pixels, str(arguments.json))
-        return 0
-    options = ["--rounds", str(arguments.rounds), "--pixels", str(arguments.pixels), "--json", str(arguments.json)]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.ranks}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, *torchrun, "-m", "benchmarks.ddp_speed", *options], env=environment, check=True, timeout=3600
-    )
-    figures = json.loads(arguments.json.read_text(encoding="utf-8"))
-    print(f"{figures['ranks']} ranks, optimizer steps per second: by hand {figures['hand_steps_per_s']}, Trainer "
-          f"{figures['trainer_steps_per_s']}, ratio {figures['ratio']} (quartiles {figures['ratio_quartiles']}); "
-          f"all-reduces in {figures['windows']} windows: {figures['all_reduces']}; weights differ by at most "
-          f"{figures['weights_differ_by']:.1e}")  # fmt: skip
-    return 0
+def measure(quick: bool) -> Result:
+    """Batches of about 60 ms and of about 4 ms, each under a torchrun of its own."""
+    tables, found = [], {}
+    for side, about in SIDES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            out = f"{folder}/ranks.json"
+            settings = {"side": side, "rounds": 2 if quick else 15, "pixels": (4 if quick else 16) * 128**2}
+            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
+            words = [*torchrun, "-m", "benchmarks.ddp_speed", json.dumps({**settings, "out": out})]
+            say(f"  two ranks, batches of about {about}")
+            run_python(*words, timeout_s=400, environment={**os.environ, "OMP_NUM_THREADS": "1"})
+            each, found[side] = _table(about, json.loads(Path(out).read_text(encoding="utf-8")))
+            tables.append(each)
+    what = {side: f"steps per second, of the hand-written ones, batches of {about}" for side, about in SIDES.items()}
+    return {
+        "tables": tables,
+        "aims": [aim(what[side], ">= 0.98", found[side], lambda ratio: ratio >= 0.98) for side in SIDES],
+        "limit": "the hand-written script: one all-reduce of the gradients per window. The Trainer's second one, of "
+        "one number (the window's valid pixels over the ranks), takes about 0.3 ms here whatever the batch takes",
+    }
+
+
+def _table(about: str, measured: dict[str, Any]) -> tuple[Table, float | None]:
+    seconds, windows = measured["seconds"], measured["windows"]
+    lines: dict[str, Figures] = {}
+    ratio = None
+    for name, values in seconds.items():
+        lines[name] = {"optimizer steps per second": spread(windows / value for value in values)}
+        if HAND in seconds:
+            shares = spread((hand / value for hand, value in zip(seconds[HAND], values, strict=True)), 4)
+            lines[name]["of the hand-written ones"] = shares
+            lines[name]["weights differ by at most"] = significant(measured["furthest"][name], 2)
+            ratio = shares["median"] if name == OURS else ratio
+        if name in measured["all_reduces"]:
+            lines[name]["all-reduces of gradients"] = measured["all_reduces"][name]
+    absent = missing_peers({LIGHTNING: "lightning"})
+    title = f"{RANKS} ranks, {windows} windows of {WINDOW} batches of about {about}"
+    return table(title, lines, {**absent, **measured["failed"]}), ratio
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_rank(**json.loads(sys.argv[1]))

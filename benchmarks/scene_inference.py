@@ -28,8 +28,8 @@ from rasterio.windows import Window
 from torch import nn
 
 from benchmarks.scene_file import BANDS, make_scene
-from ununennium.inference.predict import _axis
 from ununennium.inference.scene import map_scene
+from ununennium.inference.tiles import place_tiles
 from ununennium.models import UNet
 
 CLASSES = 10
@@ -107,7 +107,7 @@ def main() -> int:
     side = options.side
     scene, _ = make_scene(FOLDER, "deflate", side)
     model, batch = make_model(), torch.randn(BATCH, BANDS, TILE, TILE)
-    windows = len(_axis(side, TILE, TILE // 4).starts) ** 2
+    windows = len(place_tiles(side, TILE, TILE // 4).starts) ** 2
     seconds: dict[str, list[float]] = {"bare": [], "ours": []}
     contenders = {
         "bare": lambda: bare(model, windows, batch),

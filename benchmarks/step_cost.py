@@ -1,32 +1,43 @@
-"""What the Trainer adds to a step: paired and interleaved with the loop that one would write by hand.
+"""Cost of a step: what a trainer adds to the loop that one would write by hand.
 
-Usage: python -m benchmarks.step_cost [--rounds 15] [--json FILE]
-
-Both contenders train the same model from the same weights over the same batches, with clipping, a running loss and (for
-the Trainer) three idle callbacks. Rounds alternate between them, so that a change of the machine's speed meets both;
-the figure is the median of the rounds' differences. Weights are compared bit for bit in every round.
+All train the same model from the same weights over the same batches in memory, on one core, with clipping, a running
+loss and three idle callbacks. The weights of all are compared with those of the hand-written loop, bit for bit.
 """
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
-import platform
 import statistics
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks import loops
+from benchmarks.harness import (
+    Figures,
+    Result,
+    Table,
+    against,
+    aim,
+    missing_peers,
+    significant,
+    spread,
+    table,
+    take_turns,
+)  # fmt: skip
+from benchmarks.loops import Batches
 from ununennium.models import UNet
-from ununennium.training import Callback, Trainer, TrainerConfig
 
-Batches = list[tuple[torch.Tensor, torch.Tensor]]
+HAND, OURS = "hand-written loop", "ununennium"
+LOOPS: dict[str, Callable[[nn.Module, torch.optim.Optimizer, Batches], float]] = {
+    HAND: loops.by_hand,
+    OURS: loops.by_trainer,
+    "Ignite": loops.by_ignite,
+    "Accelerate": loops.by_accelerate,
+    "Lightning, barebones": loops.by_barebones,
+    "Lightning": loops.by_lightning,
+}
+PEERS = {"Ignite": "ignite", "Accelerate": "accelerate", "Lightning, barebones": "lightning", "Lightning": "lightning"}
 
 
 def mlp() -> nn.Module:
@@ -51,88 +62,56 @@ def unet_batches(steps: int) -> Batches:
     return [(images[i % 4], targets[i % 4]) for i in range(steps)]
 
 
-def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
-    """Seconds of one epoch, written by hand: clip and running loss included."""
-    loss_fn = nn.CrossEntropyLoss()
-    total, count = 0.0, 0
-    start = time.perf_counter()
-    for image, target in batches:
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_fn(model(image), target)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        total += loss.item() * len(target)
-        count += len(target)
-    return time.perf_counter() - start
-
-
-class Idle(Callback):
-    """Overrides nothing, as most callbacks do for most hooks."""
-
-
-def by_trainer(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
-    """Seconds of the same epoch through the Trainer."""
-    config = TrainerConfig(epochs=1, device="cpu", mixed_precision=False)
-    callbacks: list[Callback] = [Idle(), Idle(), Idle()]
-    loader: Any = batches
-    trainer = Trainer(model, optimizer, nn.CrossEntropyLoss(), loader, callbacks=callbacks, config=config)
-    start = time.perf_counter()
-    trainer.fit()
-    return time.perf_counter() - start
-
-
-def compare(make: Callable[[], nn.Module], batches: Batches, rounds: int) -> dict[str, Any]:
-    """Microseconds per step of both, and of their difference, as medians over ``rounds``."""
-    seconds: dict[str, list[float]] = {"hand": [], "trainer": []}
-    contenders = {"hand": by_hand, "trainer": by_trainer}
-    identical = True
-    for number in range(rounds + 1):
-        final = {}
-        order = list(contenders) if number % 2 else list(reversed(contenders))
-        for name in order:
-            torch.manual_seed(0)
-            model = make()
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-            gc.collect()
-            gc.disable()
-            elapsed = contenders[name](model, optimizer, batches)
-            gc.enable()
-            final[name] = model.state_dict()
-            if number:  # the first round warms up
-                seconds[name].append(elapsed / len(batches) * 1e6)
-        identical &= all(torch.equal(value, final["trainer"][key]) for key, value in final["hand"].items())
-    differences = [b - a for a, b in zip(seconds["hand"], seconds["trainer"], strict=True)]
-    ratios = [b / a for a, b in zip(seconds["hand"], seconds["trainer"], strict=True)]
-    return {
-        "hand_us": round(statistics.median(seconds["hand"]), 1),
-        "trainer_us": round(statistics.median(seconds["trainer"]), 1),
-        "added_us": round(statistics.median(differences), 1),
-        "added_us_quartiles": [round(q, 1) for q in statistics.quantiles(differences, n=4)],
-        "ratio": round(statistics.median(ratios), 4),
-        "weights_bit_identical": identical,
-    }
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
+def measure(quick: bool) -> Result:
+    """The two models; microseconds a step."""
     torch.set_num_threads(1)
-    results: dict[str, Any] = {
-        "tiny MLP, 2,000 steps": compare(mlp, mlp_batches(2000), arguments.rounds),
-        "small U-Net, 60 steps": compare(unet, unet_batches(60), arguments.rounds),
+    rounds = 3 if quick else 15
+    small, added, _ = compare("tiny MLP", mlp, mlp_batches(200 if quick else 1000), rounds)
+    large, _, ratio = compare("small U-Net", unet, unet_batches(8 if quick else 60), rounds)
+    return {
+        "tables": [small, large],
+        "aims": [
+            aim("tiny MLP, added to the hand-written loop", "<= 25 µs a step", added, lambda found: found <= 25),
+            aim("small U-Net, of the hand-written loop's time", "<= 1.01", ratio, lambda found: found <= 1.01),
+        ],
+        "limit": "the hand-written loop itself: forward, backward, clip, step and one reading of the loss",
     }
-    machine = {"python": platform.python_version(), "torch": str(torch.__version__), "machine": platform.machine()}
-    for name, figures in results.items():
-        print(f"{name}: by hand {figures['hand_us']} us, Trainer {figures['trainer_us']} us, added "
-              f"{figures['added_us']} us (quartiles {figures['added_us_quartiles']}), ratio {figures['ratio']}, "
-              f"weights bit-identical: {figures['weights_bit_identical']}")  # fmt: skip
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
-    return 0 if all(figures["weights_bit_identical"] for figures in results.values()) else 1
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def compare(
+    title: str, make: Callable[[], nn.Module], batches: Batches, rounds: int
+) -> tuple[Table, float | None, float | None]:
+    """The table of one model; medians of what ours adds, in microseconds, and of its ratio to the loop by hand."""
+    weights: dict[str, list[torch.Tensor]] = {}
+    identical = dict.fromkeys(LOOPS, True)
+
+    def once(name: str) -> float:
+        torch.manual_seed(0)
+        model = make()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        seconds = LOOPS[name](model, optimizer, batches)
+        weights[name] = [value.detach() for value in model.state_dict().values()]
+        if HAND in weights:
+            identical[name] &= all(map(torch.equal, weights[name], weights[HAND]))
+        return seconds / len(batches) * 1e6
+
+    absent = missing_peers(PEERS)
+    contenders = {name: (lambda name=name: once(name)) for name in LOOPS if name not in absent}
+    taken, failed = take_turns(contenders, rounds, label=title)
+    ratios = against(taken, HAND)
+    differences = {
+        name: [value - base for value, base in zip(values, taken[HAND], strict=True)] for name, values in taken.items()
+    }
+    lines: dict[str, Figures] = {}
+    for name, values in taken.items():
+        lines[name] = {"µs a step": spread(values)}
+        if name != HAND:
+            lines[name] |= {
+                "added, µs": spread(differences[name]),
+                "of the time by hand": spread(ratios[name], 4),
+                "weights as by hand": "to the bit" if identical[name] else "differ",
+            }
+    ours = None, None
+    if OURS in taken:
+        ours = significant(statistics.median(differences[OURS])), significant(statistics.median(ratios[OURS]), 4)
+    return table(f"{title}, {len(batches):,} steps", lines, {**absent, **failed}), *ours

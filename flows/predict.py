@@ -1,7 +1,7 @@
 """Map scenes with the champion: by hand, on a schedule, or when another model has been promoted.
 
 ``deployments/prefect.yaml`` has a deployment for each. This process never imports torch: the maps are made in a process
-of their own.
+of their own, one after the other or, with ``fan_out``, many at once on Dask.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
-from flows.events import related
+from flows import lineage
+from flows.events import MADE, emit
+from flows.fan_out import make_all
 from ununennium import mapping, report
+from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.storage import open_storage
 from ununennium.config.maps import MapsConfig
-from ununennium.errors import ProcessLost
 
-MADE = "ununennium.map.made"
 _MOST_PICTURES = 3
 
 
@@ -37,7 +37,7 @@ def predict(config: MapsConfig, version: str | None = None) -> State[Any]:
         second run makes only what is missing.
     """
     job = find(config, version)
-    mapped = make(job, config.timeout_s)
+    mapped = make_all(job, config.fan_out, config.timeout_s)
     publish(mapped)
     if not mapped.failures:
         return Completed(
@@ -60,23 +60,6 @@ def find(config: MapsConfig, version: str | None) -> mapping.MapJob:
     return job
 
 
-def _was_lost(task: Any, task_run: Any, state: State[Any]) -> bool:
-    try:
-        state.result()
-    except ProcessLost:
-        return True
-    except BaseException:
-        return False
-    return False
-
-
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=_was_lost)
-def make(job: mapping.MapJob, timeout_s: float | None) -> mapping.Mapped:
-    """Make the maps. Called directly, never submitted: a cancellation must reach the thread that waits."""
-    log = get_run_logger()
-    return mapping.run_job(job, timeout_s=timeout_s, on_line=log.info)
-
-
 @task(cache_policy=NO_CACHE)
 def publish(mapped: mapping.Mapped) -> None:
     """An event for each new map, a table of all, and the first pictures."""
@@ -85,23 +68,44 @@ def publish(mapped: mapping.Mapped) -> None:
         if name in mapped.reused:
             continue
         url = f"{job.output}/{name}"
-        emit_event(
+        emit(
             MADE,
-            resource={"prefect.resource.id": f"ununennium.map.{job.model}.{name}", "prefect.resource.name": name},
-            related=related(),
+            resource=(f"ununennium.map.{job.model}.{name}", name),
             payload={"url": url, "item": f"{url}/{mapping.ITEM}", "model": job.model, "version": job.version,
                      "areas": item["properties"]["ununennium:areas"]},
         )  # fmt: skip
+        version = lineage.key(Registry(job.storage, job.model).version_url(job.version))
+        lineage.made(lineage.key(url), name, of=[version], metadata={"model": job.model, "version": job.version})
     key = job.model.replace("_", "-")
     create_table_artifact(
         table=mapped.rows(), key=f"{key}-maps", description=f"Maps in {job.output}, with version {job.version}"
     )
     pages = [f"# Maps by {job.model}", f"version `{job.version}`, in `{job.output}`"]
     for name in list(mapped.items)[:_MOST_PICTURES]:
-        pages += [f"## {name}", _picture(job, name)]
+        item = mapped.items[name]
+        pages += [f"## {name}", _picture(job, name, item, "quicklook"), *_change(job, name, item)]
     create_markdown_artifact(markdown="\n\n".join(pages), key=f"{key}-map-pictures")
 
 
-def _picture(job: mapping.MapJob, name: str) -> str:
-    place = f"{name}/quicklook.png"
+def _change(job: mapping.MapJob, name: str, item: dict[str, Any]) -> list[str]:
+    """What changed since the last map, as a table and a picture; nothing if there was none."""
+    change = item["properties"].get("ununennium:change")
+    if change is None:
+        return []
+    lines = [f"{change['share']:.1%} changed since `{change['since']}`", ""]
+    lines += ["| class | gained | lost |", "| --- | ---: | ---: |"]
+    for each, about in change["classes"].items():
+        lines.append(f"| {each} | {_area(about['gained'])} | {_area(about['lost'])} |")
+    return ["\n".join(lines), _picture(job, name, item, "change_picture")]
+
+
+def _area(about: dict[str, Any]) -> str:
+    return f"{about['pixels']:,} px" if about["area_m2"] is None else f"{about['area_m2'] / 1e4:,.2f} ha"
+
+
+def _picture(job: mapping.MapJob, name: str, item: dict[str, Any], asset: str) -> str:
+    """A picture of a map, if it has that asset."""
+    if asset not in item["assets"]:
+        return ""
+    place = f"{name}/{item['assets'][asset]['href'].removeprefix('./')}"
     return report.data_uri(open_storage(job.output).read_bytes(place), name, f"{job.output}/{place}")

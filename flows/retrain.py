@@ -19,10 +19,11 @@ from prefect import State, Task, flow, get_run_logger, runtime, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
-from prefect.events import emit_event
-from prefect.states import Completed
+from prefect.states import Completed, Crashed
 
-from flows.events import related
+from flows import lineage
+from flows.events import EARLY_STOPPED, FINISHED, PROMOTED, emit
+from flows.logs import passed_on
 from ununennium import pipeline, report
 from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import LaunchError, ProcessLost
@@ -32,14 +33,15 @@ from ununennium.training.result import Preempted, TrainingResult
 
 heartbeat = logging.getLogger("flows.heartbeat")
 """Where training stands, every few seconds; for a terminal's live line, and never sent to the server."""
-FINISHED = "ununennium.training.finished"
-PROMOTED = "ununennium.checkpoint.promoted"
-"""Chains hang on this event: a final state with a name of its own no longer emits ``prefect.flow-run.Completed``."""
 
 
 @flow(name="retrain")
 def retrain(
-    config: RunConfig, dry_run: bool = False, overrides: list[str] | None = None, continues: str | None = None
+    config: RunConfig,
+    dry_run: bool = False,
+    overrides: list[str] | None = None,
+    continues: str | None = None,
+    cause: dict[str, Any] | None = None,
 ) -> State[Any]:
     """Plan, index, train, evaluate, gate, promote, tell.
 
@@ -48,19 +50,24 @@ def retrain(
         dry_run: print the plan, and train nothing.
         overrides: changes to it, such as ``trainer.epochs=5``: parameters of a deployment are replaced as a whole.
         continues: id of a flow run that crashed, with whose training to go on.
+        cause: the event that asked for it, with its payload, for the run's record.
 
     Returns:
         ``Completed``, ``Completed(name="EarlyStopped")`` or ``Completed(name="NotPromoted")``, with the run's summary
         as its data; a run that is not promoted is ``NotPromoted`` however training stopped.
+        ``Crashed(name="Preempted")`` if training was asked to stop at each try: ``resume/after-crash`` goes on with it.
     """
     log = get_run_logger()
     if overrides:
         config = RunConfig.parse(apply_overrides(config.model_dump(mode="json"), overrides), source="overrides")
-    with started(config, started_by=_started_by(), continues=continues, keep=not dry_run, on_line=log.info) as run:
+    with started(config, started_by=_started_by(cause), continues=continues, keep=not dry_run, on_line=log.info) as run:
         plan = index(run)
         if dry_run:
             return Completed(message=f"dry run of {config.name}: nothing was trained", data=plan.details)
-        result = train(run)
+        try:
+            result = train(run)
+        except Preempted as stopped:
+            return Crashed(name="Preempted", message=str(stopped), data=stopped)
         summary = judge(run)
         publish(run, summary)
         return final_state(summary, result)
@@ -91,8 +98,10 @@ def _a_restart_may_mend(task: Task[Any, Any], task_run: TaskRun, state: State[An
 def train(run: RunDirectory) -> TrainingResult:
     """Train under torchrun. Called directly, never submitted: a cancellation must reach the thread that waits."""
     log = get_run_logger()
-    result = pipeline.train(run, on_line=lambda line: log.info("%s", line), on_heartbeat=heartbeat.debug)
+    result = pipeline.train(run, on_line=passed_on(log), on_heartbeat=heartbeat.debug)
     finished(run, result)
+    if result.stop_reason == "preempted":
+        log.warning("training was asked to stop after %d epochs; its checkpoint is where it goes on", result.epochs)
     return result.require_usable()
 
 
@@ -100,7 +109,7 @@ def train(run: RunDirectory) -> TrainingResult:
 def judge(run: RunDirectory) -> dict[str, Any]:
     """Evaluate on the holdout beside the champion, decide, and promote if the gate says so."""
     log = get_run_logger()
-    summary = pipeline.judge(run, actor="flow", on_line=lambda line: log.info("%s", line))
+    summary = pipeline.judge(run, actor="flow", on_line=passed_on(log))
     log.info("%s: %s", summary["verdict"].replace("_", " "), summary["reason"])
     return summary
 
@@ -112,12 +121,12 @@ def publish(run: RunDirectory, summary: dict[str, Any]) -> None:
     evaluation, gate = read_json(run.evaluation_file), read_json(run.gate_file)
     if summary["verdict"] == "promoted":
         champion = summary["champion"]
-        emit_event(
+        emit(
             PROMOTED,
-            resource={"prefect.resource.id": f"ununennium.model.{name}", "prefect.resource.name": name},
-            related=related(),
+            resource=(f"ununennium.model.{name}", name),
             payload={**champion, "run_id": run.run_id, "metrics": summary["holdout"], "storage": run.storage},
         )
+    lineage.of_run(run, summary)
     key = name.replace("_", "-")
     create_table_artifact(
         table=report.metric_rows(evaluation), key=f"{key}-metrics", description=f"Holdout metrics of {run.run_id}"
@@ -137,21 +146,19 @@ def publish(run: RunDirectory, summary: dict[str, Any]) -> None:
 
 
 def finished(run: RunDirectory, result: TrainingResult) -> None:
-    """Emit that training is over, however it ended."""
-    emit_event(
-        FINISHED,
-        resource={"prefect.resource.id": f"ununennium.run.{run.run_id}", "prefect.resource.name": run.run_id},
-        related=related(),
-        payload={
-            "run_id": run.run_id,
-            "model": run.config().name,
-            "stop_reason": result.stop_reason,
-            "message": result.message,
-            "epochs": result.epochs,
-            "best_epoch": result.best_epoch,
-            "best_score": result.best_score,
-        },
-    )
+    """Emit that training is over, however it ended, and that it stopped early if it did."""
+    resource = (f"ununennium.run.{run.run_id}", run.run_id)
+    about = {
+        "run_id": run.run_id,
+        "model": run.config().name,
+        "message": result.message,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "best_score": result.best_score,
+    }
+    emit(FINISHED, resource=resource, payload={**about, "stop_reason": result.stop_reason})
+    if result.stop_reason == "early_stopped":
+        emit(EARLY_STOPPED, resource=resource, payload={**about, "monitor": result.monitor})
 
 
 def final_state(summary: dict[str, Any], result: TrainingResult) -> State[Any]:
@@ -163,7 +170,7 @@ def final_state(summary: dict[str, Any], result: TrainingResult) -> State[Any]:
     return Completed(message=summary["reason"], data=summary)
 
 
-def _started_by() -> dict[str, Any]:
+def _started_by(cause: dict[str, Any] | None) -> dict[str, Any]:
     """Which flow run asked for this run, for its record."""
     flow_run = runtime.flow_run
     return {
@@ -172,4 +179,5 @@ def _started_by() -> dict[str, Any]:
         "flow_name": flow_run.flow_name,
         "deployment_id": runtime.deployment.id,
         "deployment_name": runtime.deployment.name,
+        "cause": cause,
     }

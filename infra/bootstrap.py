@@ -1,4 +1,4 @@
-"""Bring a Prefect server's work pools and automations to what the files here say.
+"""Bring a Prefect server's work pools, automations and notifications to what the files here say.
 
 Run it as often as you like, such as after each upgrade: it says what differs and changes that alone. What the files do
 not name is left alone. The server is that of ``PREFECT_API_URL`` or of the profile.
@@ -7,6 +7,7 @@ not name is left alone. The server is that of ``PREFECT_API_URL`` or of the prof
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -21,7 +22,10 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
+from infra.notifications import SETTING, Notifications, Place, automations, block_differs, block_id, block_name
+
 HERE = Path(__file__).parent
+_SETS = ("after", "expect", "for_each")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 it is as the files say; 1 no server, or it refuses; 3 a dry run that found differences."""
     parser = argparse.ArgumentParser(
         prog="python -m infra.bootstrap",
-        description="Create or update the work pools and automations that Ununennium needs on a Prefect server.",
+        description="Create or update the work pools, automations and notifications of Ununennium on a Prefect server.",
         epilog="Then: prefect deploy --all --prefect-file deployments/prefect.yaml",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what differs, and change nothing")
@@ -56,28 +60,40 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="SECONDS",
         help="when a run without heartbeats has crashed; at least 3 of them",
     )
+    parser.add_argument(
+        "--notify", metavar="FILE", help=f"whom to tell what, as infra/notifications.py shows (default: ${SETTING})"
+    )
     options = parser.parse_args(arguments)
     try:
+        notifications = Notifications.load(options.notify)
         with get_client(sync_client=True) as client:
-            changes = differences(client, silent_after_s=options.silent_after)
+            changes = differences(client, silent_after_s=options.silent_after, notifications=notifications)
             for change in changes:
-                print(change)  # noqa: T201
+                print(change)
                 if not options.dry_run:
                     change.apply()
-    except (httpx.HTTPError, RuntimeError, ValueError) as error:
-        print(f"error: {error}; is PREFECT_API_URL right, and the server up?", file=sys.stderr)  # noqa: T201
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
+    except (httpx.HTTPError, RuntimeError) as error:
+        print(f"error: {error}; is PREFECT_API_URL right, and the server up?", file=sys.stderr)
+        return 1
+    if not notifications.source:
+        print(f"nobody is told of failures and promotions: give --notify FILE, or set {SETTING}", file=sys.stderr)
     done = "would be changed" if options.dry_run else "changed"
-    print(f"{len(changes)} thing(s) {done}" if changes else "all is as it should be")  # noqa: T201
+    print(f"{len(changes)} thing(s) {done}" if changes else "all is as it should be")
     return 3 if options.dry_run and changes else 0
 
 
-def differences(client: SyncPrefectClient, *, silent_after_s: int | None = None) -> list[Change]:
+def differences(
+    client: SyncPrefectClient, *, silent_after_s: int | None = None, notifications: Notifications | None = None
+) -> list[Change]:
     """What on the server is not as the files say.
 
     Args:
         client: of the server.
         silent_after_s: seconds without a heartbeat after which a run has crashed; as ``automations.yaml`` says if None.
+        notifications: whom to tell what; what is there already is left alone if None.
     """
     found = [_work_pool(client, file) for file in sorted((HERE / "work-pools").glob("*.json"))]
     described = yaml.safe_load((HERE / "automations.yaml").read_text(encoding="utf-8"))["automations"]
@@ -85,6 +101,8 @@ def differences(client: SyncPrefectClient, *, silent_after_s: int | None = None)
         if silent_after_s is not None and automation["trigger"]["posture"] == "Proactive":
             automation["trigger"]["within"] = silent_after_s
         found.append(_automation(client, automation))
+    for place in notifications.places if notifications else []:
+        found += _notifications(client, place)
     return [change for change in found if change is not None]
 
 
@@ -104,12 +122,34 @@ def _work_pool(client: SyncPrefectClient, file: Path) -> Change | None:
     return Change(f"work pool {name}", lines, lambda: client.update_work_pool(name, WorkPoolUpdate(**wanted)))
 
 
-def _automation(client: SyncPrefectClient, described: Mapping[str, Any]) -> Change | None:
+def _notifications(client: SyncPrefectClient, place: Place) -> list[Change | None]:
+    """A block and its automations; these name the block by an id that it has once it is there."""
+    lines = block_differs(client, place)
+    what = f"notification block {block_name(place)}"
+    block = None
+    if lines is None or lines:
+        block = Change(what, lines or [], lambda: place.block().save(block_name(place), overwrite=True))
+
+    def described(name: str) -> Mapping[str, Any]:
+        return next(each for each in automations(place, block_id(client, place)) if each["name"] == name)
+
+    names = [str(each["name"]) for each in automations(place, block_id(client, place))]
+    return [block, *(_automation(client, described(name), functools.partial(described, name)) for name in names)]
+
+
+def _automation(
+    client: SyncPrefectClient, described: Mapping[str, Any], late: Callable[[], Mapping[str, Any]] | None = None
+) -> Change | None:
+    """What of an automation differs; ``late`` describes it when it is made, if that takes what does not exist yet."""
     wanted = AutomationCore.model_validate(described)
     what = f"automation {wanted.name}"
+
+    def latest() -> AutomationCore:
+        return wanted if late is None else AutomationCore.model_validate(late())
+
     found = client.read_automations_by_name(wanted.name)
     if not found:
-        return Change(what, [], lambda: client.create_automation(wanted))
+        return Change(what, [], lambda: client.create_automation(latest()))
     if len(found) > 1:
         raise ValueError(f"there are {len(found)} automations named {wanted.name}: delete all but one")
     compared = ("description", "enabled", "trigger", "actions", "actions_on_trigger", "actions_on_resolve")
@@ -120,7 +160,7 @@ def _automation(client: SyncPrefectClient, described: Mapping[str, Any]) -> Chan
     lines = _differing(_without_ids(there), _without_ids(here))
 
     def update() -> None:
-        client.update_automation(found[0].id, wanted)
+        client.update_automation(found[0].id, latest())
         (client.resume_automation if wanted.enabled else client.pause_automation)(found[0].id)  # not part of an update
 
     return Change(what, lines, update) if lines else None
@@ -136,11 +176,14 @@ def _differing(there: Any, here: Any, place: str = "") -> list[str]:
     return [] if there == here else [f"  {place}: {json.dumps(there)} -> {json.dumps(here)}"]
 
 
-def _without_ids(value: Any) -> Any:
-    """What the server adds to a trigger is no difference."""
+def _without_ids(value: Any, name: str = "") -> Any:
+    """What the server adds to a trigger is no difference, and neither is the order of a set."""
     if isinstance(value, Mapping):
-        return {key: _without_ids(each) for key, each in value.items() if key != "id"}
-    return [_without_ids(each) for each in value] if isinstance(value, list) else value
+        return {key: _without_ids(each, key) for key, each in value.items() if key != "id"}
+    if isinstance(value, list):
+        members = [_without_ids(each) for each in value]
+        return sorted(members) if name in _SETS else members
+    return value
 
 
 if __name__ == "__main__":

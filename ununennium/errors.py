@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ununennium.redaction import redact
+
 
 class UnunenniumError(Exception):
-    """Base of every error that a user can mend; the command line prints it in one line."""
+    """Base of every error that a user can mend; the command line prints it in one line. It never holds a secret."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*(redact(each) if isinstance(each, str) else each for each in arguments))
 
 
 class ConfigError(UnunenniumError, ValueError):

@@ -1,11 +1,16 @@
 """Maps of many scenes with one model: what is to do, a process that does it, and what came of it.
 
 No Prefect here, and no torch: the maps are made in a process of their own, which loads the model once. Each scene gets
-a folder below ``output``::
+a folder below ``output``, with what ``outputs`` asks for::
 
-    <scene>/map.tif          classes or values, a cloud-optimised GeoTIFF
-            quicklook.png    the same to look at, with a legend
-            item.json        a STAC item: footprint, areas, model, source; written last, so that it says: all is there
+    <scene>/map.tif            classes or values, a cloud-optimised GeoTIFF
+            probabilities.tif  of each class, in a byte
+            confidence.tif     the predicted class's own probability
+            polygons.parquet   and .geojson: connected areas of a class
+            areas.csv          pixels and square metres of each class
+            quicklook.png      the map to look at, with a legend
+            change.json        and .png: what changed since the last map of the place
+            item.json          a STAC item: footprint, areas, model, source; written last: it says that all is there
 
 A scene whose item was made from the same files by the same version is not made again, so that what was interrupted, or
 failed in part, is asked for again as a whole.
@@ -18,8 +23,8 @@ import json
 import secrets
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,8 +33,8 @@ import fsspec
 
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.storage import check_writable, open_storage
-from ununennium.config.maps import MapSceneConfig, MapsConfig
-from ununennium.errors import ConfigError, DataError, ProcessLost
+from ununennium.config.maps import MapsConfig, check_outputs
+from ununennium.errors import ConfigError, DataError, ProcessLost, UnunenniumError
 from ununennium.runs import read_json, resolve_storage, work_root, write_json
 from ununennium.training.result import failed_process
 from ununennium.training.supervise import how_it_ended, supervise
@@ -40,6 +45,21 @@ _GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
+class JobScene:
+    """A scene to map.
+
+    Attributes:
+        name: of its map's folder.
+        images: a path, URL or mapping of bands to files; one for each date of a stack.
+        date: day of the image, or of each, where known.
+    """
+
+    name: str
+    images: list[Any]
+    date: str | list[str] | None = None
+
+
+@dataclass(frozen=True)
 class MapJob:
     """What is to be mapped, decided once: a champion that changes meanwhile changes nothing here.
 
@@ -47,26 +67,41 @@ class MapJob:
         model: name of the model.
         version: which one of its versions.
         generation: of the champion, if it is that; else None.
-        scenes: name and images of each.
+        scenes: what to map.
         output: absolute folder or URL.
         storage: where the registry is.
         tta: average over flips and turns; None as the model was judged.
         device: computation device.
+        outputs: what is made of each scene.
+        predictor, fit, polygons: the sections of the configuration.
+        new_only: a scene that has a map, by whichever version, is not made again.
+        change: compare with the last map of the place.
     """
 
     model: str
     version: str
     generation: int | None
-    scenes: list[tuple[str, list[str]]]
+    scenes: list[JobScene]
     output: str
     storage: str
     tta: bool | None
     device: str
+    outputs: list[str]
+    predictor: dict[str, Any]
+    fit: dict[str, Any]
+    polygons: dict[str, Any]
+    new_only: bool = False
+    change: bool = False
 
-    def fingerprint(self, images: Sequence[str]) -> str:
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MapJob:
+        """The inverse of ``dataclasses.asdict``."""
+        return cls(**{**values, "scenes": [JobScene(**scene) for scene in values["scenes"]]})
+
+    def fingerprint(self, images: Sequence[Any]) -> str:
         """A hash of what decides the map of a scene: its files, as their file system describes them, and the model."""
-        stamps = [_stamp(image) for image in images]
-        parts = json.dumps([self.model, self.version, self.tta, list(images), stamps])
+        how = [sorted(self.outputs), self.polygons, self.fit, self.predictor["tile"], self.predictor["overlap"]]
+        parts = json.dumps([self.model, self.version, self.tta, fingerprint(images), how])
         return hashlib.sha256(parts.encode()).hexdigest()
 
     def item(self, name: str) -> dict[str, Any] | None:
@@ -87,17 +122,19 @@ class Mapped:
         items: the STAC items by scene, of what was made now or before.
         reused: scenes that were there already.
         failures: what went wrong, by scene.
+        transient: the failed scenes that another try may map.
     """
 
     job: MapJob
     items: dict[str, dict[str, Any]]
     reused: list[str]
     failures: dict[str, str]
+    transient: list[str] = field(default_factory=list)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each scene: what became of it, and the share of each class."""
         rows: list[dict[str, Any]] = []
-        for name, _ in self.job.scenes:
+        for name in [scene.name for scene in self.job.scenes]:
             if name in self.failures:
                 rows.append({"scene": name, "state": "failed", "why": self.failures[name]})
                 continue
@@ -106,6 +143,39 @@ class Mapped:
             shares = {each: f"{area['pixels'] / total:.1%}" for each, area in areas.items()}
             rows.append({"scene": name, "state": "was there" if name in self.reused else "made", "why": "", **shares})
         return rows
+
+
+class ScenesFailed(UnunenniumError):
+    """Scenes failed that another try may map.
+
+    Args:
+        mapped: what came of the others, and of them.
+    """
+
+    def __init__(self, mapped: Mapped) -> None:
+        super().__init__(mapped)
+        self.mapped = mapped
+
+    def __str__(self) -> str:
+        name, why = next(iter(self.mapped.failures.items()))
+        return f"{len(self.mapped.failures)} scene(s) failed, such as {name}: {why}"
+
+
+def joined(job: MapJob, parts: Sequence[Mapped]) -> Mapped:
+    """What came of a job whose scenes were mapped in parts."""
+    return Mapped(
+        job,
+        {name: item for part in parts for name, item in part.items.items()},
+        sorted({name for part in parts for name in part.reused}),
+        {name: why for part in parts for name, why in part.failures.items()},
+        sorted({name for part in parts for name in part.transient}),
+    )
+
+
+def split_known(job: MapJob) -> tuple[dict[str, dict[str, Any]], list[JobScene]]:
+    """The items of scenes that are mapped already, and the scenes that are not."""
+    known = {scene.name: item for scene in job.scenes if (item := _made_before(job, scene)) is not None}
+    return known, [scene for scene in job.scenes if scene.name not in known]
 
 
 def make_job(config: MapsConfig, version: str | None = None) -> MapJob:
@@ -127,25 +197,43 @@ def make_job(config: MapsConfig, version: str | None = None) -> MapJob:
             remedy = f"has no champion in {storage}; 'ununennium registry list' shows who has"
             raise ConfigError("model", config.model, remedy)
         version = champion.version
-    registry.contract(version)
-    scenes: dict[str, list[str]] = {}
-    for scene in [*config.scenes, *(MapSceneConfig(image=image) for image in _matches(config.images))]:
-        images = [scene.image] if isinstance(scene.image, str) else scene.image
-        name = scene.name or PurePosixPath(images[0]).stem
-        if name in scenes:
-            raise ConfigError("scenes", name, "is the name of two scenes; give one of them another name")
-        scenes[name] = [_absolute(image) for image in images]
+    check_outputs(config.outputs, str(registry.contract(version).get("task", "segmentation")))
     is_champion = champion is not None and champion.version == version
     return MapJob(
         model=config.model,
         version=version,
         generation=champion.generation if champion is not None and is_champion else None,
-        scenes=sorted(scenes.items()),
+        scenes=_wanted(config),
         output=resolve_storage(config.output),
         storage=storage,
         tta=config.tta,
         device=config.device,
+        outputs=list(config.outputs),
+        predictor=config.predictor.model_dump(mode="json"),
+        fit=config.fit.model_dump(mode="json"),
+        polygons=config.polygons.model_dump(mode="json"),
+        new_only=config.new_only,
+        change=config.change,
     )
+
+
+def _wanted(config: MapsConfig) -> list[JobScene]:
+    """The scenes by name: those that are listed, that match a pattern, and that the catalogue has."""
+    given = [(scene.name, scene.image, scene.date) for scene in config.scenes]
+    given += [(None, image, None) for image in _matches(config.images)]
+    if config.catalog is not None:
+        from ununennium.data.sources import scenes_without_labels
+
+        found = scenes_without_labels(config.catalog, recent_days=config.recent_days)
+        given += [(scene.name, scene.image, scene.date) for scene in found]
+    scenes: dict[str, JobScene] = {}
+    for given_name, image, date in given:
+        images = [image] if isinstance(image, str | dict) else list(image)
+        name = (given_name or PurePosixPath(files_of(images)[0]).stem).replace("/", "_")
+        if name in scenes:
+            raise ConfigError("scenes", name, "is the name of two scenes; give one of them another name")
+        scenes[name] = JobScene(name, [_absolute(image) for image in images], date)
+    return [scenes[name] for name in sorted(scenes)]
 
 
 def run_job(job: MapJob, *, timeout_s: float | None = None, on_line: OnLine = print) -> Mapped:
@@ -162,24 +250,30 @@ def run_job(job: MapJob, *, timeout_s: float | None = None, on_line: OnLine = pr
         TrainingError: it failed before it came to the scenes.
     """
     check_writable(open_storage(job.output))
-    known = {name: item for name, images in job.scenes if (item := _made_before(job, name, images)) is not None}
-    missing = [(name, images) for name, images in job.scenes if name not in known]
+    known, missing = split_known(job)
     if known:
         on_line(f"{len(known)} of {len(job.scenes)} scene(s) are mapped already")
-    failures: dict[str, str] = {}
+    failures: dict[str, dict[str, Any]] = {}
     if missing:
         work = work_root() / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-map-{job.model}-{secrets.token_hex(2)}"
         try:
             failures = _in_process(job, missing, work, timeout_s, on_line)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    items = {name: item for name, _ in missing if name not in failures and (item := job.item(name)) is not None}
-    return Mapped(job, {**known, **items}, sorted(known), failures)
+    made = [scene.name for scene in missing if scene.name not in failures]
+    items = {name: item for name in made if (item := job.item(name)) is not None}
+    return Mapped(
+        job,
+        {**known, **items},
+        sorted(known),
+        {name: str(answer["error"]) for name, answer in failures.items()},
+        sorted(name for name, answer in failures.items() if answer.get("transient")),
+    )
 
 
 def _in_process(
-    job: MapJob, scenes: list[tuple[str, list[str]]], work: Path, timeout_s: float | None, on_line: OnLine
-) -> dict[str, str]:
+    job: MapJob, scenes: list[JobScene], work: Path, timeout_s: float | None, on_line: OnLine
+) -> dict[str, dict[str, Any]]:
     """Map ``scenes``; returns what went wrong, by scene."""
     write_json(work / "job.json", asdict(replace(job, scenes=scenes)))
 
@@ -189,11 +283,15 @@ def _in_process(
 
     command = [sys.executable, "-m", "ununennium.inference.worker", str(work / "job.json")]
     outcome = supervise(command, timeout_s=timeout_s, grace_s=_GRACE_S, on_line=on_output)
-    answers = {name: read_json(file) for name, _ in scenes if (file := work / f"{name}.json").exists()}
-    failures = {name: str(answer["error"]) for name, answer in answers.items() if answer["error"] is not None}
-    unseen = [name for name, _ in scenes if name not in answers]
+    names = [scene.name for scene in scenes]
+    answers: dict[str, dict[str, Any]] = {
+        name: read_json(file) for name in names if (file := work / f"{name}.json").exists()
+    }
+    failures = {name: answer for name, answer in answers.items() if answer["error"] is not None}
+    unseen = [name for name in names if name not in answers]
     if outcome.timed_out:
-        return failures | dict.fromkeys(unseen, f"not begun, or not done: timeout_s = {timeout_s:g} passed")
+        late = {"error": f"not begun, or not done: timeout_s = {timeout_s:g} passed", "transient": False}
+        return failures | dict.fromkeys(unseen, late)
     if outcome.returncode < 0:
         raise ProcessLost(f"the mapping process {how_it_ended(outcome.returncode)}, with {len(unseen)} scene(s) to go")
     if outcome.returncode != 0:
@@ -201,15 +299,35 @@ def _in_process(
     return failures
 
 
-def _made_before(job: MapJob, name: str, images: Sequence[str]) -> dict[str, Any] | None:
+def _made_before(job: MapJob, scene: JobScene) -> dict[str, Any] | None:
     """The item of a scene, if it is what would be made now; a file that is gone is the mapping's to tell of."""
-    item = job.item(name)
+    item = job.item(scene.name)
+    if item is None or job.new_only:
+        return item
     try:
-        if item is not None and item["properties"]["ununennium:fingerprint"] == job.fingerprint(images):
+        if item["properties"]["ununennium:fingerprint"] == job.fingerprint(scene.images):
             return item
     except (DataError, KeyError):
         pass
     return None
+
+
+def fingerprint(images: Sequence[Any]) -> list[Any]:
+    """Images with what their file systems say of their files, JSON-ready: it changes when one of them does.
+
+    Raises:
+        DataError: a file is not there.
+    """
+    return [list(images), [_stamp(file) for file in files_of(images)]]
+
+
+def files_of(images: Sequence[Any]) -> list[str]:
+    """The files that images are read from: paths, URLs, or mappings of bands to them."""
+    files: list[str] = []
+    for image in images:
+        of_bands = image.values() if isinstance(image, Mapping) else [image]
+        files += [file if isinstance(file, str) else str(file[0]) for file in of_bands]
+    return files
 
 
 def _stamp(image: str) -> list[str]:
@@ -218,7 +336,7 @@ def _stamp(image: str) -> list[str]:
     Raises:
         DataError: there is no such file.
     """
-    if image.startswith("/vsi"):
+    if image.startswith(("/vsi", "<")):
         return [image]
     try:
         filesystem, path = fsspec.core.url_to_fs(image)
@@ -246,5 +364,11 @@ def _matches(patterns: Sequence[str]) -> list[str]:
     return sorted(set(found))
 
 
-def _absolute(image: str) -> str:
-    return image if "://" in image or image.startswith("/vsi") else str(Path(image).expanduser().resolve())
+def _absolute(image: Any) -> Any:
+    """An image with absolute paths; of a mapping, each band's."""
+    if isinstance(image, Mapping):
+        return {
+            band: _absolute(file) if isinstance(file, str) else [_absolute(file[0]), file[1]]
+            for band, file in image.items()
+        }
+    return image if "://" in image or image.startswith(("/vsi", "<")) else str(Path(image).expanduser().resolve())

@@ -20,6 +20,7 @@ from ununennium.data.index_cache import check_unchanged, indexed
 from ununennium.errors import ConfigError, GateError, PromotionConflict
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import Check, check_metrics, check_slices, decide, with_check
+from ununennium.importing import check_allowed
 from ununennium.runs import RunDirectory, read_json, write_json
 from ununennium.tasks import headline
 from ununennium.training.launch import evaluate_in_subprocess, launch, smoke_test
@@ -62,6 +63,7 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> Plan:
         DataError: imagery or labels that cannot be used.
     """
     config = run.config()
+    _check_components(config)
     if config.checkpoints.save_top_k == 0:
         raise ConfigError("checkpoints.save_top_k", 0, "keeps no checkpoint to evaluate; give 1 or more, or -1")
     check_metrics(config.gate, config.data.classes, config.data.task)
@@ -210,7 +212,14 @@ def promote(run: RunDirectory, *, actor: str) -> Promotion:
     if gate["verdict"] != PROMOTED:
         raise GateError(f"{run.run_id} is not promoted: {gate['reason']}")
     promotion = registry.promote(
-        version, expected_generation=gate["generation"], gate=gate, actor=actor, run_id=run.run_id, token=run.run_id
+        version,
+        expected_generation=gate["generation"],
+        gate=gate,
+        actor=actor,
+        run_id=run.run_id,
+        token=run.run_id,
+        checkpoint=read_json(run.evaluation_file).get("checkpoint"),
+        flow_run_id=str(run.record().get("started_by", {}).get("flow_run_id") or ""),
     )
     write_json(run.promotion_file, {"generation": promotion.generation, "version": promotion.version, "actor": actor})
     summarise(run)
@@ -342,6 +351,14 @@ def component(part: Component) -> str:
     """A component as it would be written in Python."""
     arguments = ", ".join(f"{key}={value!r}" for key, value in part.kwargs.items())
     return f"{part.target.replace(':', '.').rpartition('.')[2]}({arguments})"
+
+
+def _check_components(config: RunConfig) -> None:
+    """Refuse code that may not run here before anything is read."""
+    for field in ("model", "loss", "optimizer", "scheduler"):
+        part: Component | None = getattr(config, field)
+        if part is not None:
+            check_allowed(part.target, field=f"{field}.target")
 
 
 def _scene(scene: Mapping[str, Any]) -> str:

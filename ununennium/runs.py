@@ -121,9 +121,10 @@ class RunDirectory:
             if "run.json" not in wanted:
                 raise ConfigError("run", run_id, f"{root} has no such run; 'ununennium runs' lists them")
             for key in wanted:
+                content = files.read_bytes(key)  # which refuses a key that would lead out of the folder
                 target = run.work / key
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(files.read_bytes(key))
+                target.write_bytes(content)
         return run
 
     @property

@@ -16,6 +16,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from ununennium.training import Trainer, TrainerConfig
 
 
+@pytest.fixture(autouse=True)
+def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests load is what lies in storage, not a copy that was kept."""
+    monkeypatch.setenv("UNUNENNIUM_LOAD_CACHE_GB", "0")
+
+
 @pytest.fixture(params=["path", "file", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty folder: a plain path, a ``file://`` URL, a ``memory://`` URL, a prefix on a real S3 server."""

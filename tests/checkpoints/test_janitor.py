@@ -27,6 +27,7 @@ PROBE = f"runs/r/checkpoints/probe-{'0' * 32}"
 @pytest.fixture(autouse=True)
 def spool(tmp_path, monkeypatch):
     monkeypatch.setenv("UNUNENNIUM_SPOOL", str(tmp_path / "spool"))
+    monkeypatch.setenv("UNUNENNIUM_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -98,6 +99,12 @@ def test_a_spool_is_emptied_of_what_is_uploaded_and_of_nothing_else(tmp_path):
     found = {Path(each.place).name: each for each in find_leftovers(open_storage(str(tmp_path / "storage")), now=LATER)}
     assert found[waiting[1].key].remove is None
     assert "it is nowhere else" in found[waiting[1].key].reason
+    blob = tmp_path / "storage" / "runs" / "r" / "checkpoints" / waiting[0].key
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-1])
+    found[waiting[0].key].remove()
+    assert spool.waiting() == waiting  # what is in storage is damaged: this is the only copy
+    blob.write_bytes(whole)
     found[waiting[0].key].remove()
     assert spool.waiting() == [waiting[1]]
 

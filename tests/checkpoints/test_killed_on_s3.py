@@ -28,7 +28,7 @@ def test_killed_at_every_request_of_a_save_at_least_one_checkpoint_is_whole(s3, 
         return json.loads(done.stdout)
 
     requests = run("0")
-    assert requests >= (6 if values < 1000 else 11)  # put, size, read, commit, delete twice; in parts five more
+    assert requests >= (7 if values < 1000 else 12)  # put, size, commit, size, read, delete twice; in parts five more
     outcomes = run(f"each {requests}")
     assert len(outcomes) == requests * (2 if values < 1000 else 1)
     for outcome in outcomes:

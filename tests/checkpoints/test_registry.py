@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
-from ununennium.checkpoints.registry import Registry
+from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.errors import CheckpointError, ConfigError, GateError, PromotionConflict, StorageError
 from ununennium.models import UNet
 
@@ -104,6 +104,24 @@ def test_rollback_is_a_new_generation(registry, tmp_path):
     assert len(registry.history()) == 3
     with pytest.raises(ConfigError, match="to_generation"):
         registry.rollback(actor="me")  # nothing lies before the first
+
+
+def test_the_record_says_what_was_promoted_whom_it_was_compared_with_and_who_asked(registry, tmp_path):
+    first, second = (add(registry, tmp_path, seed) for seed in (1, 2))
+    origin = {"manifest": "s3://bucket/run/epoch=0001.json", "sha256": "0" * 64}
+    asked = {"gate": PASSED, "actor": "a", "run_id": "r", "checkpoint": origin, "flow_run_id": "f"}
+    registry.promote(first, expected_generation=0, **asked)
+    registry.promote(second, expected_generation=1, gate=PASSED, actor="b", run_id="r2")
+    registry.rollback(actor="c", flow_run_id="g")
+    third, other, one = registry.history()
+    assert (one.evaluated_against, one.checkpoint, one.flow_run_id, one.gate) == (0, origin, "f", PASSED)
+    assert (other.evaluated_against, other.checkpoint, other.flow_run_id) == (1, {}, "")
+    assert (third.evaluated_against, third.checkpoint, third.flow_run_id) == (None, origin, "g")
+    earlier = json.loads(one.to_json())  # as an earlier version of this package wrote it
+    for name in ("evaluated_against", "checkpoint", "flow_run_id"):
+        del earlier[name]
+    read = Promotion.from_json(json.dumps(earlier).encode(), url="u")
+    assert (read.version, read.checkpoint, read.flow_run_id) == (first, {}, "")
 
 
 def test_aliases_follow_promotions_or_are_set_and_stay_on_record(registry, tmp_path):

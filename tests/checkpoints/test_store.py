@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import pickle
+import random
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -43,8 +46,6 @@ def test_what_is_saved_is_loaded_by_another_store(folder, state):
 
 
 def test_the_name_holds_the_hash_of_the_content(folder, state):
-    import hashlib
-
     manifest = save(CheckpointStore(folder), state, 1)
     content = open_storage(folder).read_bytes(manifest.key)
     assert manifest.sha256 == hashlib.sha256(content).hexdigest()
@@ -57,29 +58,35 @@ def test_everything_a_user_may_hold_loads_with_weights_only(folder):
     store = CheckpointStore(folder)
     value = {
         "scalar": np.float64(0.25), "array": np.arange(3), "path": Path("/a/b"), "ordered": OrderedDict(a=1),
-        "nested": [np.int32(4), {"flag": np.bool_(True)}], "nothing": None, "random": list(os.urandom(3)),
+        "nested": [np.int32(4), {"flag": np.bool_(True)}], "nothing": None, "random": random.getstate(),
+        "numpy": np.random.default_rng(1).bit_generator.state, "legacy": np.random.RandomState(1).get_state(),
+        "torch": torch.get_rng_state(),
     }  # fmt: skip
     loaded = store.load(store.save(value, epoch=1, step=1))
     assert loaded["scalar"] == 0.25
     assert loaded["array"].tolist() == [0, 1, 2]
     assert loaded["path"] == "/a/b"
     assert loaded["nested"][1]["flag"] is True
+    random.Random().setstate(loaded["random"])
+    assert loaded["random"] == value["random"]
+    assert loaded["numpy"] == value["numpy"]
+    assert loaded["legacy"][1].tolist() == value["legacy"][1].tolist()
+    assert torch.equal(loaded["torch"], value["torch"])
 
 
-def test_a_malicious_pickle_does_not_run(tmp_path):
+def test_a_malicious_pickle_does_not_run(folder, tmp_path):
     """correctness 57: a checkpoint whose hash is right is still loaded with weights_only."""
 
     class Evil:
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "ran"),))
 
-    store = CheckpointStore(tmp_path / "checkpoints")
+    store = CheckpointStore(folder)
     good = store.save({"a": 1}, epoch=1, step=1)
-    import hashlib
-
     payload = pickle.dumps(Evil())
+    (tmp_path / "evil").write_bytes(payload)
     content = json.loads(store.storage.read_bytes(good.manifest_key))
-    (tmp_path / "checkpoints" / good.key).write_bytes(payload)
+    store.storage.put_file(tmp_path / "evil", good.key)
     content |= {"sha256": hashlib.sha256(payload).hexdigest(), "size_bytes": len(payload)}
     forged = Manifest.from_dict({**good.to_dict(), **content}, url=good.url)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
@@ -286,14 +293,82 @@ def test_a_store_in_memory_is_really_in_memory(state):
     fsspec.filesystem("memory").rm("/a-name-of-its-own", recursive=True)
 
 
-def test_what_was_stored_otherwise_than_written_is_never_committed(folder, state, tmp_path):
-    """correctness 49: the upload is read back; the error names both hashes."""
+def test_what_was_stored_otherwise_than_written_is_taken_back(folder, state, tmp_path):
+    """correctness 49: the upload is read back; the error names both hashes, and what is older stays."""
     store, path = CheckpointStore(folder), tmp_path / "spooled.pt"
+    old = save(store, state, 1)
     with path.open("wb") as file:
-        manifest = store.serialise(state(1), path, file, epoch=1, step=1)
-    content = bytearray(path.read_bytes())
+        manifest = store.serialise(state(2), path, file, epoch=2, step=2)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    with pytest.raises(
+        StorageUnavailable, match=f"{len(whole) - 9} bytes instead of {len(whole)}; it is not committed"
+    ):
+        store.publish(manifest, path)
+    content = bytearray(whole)
     content[300] ^= 1
     path.write_bytes(content)
     with pytest.raises(StorageUnavailable, match=f"SHA-256 [0-9a-f]{{64}} instead of .*{manifest.sha256}"):
         store.publish(manifest, path)
-    assert store.manifests() == []
+    assert store.manifests() == [old]
+    assert not store.storage.exists(manifest.key)
+    path.write_bytes(whole)
+    assert store.publish(manifest, path) == manifest
+    assert store.load(manifest)["number"] == 2
+
+
+def test_what_only_could_not_be_read_back_is_not_uploaded_again(folder, state, tmp_path, monkeypatch):
+    """correctness 49: committed, but nothing older goes before it has been read back."""
+    store, path = CheckpointStore(folder), tmp_path / "spooled.pt"
+    with path.open("wb") as file:
+        manifest = store.serialise(state(1), path, file, epoch=1, step=1)
+
+    def away(*_):
+        raise StorageUnavailable("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.storage, "chunks", away)
+        with pytest.raises(StorageUnavailable, match="no answer"):
+            store.publish(manifest, path)
+    assert store.is_unproven(manifest)
+    assert CheckpointStore(folder).load(manifest)["number"] == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(store.storage, "put_file", away)
+        assert store.publish(manifest, path) == manifest
+    assert not store.is_unproven(manifest)
+
+
+def test_torch_keeps_its_own_checksums_elsewhere(tmp_path, state):
+    """We leave out torch's CRC-32, as our SHA-256 covers it; whoever else calls torch.save still gets it."""
+    save(CheckpointStore(tmp_path / "checkpoints"), state, 1)
+    torch.save(state(1), tmp_path / "own.pt")
+    with zipfile.ZipFile(tmp_path / "own.pt") as archive:
+        assert archive.testzip() is None
+
+
+def test_a_large_state_is_hashed_as_it_is_written(tmp_path):
+    """In a thread beside the one that writes, with pieces forced to the disk meanwhile: in order all the same."""
+    values = {f"layer{number}": torch.full((1 << 20,), float(number)) for number in range(20)}
+    store = CheckpointStore(tmp_path)
+    manifest = store.save({"model": values, "small": [torch.ones(2)] * 3}, epoch=1, step=1)
+    assert manifest.sha256 == hashlib.sha256((tmp_path / manifest.key).read_bytes()).hexdigest()
+    loaded = store.load(manifest)["model"]
+    assert all(torch.equal(loaded[name], value) for name, value in values.items())
+
+
+@pytest.mark.parametrize("call", ["_force_data", "fsync"])
+def test_a_disk_that_fails_while_it_is_written_is_an_error(tmp_path, state, monkeypatch, call):
+    """Also where the system tells the error to the thread that forces ahead, and to nobody afterwards."""
+    from ununennium.checkpoints import serialise
+
+    store = CheckpointStore(tmp_path)
+    old = save(store, state, 1)
+
+    def fail(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(serialise if call == "_force_data" else serialise.os, call, fail)
+        with pytest.raises(Exception, match="Input/output error"):
+            store.save({"large": [torch.zeros(1 << 20) for _ in range(20)]}, epoch=2, step=2)
+    assert store.manifests() == [old]

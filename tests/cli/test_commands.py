@@ -30,7 +30,7 @@ def test_help_names_every_command_and_the_exit_codes(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [*COMMANDS, "registry list", "registry show", "registry rollback", "registry verify"]
+    "command", [*COMMANDS, "registry list", "registry show", "registry promote", "registry rollback", "registry verify"]
 )
 def test_every_command_has_help(cli: Cli, command: str) -> None:
     answer = cli(*command.split(), "--help")
@@ -213,7 +213,7 @@ def test_a_model_without_a_champion_is_a_clear_error(cli: Cli, command: str) -> 
 
 
 def test_evaluate_and_promote_of_an_unknown_run_are_clear_errors(cli: Cli) -> None:
-    for command in ("evaluate", "promote"):
-        answer = cli(command, "latest")
+    for command in ("evaluate", "promote", "registry promote"):
+        answer = cli(*command.split(), "latest")
         assert answer.code == 2
         assert "holds no runs" in answer.err

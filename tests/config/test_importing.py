@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ununennium.errors import ConfigError
-from ununennium.importing import import_object, instantiate
+from ununennium.importing import ALLOWED_IMPORTS, check_allowed, import_object, instantiate
 
 HERE = "test_importing_targets"
 
@@ -80,3 +80,70 @@ def test_arguments_that_do_not_fit_are_named() -> None:
 def test_something_that_cannot_be_called_is_refused() -> None:
     with pytest.raises(ConfigError, match="it is a int"):
         instantiate(f"{HERE}:NUMBER", {}, field="loss")
+
+
+STANDARD = "ununennium.models,ununennium.losses,torch.nn,torch.optim"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("ununennium.models:UNet", "ununennium.losses:CrossEntropyDiceLoss", "torch.nn:CrossEntropyLoss"),
+        *("torch.optim:AdamW", "torch.optim.AdamW", "torch.optim.lr_scheduler:OneCycleLR"),
+    ],
+)
+def test_what_is_listed_may_be_named(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = import_object(path, field="model")
+    monkeypatch.setenv(ALLOWED_IMPORTS, STANDARD)
+    assert import_object(path, field="model") is free
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("os:system", "os.system", "subprocess:run", "builtins:eval", "torch.hub:load", "torch:load"),
+        *("ununennium.modelsevil:Model", "torch.nnx:Linear"),  # begins alike, and is another
+        *("ununennium.models:torch.hub.load", "torch.nn.functional:torch.load"),  # by way of what a module imports
+        *("ununennium.models:torch", "ununennium.losses:Sequence"),
+        *("torch.nn:Module.__init__.__globals__", "torch.nn:Module.__class__.mro"),
+    ],
+)
+def test_what_is_not_listed_is_refused_by_every_way_to_it(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED_IMPORTS, STANDARD)
+    with pytest.raises(ConfigError, match=ALLOWED_IMPORTS) as caught:
+        import_object(path, field="model.target")
+    assert str(caught.value).startswith(f"model.target = {path!r}: ")
+
+
+def test_a_package_is_trusted_once_it_is_listed_and_nothing_is_imported_before(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "team_networks").mkdir()
+    (tmp_path / "team_networks" / "__init__.py").write_text("def width():\n    return 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(ALLOWED_IMPORTS, "")
+    with pytest.raises(ConfigError, match="only that of no package at all"):
+        instantiate("team_networks:width", {}, field="model")
+    import sys
+
+    assert "team_networks" not in sys.modules
+    monkeypatch.setenv(ALLOWED_IMPORTS, f"{STANDARD}, team_networks")
+    assert instantiate("team_networks:width", {}, field="model") == 7
+    monkeypatch.delitem(sys.modules, "team_networks")
+
+
+def test_a_run_with_foreign_code_is_refused_before_anything_is_read(
+    atlanta: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ununennium import pipeline
+    from ununennium.config import RunConfig
+    from ununennium.runs import RunDirectory
+
+    monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path))
+    monkeypatch.setenv(ALLOWED_IMPORTS, STANDARD)
+    config = RunConfig.load(atlanta.parent / "run.yaml", [f"storage={tmp_path}", "scheduler={target: 'os:system'}"])
+    run = RunDirectory.create(config)
+    with pytest.raises(ConfigError, match="code of os does not run here"):
+        pipeline.prepare(run)
+    assert not run.plan_file.exists()
+    check_allowed("torch.optim:AdamW", field="optimizer.target")

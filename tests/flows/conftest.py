@@ -75,6 +75,13 @@ def tiny(atlanta: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 @pytest.fixture
 def server_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A server as a deployment would start it, and the environment of its clients."""
+    with prefect_server(tmp_path) as environment:
+        yield environment
+
+
+@contextlib.contextmanager
+def prefect_server(tmp_path: Path, **settings: str) -> Iterator[dict[str, str]]:
+    """The same with other settings of the server; what lies in ``tmp_path`` is its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -95,7 +102,7 @@ def server_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=environment,
+            env={**environment, **settings},
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -26,12 +26,17 @@ def test_the_server_starts_and_its_scheduler_makes_runs(server_environment: dict
     assert set(deployments) == {
         "retrain/on-demand",
         "retrain/nightly",
+        "retrain/on-new-data",
+        "retrain/on-degradation",
         "predict/on-demand",
         "predict/on-promotion",
+        "evaluate/weekly-champion",
+        "watch/new-data",
+        "rollback/on-demand",
         "resume/after-crash",
     }
     schema = deployments["retrain/nightly"]["parameter_openapi_schema"]
-    assert set(schema["properties"]) == {"config", "dry_run", "overrides", "continues"}
+    assert set(schema["properties"]) == {"config", "dry_run", "overrides", "continues", "cause"}
     assert schema["definitions"]["TrainerSettings"]["properties"]["epochs"]["description"] == "Max training epochs."
 
     deadline = time.monotonic() + 120
@@ -53,7 +58,7 @@ def test_the_deployments_describe_the_sample_run() -> None:
     sample = RunConfig.load(ROOT / "examples" / "atlanta" / "run.yaml")
     for deployment in described["deployments"]:
         settings = deployment.get("parameters", {}).get("config")
-        if "retrain" in deployment["tags"]:
+        if {"retrain", "evaluate", "watch"} & set(deployment["tags"]):
             assert RunConfig.parse(settings).with_scenes_relative_to(ROOT) == sample
         elif "predict" in deployment["tags"]:
             assert [str(ROOT / image) for image in MapsConfig.parse(settings).images] == [sample.data.scenes[0].image]

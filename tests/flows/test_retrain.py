@@ -11,8 +11,10 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,46 @@ def test_states_champions_events_and_artifacts(tiny: Tiny, place: Path) -> None:
     listed = list_runs(str(place / "storage"))
     assert [run["run_id"] for run in listed] == [third["run_id"], second["run_id"], first["run_id"]]
     assert [run["verdict"] for run in listed] == ["not_promoted", "promoted", "promoted"]
+
+
+@pytest.mark.usefixtures("server")
+def test_two_retrainings_that_finish_together_end_in_one_champion_and_an_explained_loser(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are judged while there is no champion; whose promotion comes second is measured again, beside the first."""
+    from ununennium import pipeline
+    from ununennium.checkpoints.registry import Registry
+
+    real, both, seen = pipeline.promote, threading.Barrier(2), threading.local()
+
+    def promote_together(run: Any, *, actor: str) -> Any:
+        if not getattr(seen, "once", False):
+            seen.once = True
+            both.wait(240)
+        return real(run, actor=actor)
+
+    monkeypatch.setattr(pipeline, "promote", promote_together)
+    configs = [tiny("name=twins", f"seed={seed}", "gate.min_improvement=0.9") for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as threads:
+        states = [each.result(timeout=500) for each in [threads.submit(retrain, config) for config in configs]]
+    assert not both.broken
+    assert sorted((state.type.value, state.name) for state in states) == [
+        ("COMPLETED", "Completed"),
+        ("COMPLETED", "NotPromoted"),
+    ], [state.message for state in states]
+    won, lost = sorted((state.result() for state in states), key=lambda summary: summary["verdict"] != "promoted")
+    (record,) = Registry(str(configs[0].storage), "twins").history()
+    assert (record.generation, record.run_id, record.evaluated_against) == (1, won["run_id"], 0)
+    assert record.flow_run_id in {str(state.state_details.flow_run_id) for state in states}
+    checkpoint = json.loads(Path(record.checkpoint["manifest"]).read_text())
+    assert checkpoint["sha256"] == record.checkpoint["sha256"]
+    assert lost["champion"] == won["champion"]
+    gate = json.loads((Path(lost["places"]["files"]) / "gate.json").read_text())
+    measured = json.loads((Path(lost["places"]["files"]) / "evaluation.json").read_text())
+    assert (gate["generation"], measured["version"]) == (1, record.version)  # judged again, beside the winner
+    assert measured["champion"]["metrics"]["IoU"] == pytest.approx(won["holdout"]["IoU"])
+    assert "0.9" in lost["reason"]
+    assert len(events("ununennium.checkpoint.promoted", resource="ununennium.model.twins")) == 1
 
 
 def _check_files(summary: dict[str, Any]) -> None:

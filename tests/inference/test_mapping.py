@@ -127,8 +127,9 @@ def test_each_scene_gets_its_map_its_picture_and_its_item(
         assert about["proj:code"] == "EPSG:32616"
         with rasterio.open(tmp_path / f"{name}.tif") as image:
             assert item.bbox == pytest.approx(transform_bounds(image.crs, "EPSG:4326", *image.bounds), abs=2e-7)
-        (source,) = item.get_links("derived_from")
+        source, model = item.get_links("derived_from")
         assert source.href == str(tmp_path / f"{name}.tif")
+        assert model.href == f"../_models/bright-{job.version[:16]}.json"
         assert item.get_assets()["map"].media_type == pystac.MediaType.COG
     assert not list((tmp_path / "work").iterdir())
 

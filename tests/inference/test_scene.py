@@ -103,7 +103,7 @@ def test_a_scene_without_enough_bands_is_refused(make_scene, pixels, tmp_path):
 
 def test_a_scene_of_another_resolution_is_refused(make_scene, pixels, tmp_path):
     scene = make_scene(pixels)
-    with pytest.raises(DataError, match=r"pixels of 0\.5 .* trained on 2; resample"):
+    with pytest.raises(DataError, match=r"pixels of 0\.5 .* trained on 2 \(2 m on the ground, not 0\.5\); resample"):
         map_scene(SecondAboveFirst(), contract(resolution=[2.0, 2.0]), scene.images[0], tmp_path / "map.tif")
     assert not (tmp_path / "map.tif").exists()
 

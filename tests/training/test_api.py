@@ -198,12 +198,12 @@ def test_importing_training_loads_nothing_heavy_beyond_torch():
         import torch
         before = set(sys.modules)
         from ununennium.training import Trainer, TrainerConfig, CheckpointCallback, EarlyStopping
-        import ununennium.training.callbacks
+        import ununennium.training.callbacks, ununennium.training.trainer
         print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - before})))
         """
     )
     heavy = {"prefect", "pydantic", "rasterio", "matplotlib", "rich", "yaml", "safetensors", "tensorboard", "s3fs",
-             "torchvision", "sklearn", "aiohttp", "botocore"}  # fmt: skip
+             "torchvision", "sklearn", "aiohttp", "botocore", "sympy"}  # fmt: skip
     assert not heavy & set(json.loads(out))
 
 

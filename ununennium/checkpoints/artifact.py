@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,11 @@ from ununennium.checkpoints.contract import (
     CONTRACT,
     WEIGHTS,
     check_contract,
-    check_weights,
     file_sha256,
     parse_contract,
     to_json,
 )
+from ununennium.checkpoints.load_cache import Expected, verified
 from ununennium.checkpoints.storage import open_storage
 from ununennium.checkpoints.storage_errors import translated_full_disk
 from ununennium.errors import CheckpointError
@@ -63,11 +61,13 @@ def write_artifact(folder: Path, state_dict: Mapping[str, Tensor], contract: Map
     return complete
 
 
-def load_artifact(url: str) -> tuple[nn.Module, dict[str, Any]]:
+def load_artifact(url: str, *, cached: bool = True) -> tuple[nn.Module, dict[str, Any]]:
     """Build the model at ``url`` on the CPU, in evaluation mode, with its contract.
 
     Args:
         url: the artefact's folder, such as ``Registry.version_url`` gives.
+        cached: whether weights in remote storage may come from a local copy (see ``load_cache``); the copy's hash is
+            checked like theirs.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not fit the model.
@@ -78,15 +78,9 @@ def load_artifact(url: str) -> tuple[nn.Module, dict[str, Any]]:
     storage = open_storage(url)
     try:
         contract = parse_contract(storage.read_bytes(CONTRACT), url=storage.url(CONTRACT))
-        with tempfile.NamedTemporaryFile(prefix="ununennium-model-", suffix=".safetensors") as file:
-            digest = hashlib.sha256()
-            for chunk in storage.chunks(WEIGHTS):
-                digest.update(chunk)
-                with translated_full_disk(file.name):
-                    file.write(chunk)
-            file.flush()
-            check_weights(digest.hexdigest(), contract, url=storage.url(WEIGHTS))
-            weights = load_file(file.name, device="cpu")
+        expected = Expected(contract["weights_sha256"], None, "the contract")
+        with verified(storage, WEIGHTS, expected, cached=cached) as path:
+            weights = load_file(path, device="cpu")
     except FileNotFoundError as error:
         raise CheckpointError(f"{url} is no model artefact: {CONTRACT} or {WEIGHTS} is missing") from error
     return build_model(contract, weights), contract

@@ -2,25 +2,33 @@
 
 Only what a writer that was killed can leave is ever taken: a checkpoint or a version without the manifest or contract
 that would have committed it, an upload in parts that never ended, a probe, a file in a spool that is in storage as
-well. What has a manifest, what a champion ever was, and anything young or of unknown age stays.
+well, a local copy that nobody uses. What has a manifest, what a champion ever was, and anything young or of unknown
+age stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from ununennium.checkpoints import load_cache
 from ununennium.checkpoints.contract import CONTRACT, WEIGHTS
-from ununennium.checkpoints.manifest import manifest_key
-from ununennium.checkpoints.spool import DESTINATION, TEMPORARY, spools
+from ununennium.checkpoints.manifest import Manifest, manifest_key
+from ununennium.checkpoints.spool import DESTINATION, TEMPORARY, Spool, spools
 from ununennium.checkpoints.storage import Storage
 from ununennium.errors import ConfigError, UnunenniumError
 
+if TYPE_CHECKING:
+    from ununennium.checkpoints.store import CheckpointStore
+
 SAFE_HOURS = 24.0
 _LEAST_HOURS = 1.0
+_UNUSED_DAYS = 30.0
 _BLOB = re.compile(r"(?:.*/)?epoch=\d{4,}-step=\d{8,}-[0-9a-f]{12}\.pt")
 _WEIGHTS = re.compile(rf"(?:.*/)?models/[^/]+/versions/[^/]+/{re.escape(WEIGHTS)}")
 _PROBE = re.compile(r"(?:.*/)?probe-[0-9a-f]{32}")
@@ -91,6 +99,7 @@ def find_leftovers(
             storage.url(left.key), left.what, None, left.modified, reason, functools.partial(storage.discard, left)
         )
     yield from _in_spools(storage, judged)
+    yield from _in_load_cache(judged, clock)
 
 
 def _committed_by(key: str) -> tuple[str, str]:
@@ -133,13 +142,44 @@ def _in_spools(storage: Storage, judged: Callable[..., Finding]) -> Iterator[Fin
                 continue
             what = "a checkpoint that waits for its upload"
             try:
-                committed = CheckpointStore(spool.url).storage.exists(manifest.manifest_key)
+                store = CheckpointStore(spool.url)
+                committed = store.storage.exists(manifest.manifest_key)
             except UnunenniumError as error:
                 yield Finding(str(path), what, size, None, f"stays: {error}")
                 continue
             if committed:
                 reason = f"it has been uploaded to {manifest.url}"
-                yield judged(str(path), what, size, modified, reason, functools.partial(spool.remove, manifest))
+                remove = functools.partial(_remove_if_stored_whole, store, spool, manifest)
+                yield judged(str(path), what, size, modified, reason, remove)
             else:
                 reason = f"stays: it is nowhere else; the next run that saves to {spool.url} uploads it"
                 yield Finding(str(path), what, size, None, reason)
+
+
+def _in_load_cache(judged: Callable[..., Finding], clock: float) -> Iterator[Finding]:
+    """Local copies of any storage: what is removed is downloaded again if need be."""
+    folder, limit_bytes = load_cache.copies_folder(), load_cache.limit()
+    for path in load_cache.unfinished(folder):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            what, reason = "a download that never ended", "whoever began it is gone"
+            yield judged(str(path), what, status.st_size, status.st_mtime, reason, path.unlink)
+    too_many = load_cache.superfluous(folder, limit_bytes)
+    for path in load_cache.copies(folder):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            unused_days = (clock - status.st_mtime) / 86400.0
+            if path in too_many:
+                reason = f"all copies together have more than {limit_bytes / 1e9:g} GB"
+            elif unused_days >= _UNUSED_DAYS:
+                reason = f"nobody has used it for {unused_days:.0f} days"
+            else:
+                continue
+            what = "a local copy of what is in storage"
+            yield judged(str(path), what, status.st_size, status.st_mtime, reason, path.unlink)
+
+
+def _remove_if_stored_whole(store: CheckpointStore, spool: Spool, manifest: Manifest) -> None:
+    """Whoever uploaded it may have been killed before reading it back; else the spool has the only whole copy."""
+    if store.is_whole(manifest):
+        spool.remove(manifest)

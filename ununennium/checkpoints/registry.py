@@ -45,9 +45,13 @@ class Promotion:
         action: ``promote`` a new version, or ``rollback`` to an older generation's.
         restored_from: the generation whose version a rollback restored; None for a promotion.
         gate: the decision that allowed it; empty for a rollback.
+        evaluated_against: generation of the champion that the gate compared with, 0 if there was none; None for a
+            rollback, which compares nothing.
+        checkpoint: ``manifest`` (URL) and ``sha256`` of the checkpoint that the version was made of; empty if unknown.
         reason: why, in words.
         actor: who asked for it.
         run_id: run that trained the version, or asked for the rollback.
+        flow_run_id: Prefect's flow run that asked for it; empty if none did.
         token: by which a caller that got no answer recognises its own record.
         created: when, UTC, ISO 8601.
     """
@@ -62,6 +66,9 @@ class Promotion:
     reason: str = ""
     restored_from: int | None = None
     gate: dict[str, Any] = field(default_factory=dict)
+    evaluated_against: int | None = None
+    checkpoint: dict[str, str] = field(default_factory=dict)
+    flow_run_id: str = ""
 
     def to_json(self) -> bytes:
         """The record as it is stored."""
@@ -178,6 +185,8 @@ class Registry:
         actor: str,
         run_id: str,
         token: str | None = None,
+        checkpoint: Mapping[str, str] | None = None,
+        flow_run_id: str = "",
     ) -> Promotion:
         """Make ``version`` the champion, if the champion is still the one it was compared with.
 
@@ -189,6 +198,8 @@ class Registry:
             run_id: run that trained the version.
             token: calling again with the same token, version and generation, after an answer was lost, finds the
                 record of the first call instead of a conflict.
+            checkpoint: ``manifest`` (URL) and ``sha256`` of the checkpoint that the version was made of.
+            flow_run_id: Prefect's flow run that asks for it, if one does.
 
         Raises:
             GateError: the gate's verdict is not ``promoted``.
@@ -210,6 +221,9 @@ class Registry:
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             reason=str(gate.get("reason", "")),
             gate=dict(gate),
+            evaluated_against=expected_generation,
+            checkpoint=dict(checkpoint or {}),
+            flow_run_id=flow_run_id,
         )
         return self._append(record)
 
@@ -222,6 +236,7 @@ class Registry:
         reason: str = "",
         run_id: str = "",
         token: str | None = None,
+        flow_run_id: str = "",
     ) -> Promotion:
         """Make an older generation's version the champion again, as a new generation; nothing is rewritten.
 
@@ -232,6 +247,7 @@ class Registry:
             reason: why, in words.
             run_id: run that asks for it, if one does.
             token: see ``promote``.
+            flow_run_id: see ``promote``.
 
         Raises:
             ConfigError: there is no such generation, or none before the present one.
@@ -257,6 +273,8 @@ class Registry:
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             reason=reason,
             restored_from=to_generation,
+            checkpoint=restored.checkpoint,
+            flow_run_id=flow_run_id,
         )
         return self._append(record)
 

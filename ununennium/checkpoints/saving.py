@@ -283,7 +283,8 @@ class BackgroundSaver:
         ours = self._ours()
         wanted = retained([*self._keeper.kept, *ours], self._keeper.save_top_k)
         for manifest in ours:
-            if manifest not in wanted and manifest is not self._uploading:
+            begun = manifest is self._uploading or self._store.is_unproven(manifest)
+            if manifest not in wanted and not begun:
                 self._waiting.remove(manifest)
                 self._spool.remove(manifest)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -14,24 +17,46 @@ from torch import Tensor
 from ununennium.checkpoints.storage_errors import translated_full_disk
 from ununennium.errors import CheckpointError
 
+_LARGE_BYTES = 1 << 16
+_FORCE_BYTES = 32 << 20
+_crc32_setting = threading.Lock()
+_force_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
 
 class HashingSink:
-    """A writable file that hashes and counts what passes, and keeps the first error of the file below it."""
+    """A writable file that hashes and counts what passes, and keeps the first error of the file below it.
 
-    def __init__(self, file: IO[bytes]) -> None:
+    Args:
+        file: what is written into.
+        threads: two threads, which hash a large piece while it is written, and force to the disk what has been
+            written, so that all three go on at once; None does one after the other.
+    """
+
+    def __init__(self, file: IO[bytes], threads: Executor | None = None) -> None:
         self._file = file
+        self._threads = threads
         self._digest = hashlib.sha256()
+        self._forced_bytes = 0
+        self._forcing: Future[None] | None = None
         self.size_bytes = 0
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
+        hashing = None
+        if self._threads is not None and len(data) >= _LARGE_BYTES:
+            hashing = self._threads.submit(self._digest.update, data)
         try:
             written = self._file.write(data)
+            self.size_bytes += written
+            self._force_ahead()
         except OSError as error:
             self.error = self.error or error
             raise
-        self._digest.update(data)
-        self.size_bytes += written
+        finally:
+            if hashing is None:
+                self._digest.update(data)
+            else:
+                hashing.result()  # the data is the caller's, who may free it once this returns
         return written
 
     def flush(self) -> None:
@@ -39,12 +64,25 @@ class HashingSink:
 
     def force(self) -> None:
         """To the disk itself: a full or failing one speaks up here."""
+        if self._forcing is not None:
+            self._forcing.result()  # the system tells an error once, perhaps to this one
         self._file.flush()
         os.fsync(self._file.fileno())
 
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
+
+    def _force_ahead(self) -> None:
+        """Let the disk begin, instead of leaving everything to the end."""
+        if self._threads is None or self.size_bytes - self._forced_bytes < _FORCE_BYTES:
+            return
+        if self._forcing is not None:
+            if not self._forcing.done():
+                return
+            self._forcing.result()
+        self._forced_bytes = self.size_bytes
+        self._forcing = self._threads.submit(_force_data, self._file.fileno())
 
 
 def write_state(state: Mapping[str, Any], path: Path, file: IO[bytes]) -> tuple[int, str]:
@@ -59,19 +97,37 @@ def write_state(state: Mapping[str, Any], path: Path, file: IO[bytes]) -> tuple[
         StorageError: the disk is full.
         CheckpointError: the state cannot be serialised.
     """
-    sink = HashingSink(file)
-    try:
-        torch.save(state, cast(IO[bytes], sink))
-        sink.force()
-    except Exception as error:
-        if sink.error is not None:  # torch reports a failed write as a RuntimeError about positions
-            with translated_full_disk(str(path)):
-                raise sink.error from error
-        if isinstance(error, OSError):
-            with translated_full_disk(str(path)):
-                raise
-        raise CheckpointError(f"the state cannot be serialised: {type(error).__name__}: {error}") from error
+    with ThreadPoolExecutor(2, "checkpoint-hash") as threads:
+        sink = HashingSink(file, threads)
+        try:
+            with _without_crc32():
+                torch.save(state, cast(IO[bytes], sink))
+            sink.force()
+        except Exception as error:
+            if sink.error is not None:  # torch reports a failed write as a RuntimeError about positions
+                with translated_full_disk(str(path)):
+                    raise sink.error from error
+            if isinstance(error, OSError):
+                with translated_full_disk(str(path)):
+                    raise
+            raise CheckpointError(f"the state cannot be serialised: {type(error).__name__}: {error}") from error
     return sink.size_bytes, sink.sha256
+
+
+@contextlib.contextmanager
+def _without_crc32() -> Iterator[None]:
+    """Let ``torch.save`` leave out the CRC-32 of each tensor, which takes longer than SHA-256 does.
+
+    ``torch.load`` never looks at it, and our readers compare the SHA-256 of the whole file. The setting is the whole
+    process's in some versions of torch, so it is changed by one thread at a time.
+    """
+    with _crc32_setting:
+        before = torch.serialization.get_crc32_options()
+        torch.serialization.set_crc32_options(False)
+        try:
+            yield
+        finally:
+            torch.serialization.set_crc32_options(before)
 
 
 def read_state(path: Path, url: str) -> dict[str, Any]:

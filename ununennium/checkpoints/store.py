@@ -4,10 +4,12 @@ A save goes in this order, and stopping anywhere leaves every earlier checkpoint
 
     serialise into a local spool file, hashing; force it to the disk
     upload it under a name that holds its hash             (no object is ever changed)
-    read it back: length, SHA-256
-    create its manifest, exclusively                       (this is the commit)
+    ask for its length, create its manifest, exclusively   (this is the commit)
+    read it back: length, SHA-256                          (now an older one may be deleted)
 
-and a deletion goes the other way round: manifest first.
+and a deletion goes the other way round: manifest first. Reading back takes as long as uploading did, and the commit
+does not wait for it: object stores refuse what arrives damaged (each part is sent with its checksum), and readers check
+the hash. What turns out damaged all the same is taken back, while everything older is still there.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import IO, Any, Literal
 
 import torch
 
+from ununennium.checkpoints.load_cache import Expected, verified
 from ununennium.checkpoints.manifest import (
     Manifest,
     best_first,
@@ -34,9 +37,8 @@ from ununennium.checkpoints.manifest import (
     retained,
 )
 from ununennium.checkpoints.sanitise import sanitise
-from ununennium.checkpoints.serialise import HashingSink, read_state, write_state
+from ununennium.checkpoints.serialise import read_state, write_state
 from ununennium.checkpoints.storage import Storage, open_storage
-from ununennium.checkpoints.storage_errors import translated_full_disk
 from ununennium.errors import CheckpointError, StorageError, StorageUnavailable
 from ununennium.version import __version__
 
@@ -50,7 +52,8 @@ class CheckpointStore:
 
     Args:
         dirpath: a folder or any fsspec URL; it need not exist yet.
-        spool: local folder for the one file being written or read; the system's temporary folder if not given.
+        spool: local folder for the one file being written or read; the system's temporary folder if not given. What
+            remote storage gave may be kept: see ``load_cache``.
 
     Attributes:
         storage: the folder.
@@ -65,6 +68,7 @@ class CheckpointStore:
         self.writer = uuid.uuid4().hex
         self._spool = spool
         self._undeleted: dict[str, list[str]] = {}
+        self._unproven: dict[str, Manifest] = {}
         self._last_commit = datetime.min.replace(tzinfo=UTC)
 
     # ------------------------------------------------------------------ write
@@ -102,7 +106,7 @@ class CheckpointStore:
         """
         about: dict[str, Any] = {"epoch": epoch, "step": step, "batches_done": batches_done, "metrics": metrics}
         about |= {"monitor": monitor, "mode": mode, "score": score}
-        with self._temporary("save") as (path, file):
+        with self._temporary() as (path, file):
             manifest = self.serialise(sanitise(state), path, file, **about)
             try:
                 return self.publish(manifest, path)
@@ -153,22 +157,36 @@ class CheckpointStore:
         )
 
     def publish(self, manifest: Manifest, path: Path) -> Manifest:
-        """The second half: upload the file at ``path``, read it back, and commit it. It may be done again.
+        """The second half: upload the file at ``path``, commit it, and read it back. It may be done again.
 
         Raises:
             FileNotFoundError: there is no such local file.
-            StorageUnavailable: the storage does not answer, or stored something else; trying again may help.
+            StorageUnavailable: the storage does not answer, or holds something else, which is taken back; trying again
+                may help, and does not upload again what only could not be read back.
             StorageError: the storage refused.
         """
-        self.storage.put_file(path, manifest.key)
-        self._verify(manifest)
-        committed = self._commit(manifest)
+        committed = self._unproven.get(manifest.key)
+        if committed is None:
+            self.storage.put_file(path, manifest.key)
+            self._check_length(manifest)
+            committed = self._unproven[manifest.key] = self._commit(manifest)
+        self._prove(manifest)
+        del self._unproven[manifest.key]
         self._undeleted.pop(manifest.key, None)  # saved again: it is wanted after all
         self._retry_deletions()
         return committed
 
+    def is_whole(self, manifest: Manifest) -> bool:
+        """Whether what is stored has the length and the hash that its manifest says; all of it is read."""
+        return self._read_back(manifest) == (manifest.size_bytes, manifest.sha256)
+
+    def is_unproven(self, manifest: Manifest) -> bool:
+        """Whether ``publish`` committed it and could not read it back yet."""
+        return manifest.key in self._unproven
+
     def delete(self, manifest: Manifest) -> None:
         """Remove a checkpoint. A failure is logged, and tried again after the next save; it is never fatal."""
+        self._unproven.pop(manifest.key, None)
         self._undeleted[manifest.key] = [manifest.manifest_key, manifest.key]
         self._retry_deletions()
 
@@ -199,26 +217,17 @@ class CheckpointStore:
         return ranking[0] if ranking else None
 
     def load(self, manifest: Manifest) -> dict[str, Any]:
-        """Read a checkpoint onto the CPU, after its length and hash have been checked.
+        """Read a checkpoint onto the CPU, after its length and hash have been checked; see ``load_cache`` for copies.
 
         Raises:
             CheckpointError: it is missing, or damaged, in two attempts; the message names both hashes.
         """
-        problem = ""
-        for _ in range(2):
-            with self._temporary("load") as (path, file):
-                try:
-                    size_bytes, sha256 = self._copy(manifest.key, file)
-                except FileNotFoundError as error:
-                    raise CheckpointError(f"{manifest.url} is missing, though its manifest is there") from error
-                if (size_bytes, sha256) == (manifest.size_bytes, manifest.sha256):
-                    return read_state(path, manifest.url)
-                problem = (
-                    f"{manifest.url} is damaged: {size_bytes} bytes with SHA-256 {sha256}, but its manifest says "
-                    f"{manifest.size_bytes} bytes with SHA-256 {manifest.sha256}"
-                )
-                logger.warning("%s", problem)
-        raise CheckpointError(f"{problem}; resume from another checkpoint of the folder")
+        expected = Expected(manifest.sha256, manifest.size_bytes, "its manifest")
+        try:
+            with verified(self.storage, manifest.key, expected, scratch=self._spool) as path:
+                return read_state(path, manifest.url)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{manifest.url} is missing, though its manifest is there") from error
 
     @classmethod
     def at(cls, url: str | os.PathLike[str]) -> tuple[CheckpointStore, list[Manifest]]:
@@ -265,18 +274,49 @@ class CheckpointStore:
 
     # ------------------------------------------------------------------ the steps of a save
 
-    def _verify(self, manifest: Manifest) -> None:
-        """Read the upload back: what replaces older checkpoints has to be proven whole."""
-        size_bytes, digest = 0, hashlib.sha256()
-        for chunk in self.storage.chunks(manifest.key):
-            digest.update(chunk)
-            size_bytes += len(chunk)
-        found = (size_bytes, digest.hexdigest())
-        if found != (manifest.size_bytes, manifest.sha256):
+    def _check_length(self, manifest: Manifest) -> None:
+        """What an upload that was cut off would fail; asked for before the commit, as it costs one small request."""
+        try:
+            found = self.storage.size(manifest.key)
+        except FileNotFoundError as error:
+            raise StorageUnavailable(f"{manifest.url} was uploaded and is not there; it is not committed") from error
+        if found != manifest.size_bytes:
             raise StorageUnavailable(
-                f"{manifest.url} was stored with {found[0]} bytes and SHA-256 {found[1]} instead of "
-                f"{manifest.size_bytes} bytes and SHA-256 {manifest.sha256}; it is not committed"
+                f"{manifest.url} was stored with {found} bytes instead of {manifest.size_bytes}; it is not committed"
             )
+
+    def _prove(self, manifest: Manifest) -> None:
+        """Read the upload back, twice if need be: what replaces older checkpoints has to be proven whole."""
+        for _ in range(2):
+            found = self._read_back(manifest)
+            if found == (manifest.size_bytes, manifest.sha256):
+                return
+        self._take_back(manifest)
+        raise StorageUnavailable(
+            f"{manifest.url} was stored with {found[0]} bytes and SHA-256 {found[1]} instead of {manifest.size_bytes} "
+            f"bytes and SHA-256 {manifest.sha256}; it is taken back"
+        )
+
+    def _read_back(self, manifest: Manifest) -> tuple[int, str]:
+        """Length and SHA-256 of what is stored; of nothing if it is not there."""
+        size_bytes, digest = 0, hashlib.sha256()
+        try:
+            for chunk in self.storage.chunks(manifest.key):
+                digest.update(chunk)
+                size_bytes += len(chunk)
+        except FileNotFoundError:
+            return 0, hashlib.sha256().hexdigest()
+        return size_bytes, digest.hexdigest()
+
+    def _take_back(self, manifest: Manifest) -> None:
+        """Undo the commit of a damaged upload; where that fails, the next try replaces the upload."""
+        self._unproven.pop(manifest.key, None)
+        for key in (manifest.manifest_key, manifest.key):
+            try:
+                self.storage.delete(key)
+            except StorageError as error:
+                logger.warning("%s is damaged and could not be taken back: %s", self.storage.url(key), error)
+                return
 
     def _commit(self, manifest: Manifest) -> Manifest:
         """Create the manifest. It may be there: from an earlier save of the same state, or from a lost answer."""
@@ -317,21 +357,12 @@ class CheckpointStore:
             raise CheckpointError(f"the manifest {key} speaks of {manifest.key}")
         return Manifest.from_dict(manifest.to_dict(), url=self.storage.url(manifest.key))
 
-    def _copy(self, key: str, file: IO[bytes]) -> tuple[int, str]:
-        """Copy an object into ``file``; returns its length and SHA-256."""
-        sink = HashingSink(file)
-        for chunk in self.storage.chunks(key):
-            with translated_full_disk(file.name):
-                sink.write(chunk)
-        file.flush()
-        return sink.size_bytes, sink.sha256
-
     @contextlib.contextmanager
-    def _temporary(self, purpose: str) -> Iterator[tuple[Path, IO[bytes]]]:
+    def _temporary(self) -> Iterator[tuple[Path, IO[bytes]]]:
         """A new file in the spool folder, removed afterwards."""
         if self._spool is not None:
             self._spool.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=f"ununennium-{purpose}-", suffix=".pt", dir=self._spool) as file:
+        with tempfile.NamedTemporaryFile(prefix="ununennium-save-", suffix=".pt", dir=self._spool) as file:
             yield Path(file.name), file
 
     def _now(self) -> str:

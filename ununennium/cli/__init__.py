@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from ununennium.cli import data, initialise, predict, registry, storage, training
+from ununennium.cli import data, doctor, initialise, predict, registry, storage, training
 from ununennium.cli.console import (
     FAILED,
     INTERRUPTED,
@@ -49,8 +49,10 @@ app.command("init", epilog=initialise.EXAMPLES)(initialise.init)
 app.command("train", epilog=training.TRAIN_EXAMPLES)(training.train)
 app.command("evaluate", epilog=training.EVALUATE_EXAMPLES)(training.evaluate)
 app.command("promote", epilog=training.PROMOTE_EXAMPLES)(training.promote)
+registry.app.command("promote", epilog=training.PROMOTE_EXAMPLES)(training.promote)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("runs", epilog=training.RUNS_EXAMPLES)(training.runs)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")
 app.add_typer(storage.app, name="storage")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ununennium.errors import ConfigError, GateError, PromotionConflict, UnunenniumError
+from ununennium.redaction import redact
 from ununennium.version import __version__
 
 FAILED, USAGE, NOT_PROMOTED, INTERRUPTED, PREEMPTED = 1, 2, 3, 130, 143
@@ -30,7 +31,7 @@ def fail(error: BaseException, *, debug: bool) -> int:
     from ununennium.training.supervise import Terminated
 
     if debug:
-        traceback.print_exception(error)
+        typer.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)
     if isinstance(error, KeyboardInterrupt):
         message, code = "interrupted", INTERRUPTED
     elif isinstance(error, ConfigError):
@@ -45,7 +46,7 @@ def fail(error: BaseException, *, debug: bool) -> int:
         message, code = f"{type(error).__name__}: {error}", FAILED
     hint = "" if debug or code in (USAGE, NOT_PROMOTED, INTERRUPTED, PREEMPTED) else " (--debug shows where)"
     typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(" ".join(message.split()) + hint, err=True)
+    typer.echo(redact(" ".join(message.split())) + hint, err=True)
     return code
 
 

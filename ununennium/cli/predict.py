@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from ununennium.cli.console import DEFAULT_STORAGE, StorageOption, print_pairs, say
-from ununennium.errors import ConfigError
 
 EXAMPLES = (
     "Examples: ununennium predict scene.tif --model roads -o roads.tif | "
-    "ununennium predict scene.tif --model roads -o roads.tif --device cuda --quicklook roads.png"
+    "ununennium predict scene.tif --model roads -o roads.tif --device cuda --outputs probabilities --outputs polygons "
+    "--set predictor.mixed_precision=true --set polygons.simplify=1.5"
 )
 
 
@@ -34,32 +34,47 @@ def predict(
         typer.Option("--tta/--no-tta", help="Average over flips and turns, or not; if not given, as it was judged."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Computation device.")] = "cpu",
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(help="What is made beside the map, which names it: probabilities, confidence, polygons, areas."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of predictor, fit or polygons, such as predictor.tile=512."),
+    ] = None,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
-    """Make a map of a scene with the champion, and a picture to look at."""
-    from ununennium.checkpoints.artifact import load_artifact
-    from ununennium.checkpoints.registry import Registry
-    from ununennium.inference.maps import quicklook as draw
-    from ununennium.inference.scene import map_scene
-    from ununennium.runs import resolve_storage
+    """Make a map of a scene with the champion, and a picture to look at.
 
-    registry = Registry(resolve_storage(storage), model)
-    champion = registry.current()
-    if version is None:
-        if champion is None:
-            raise ConfigError(
-                "--model", model, f"has no champion in {storage}; 'ununennium registry list' shows who has"
-            )
-        version = champion.version
-    network, contract = load_artifact(registry.version_url(version))
-    say(f"{model}: version {version} of run {contract['run_id']}, classes {', '.join(contract['classes'])}")
+    What is done is kept on this machine until the map is whole: a command that was killed goes on when it is given
+    again.
+    """
+    from ununennium.config.maps import MapsConfig
+    from ununennium.config.parsing import apply_overrides
+    from ununennium.inference.outputs import draw
+    from ununennium.inference.predictor import Predictor
+
+    given = {"model": model, "scenes": [{"image": scene}], "outputs": ["map", *(outputs or [])], "tta": tta}
+    config = MapsConfig.parse(apply_overrides(given, overrides or []))
+    predictor = Predictor.champion(
+        model, storage=storage, version=version, device=device, tta=tta, settings=config.predictor, fit=config.fit
+    )
+    contract = predictor.contract
+    shown = f"version {predictor.version} of run {contract['run_id']}"
+    say(f"{model}: {shown}, classes {', '.join(predictor.classes)}")
     with _progress() as on_rows:
-        mapped = map_scene(network, contract, scene, output, device=device, tta=tta, on_rows=on_rows)
+        wanted = [output for output in config.outputs if output != "quicklook"]
+        mapped = predictor.map(scene, output, wanted, polygons=config.polygons, on_rows=on_rows)
     quicklook = quicklook or output.with_suffix(".png")
-    draw(mapped, contract, quicklook)
+    draw(mapped.path, contract, quicklook)
     total = sum(mapped.pixels.values())
-    rows: list[tuple[str, str]] = [("map", str(output)), ("picture", str(quicklook))]
-    rows += [(f"  {name}", f"{count:,} px, {count / max(total, 1):.1%}") for name, count in mapped.pixels.items()]
+    rows: list[tuple[str, str]] = [(kind, str(file)) for kind, file in mapped.files.items()]
+    rows.append(("picture", str(quicklook)))
+    for name, area in mapped.areas.items():
+        size = "" if area["area_m2"] is None else f", {area['area_m2'] / 1e6:,.4g} km2"
+        rows.append((f"  {name}", f"{area['pixels']:,} px, {area['pixels'] / max(total, 1):.1%}{size}"))
+    if mapped.num_polygons is not None:
+        rows.append(("  polygons", f"{mapped.num_polygons:,}"))
     if mapped.unmapped:
         rows.append(("  without data", f"{mapped.unmapped:,} px"))
     print_pairs(rows)

@@ -130,7 +130,7 @@ def verify(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json
     rows: list[dict[str, Any]] = []
     for version in dict.fromkeys(record.version for record in registry.history()):
         try:
-            load_artifact(registry.version_url(version))
+            load_artifact(registry.version_url(version), cached=False)
             rows.append({"version": version, "whole": True, "problem": None})
         except UnunenniumError as error:
             rows.append({"version": version, "whole": False, "problem": str(error)})

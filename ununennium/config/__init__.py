@@ -18,7 +18,7 @@ from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, SceneConfig, SplitConfig
 from ununennium.config.launcher import LauncherConfig
 from ununennium.config.parsing import apply_overrides, as_config_error
-from ununennium.config.section import Component, PositiveInt, Section
+from ununennium.config.section import Component, Location, PositiveInt, Section
 from ununennium.errors import ConfigError
 from ununennium.tasks import TASKS
 
@@ -178,7 +178,7 @@ class RunConfig(Section):
     """How the model is applied."""
     launcher: LauncherConfig = LauncherConfig()
     """How the training processes are started."""
-    storage: str = "storage"
+    storage: Location = "storage"
     """Where runs, checkpoints and the registry live: a folder or any fsspec URL, such as ``s3://bucket/prefix``."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the weights, the chips and the augmentation."""

@@ -7,23 +7,23 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ununennium.config.section import Section
+from ununennium.config.section import Location, Section
 
 
 class CatalogConfig(Section):
     """Scenes from a folder, a table or a STAC catalogue; give exactly one of ``folder``, ``table`` and ``stac``."""
 
-    folder: str | None = None
+    folder: Location | None = None
     """Folder with images and labels: a path, or a URL such as ``s3://bucket/prefix``."""
     images: str = "**/*.tif"
     """Folder: pattern of the images' paths in it; ``*`` is any part of a name, ``**`` any sub-folders."""
     labels: str | None = None
     """Folder: a label's path beside its image, such as ``{stem}_mask.tif`` or ``../masks/{stem}.tif``. ``{stem}`` is
     the image's name without its ending, ``{1}`` what the first ``*`` in the name of ``images`` stands for."""
-    table: str | None = None
+    table: Location | None = None
     """CSV or Parquet file with a row per scene and columns ``image``, ``label`` and others of a scene's settings;
     several images of a stack are separated by ``;``. Relative paths are taken from the table's folder."""
-    stac: str | None = None
+    stac: Location | None = None
     """STAC catalogue, collection or item collection (a file or URL), or the address of a STAC API."""
     collections: list[str] = []
     """STAC: ids of the collections to search; all if not given."""

@@ -8,11 +8,11 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ununennium.config.catalog import CatalogConfig
-from ununennium.config.section import Fraction, PositiveInt, Section
+from ununennium.config.section import Fraction, Location, PositiveInt, Section
 
-BandFile = str | tuple[str, int]
+BandFile = Location | tuple[str, int]
 """A file of one band, or a file and the number of one of its bands, from 1."""
-Image = str | dict[str, BandFile]
+Image = Location | dict[str, BandFile]
 """One raster, or a file for each band by name: all on one grid."""
 
 
@@ -24,7 +24,7 @@ class SceneConfig(Section):
     (``{red: B4.tif, nir: [stack.tif, 5]}``). A list is a stack of dates on one grid."""
     date: str | list[str] | None = None
     """Day of the image (``2026-05-18``), or of each image of a stack."""
-    label: str | None = None
+    label: Location | None = None
     """A label raster on the image's grid, or a vector file (GeoJSON, GeoPackage, Shapefile)."""
     name: str | None = None
     """Name in reports; the image's file name without its ending if not given."""
@@ -40,6 +40,16 @@ class SceneConfig(Section):
     outside: Literal["background", "unlabelled"] | None = None
     """Vector labels: what pixels outside every shape are; if not given, ``unlabelled`` if some shape is of the first
     class, which then is no background, else ``background``."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_file(cls, value: str | None) -> str | None:
+        """Its prediction and pictures are files of that name in the run's folder, and nowhere else."""
+        if value is not None and (
+            any(part in ("", ".", "..") for part in value.split("/")) or "\\" in value or "\0" in value
+        ):
+            raise ValueError("files are named after it: give a name without '..', '\\' and '/' at its ends")
+        return value
 
 
 class RegionConfig(Section):
@@ -78,7 +88,7 @@ class SplitConfig(Section):
     """``time``: first day (``2026-05-18``) of the scenes that validate."""
     holdout_from: str | None = None
     """``time``: first day of the scenes that are held out."""
-    file: str | None = None
+    file: Location | None = None
     """``file``: polygons with an attribute ``fold`` that says train, validation or holdout, such as the split.geojson
     of a run; where none is drawn for train, it is all that is not drawn."""
     block_size: int | None = Field(default=None, ge=8)

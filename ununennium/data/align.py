@@ -121,8 +121,8 @@ def check_grids(scenes: Sequence[Scene], config: DataConfig) -> None:
         warnings.warn(f"warped to one grid (data.align: warp): {', '.join(moved)}", stacklevel=2)
     first = scenes[0]
     for scene in scenes[1:]:
-        if not _same_size(scene, first) or (config.align == "refuse" and not _same_crs(scene.crs, first.crs)):
-            words = f"scene {scene.name!r} has pixels of {_in_words(scene)}, scene {first.name!r} of {_in_words(first)}"
+        if not _same_size(scene, first) or (config.align == "refuse" and not same_crs(scene.crs, first.crs)):
+            words = f"scene {scene.name!r} has pixels of {in_words(scene)}, scene {first.name!r} of {in_words(first)}"
             if config.align == "refuse":
                 raise ConfigError("data.align", "refuse", f"{words}; leave one out, or set data.align: warp")
             warnings.warn(f"{words}; data.align: warp brings them to one grid", stacklevel=2)
@@ -157,7 +157,7 @@ def _grid_of(source: str, what: str) -> Grid:
 
 def _fits(grid: Grid, crs: str, resolution: tuple[float, float]) -> bool:
     north_up = grid.transform.a > 0 and grid.transform.e < 0 and not grid.transform.b and not grid.transform.d
-    return north_up and _same_crs(grid.crs, crs) and bool(np.allclose(grid.resolution, resolution, rtol=1e-6))
+    return north_up and same_crs(grid.crs, crs) and bool(np.allclose(grid.resolution, resolution, rtol=1e-6))
 
 
 def _tap_grid(source: Grid, crs: str, resolution: tuple[float, float]) -> Grid:
@@ -244,27 +244,28 @@ def _is_warped(scene: Scene) -> bool:
     return not scene.images[0].startswith("<") and not set(scene.images) <= set(scene.files)
 
 
-def _same_crs(one: str | None, other: str | None) -> bool:
+def same_crs(one: str | None, other: str | None) -> bool:
+    """Whether two coordinate systems are one."""
     if one is None or other is None:
         return one == other
     return bool(rasterio.CRS.from_user_input(one) == rasterio.CRS.from_user_input(other))
 
 
 def _same_size(one: Scene, other: Scene) -> bool:
-    return bool(np.allclose(_metres(one), _metres(other), rtol=_SAME_SIZE))
+    return bool(np.allclose(metres(one.crs, one.resolution), metres(other.crs, other.resolution), rtol=_SAME_SIZE))
 
 
-def _metres(scene: Scene) -> tuple[float, float]:
-    """Sizes of a pixel; where the CRS is in degrees, those of a degree on the equator."""
+def metres(crs: str | None, size: tuple[float, float]) -> tuple[float, float]:
+    """Sizes of a pixel in metres; where the CRS is in degrees, those of a degree on the equator."""
     unit = 1.0
-    if scene.crs is not None:
-        crs = rasterio.CRS.from_user_input(scene.crs)
-        unit = _METRES_PER_DEGREE if crs.is_geographic else float(crs.linear_units_factor[1])
-    x, y = scene.resolution
-    return x * unit, y * unit
+    if crs is not None:
+        system = rasterio.CRS.from_user_input(crs)
+        unit = _METRES_PER_DEGREE if system.is_geographic else float(system.linear_units_factor[1])
+    return size[0] * unit, size[1] * unit
 
 
-def _in_words(scene: Scene) -> str:
+def in_words(scene: Scene) -> str:
+    """A scene's pixel size and CRS."""
     x, y = scene.resolution
     crs = "no CRS" if scene.crs is None else rasterio.CRS.from_user_input(scene.crs).to_string()
     return f"{x:g} x {y:g} in {crs if len(crs) < 40 else 'a CRS of its own'}"

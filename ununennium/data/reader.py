@@ -54,8 +54,10 @@ class SceneReader:
         self.max_unreadable = max_unreadable
         self._unreadable: dict[tuple[int, int], int] = {}  # first row and column of a block, and its pixels
 
-    def read(self, row: int, col: int, height: int, width: int) -> tuple[FloatArray, BoolArray]:
-        """Pixels of a window.
+    def read(
+        self, row: int, col: int, height: int, width: int, *, cache_bytes: int = GDAL_CACHE_BYTES
+    ) -> tuple[FloatArray, BoolArray]:
+        """Pixels of a window; GDAL keeps at most ``cache_bytes`` of decoded blocks.
 
         Returns:
             Image, float32 (channels, height, width), 0 where invalid: the bands of the first date, then those of the
@@ -70,7 +72,7 @@ class SceneReader:
         inside = clip(row, col, height, width, self.scene)
         if inside is not None:
             here, window = inside
-            image[(slice(None), *here)], valid[here] = self.decode(*window)
+            image[(slice(None), *here)], valid[here] = self.decode(*window, cache_bytes=cache_bytes)
             image[:, ~valid] = 0.0
         return image, valid
 

@@ -9,6 +9,7 @@
     champion_error    why the champion could not be measured, or null
     champion_holdout  {"split_sha256": .., "data_sha256": ..} that the champion was judged on when it was promoted
     epoch             of the checkpoint, from 1
+    checkpoint        {"manifest": URL, "sha256": ..} of the checkpoint that was measured
     code              {"git_commit": .., "version": ..} that measured both
 
 Files of earlier versions have only ``challenger``, ``champion``, ``generation`` and ``epoch``, and of an Evaluation

@@ -186,6 +186,37 @@ def class_map_picture(
     _save(figure, path)
 
 
+def change_picture(before: npt.NDArray[Any], after: npt.NDArray[Any], classes: Sequence[str], path: str | Path) -> None:
+    """Two class maps, and what changed in the colour of what it became, as a PNG.
+
+    Args:
+        before: class numbers (H, W), 255 without data.
+        after: the same, later.
+        classes: class names.
+        path: where the picture goes.
+    """
+    known = (before != NODATA) & (after != NODATA)
+    changed = known & (before != after)
+    difference = np.full((*after.shape, 3), 255, np.uint8)
+    difference[known] = 225
+    became = _coloured(after, len(classes), after == NODATA)
+    difference[changed] = became[changed]
+    # The quiet colour of class 0 would not be seen there; the palette's next one stands for it.
+    standing_out = colour(len(classes))
+    difference[changed & (after == 0)] = standing_out
+    figure, axes = _panels(3, *after.shape)
+    titles = ("Last map", "This map", f"Changed: {changed.sum() / max(known.sum(), 1):.1%}")
+    for axis, title, picture in zip(
+        axes, titles, (_coloured(before, len(classes), before == NODATA), became, difference), strict=True
+    ):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+        axis.axis("off")
+    named = [(name, colour(number)) for number, name in enumerate(classes[:_MOST_CLASSES_NAMED])]
+    _legend(figure, [*named, (f"became {classes[0]}", standing_out)])
+    _save(figure, path)
+
+
 def presence_map_picture(
     path_of_map: str | Path, classes: Sequence[str], path: str | Path, *, longest: int = 800
 ) -> None:

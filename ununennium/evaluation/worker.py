@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from torch import nn
 
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
+from ununennium.checkpoints.manifest import Manifest, manifest_key
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import DataConfig, RunConfig
@@ -40,6 +41,7 @@ from ununennium.runs import RunDirectory, git_commit, read_json, write_json
 from ununennium.training.callbacks.ema import averaged_weights
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.failures import report_error
+from ununennium.training.lines import mark_levels
 from ununennium.training.worker import build_model, die_with_parent
 from ununennium.version import __version__
 
@@ -51,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate the run whose ``run.json`` is the only argument; returns the exit status."""
     (run_file,) = sys.argv[1:] if arguments is None else arguments
     run = RunDirectory.open(run_file)
+    mark_levels()
     die_with_parent(grace_s=5.0)
     warnings.simplefilter("ignore", NotGeoreferencedWarning)  # scenes without a CRS are maps of their own pixels
     try:
@@ -74,7 +77,7 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     config = run.config()
     index, statistics = ChipIndex.load(run.index_file), BandStatistics.load(run.statistics_file)
     device = resolve_device(TrainerConfig(device=config.trainer.device))
-    model, epoch = load_best(run, config, index)
+    model, best = load_best(run, config, index)
     tta = config.inference.tta
     temperature = fit_temperature_on(model.to(device), index, statistics, config.data, device=device, tta=tta)
     challenger = evaluate(
@@ -87,11 +90,12 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
         temperature=temperature,
         prediction_path=run.prediction_folder,
     )
-    _say(f"holdout of epoch {epoch}: {_in_words(challenger)}")
+    _say(f"holdout of epoch {best.epoch}: {_in_words(challenger)}")
     measured = {
         "challenger": challenger.to_json(),
-        **measure_champion(run, config, index, device),
-        "epoch": epoch,
+        **evaluate_champion(run, config, index, device),
+        "epoch": best.epoch,
+        "checkpoint": {"manifest": manifest_key(best.url), "sha256": best.sha256},
         "code": {"git_commit": git_commit(), "version": __version__},
     }
     written = contract(run, config, index, statistics, challenger)
@@ -102,8 +106,8 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     return measured
 
 
-def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[nn.Module, int]:
-    """The model of the best checkpoint, averaged weights if it has them, and its epoch counted from 1.
+def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[nn.Module, Manifest]:
+    """The model of the best checkpoint, averaged weights if it has them, and that checkpoint's manifest.
 
     Raises:
         CheckpointError: there is no checkpoint with a finite score, or it does not fit the model.
@@ -119,26 +123,10 @@ def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[n
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{best.url} does not fit the model: {' '.join(str(error).split())}") from error
-    return model.eval(), best.epoch
+    return model.eval(), best
 
 
-def evaluate_champion(
-    run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device
-) -> tuple[int, Evaluation | None]:
-    """The champion's generation (0 if there is none) and its metrics on this run's holdout.
-
-    Raises:
-        CheckpointError: it cannot be loaded.
-        ConfigError: it knows other classes.
-    """
-    found = measure_champion(run, config, index, device)
-    if found["champion_error"] is not None:
-        raise CheckpointError(f"the champion (generation {found['generation']}): {found['champion_error']}")
-    champion = found["champion"]
-    return found["generation"], None if champion is None else Evaluation.from_json(champion)
-
-
-def measure_champion(run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device) -> dict[str, Any]:
+def evaluate_champion(run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device) -> dict[str, Any]:
     """The champion's part of ``evaluation.json``: always measured anew, on this run's holdout and by this code.
 
     Raises:
@@ -240,6 +228,7 @@ def contract(
         "classes": data.classes,
         "ignore_index": data.ignore_index,
         "bands": index.bands,
+        "band_names": [scene.band_names[number - 1] for number in scene.band_numbers(index.bands)],
         "statistics": {name: values for name, values in asdict(statistics).items() if name != "num_pixels"},
         "nodata": next((value for value in declared if value is not None), None),
         "resolution": [abs(scene.transform[0]), abs(scene.transform[4])],

@@ -1,34 +1,53 @@
-"""One scene's map with all that belongs to it: the raster, a picture, and the STAC item that says what it is."""
+"""One scene's map with all that belongs to it, down to the STAC item that says what it is."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+import time
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from ununennium.checkpoints.storage import Storage, open_storage
+from ununennium.config.predictor import PolygonsConfig
+from ununennium.errors import StorageUnavailable
+from ununennium.inference import mlm_item
+from ununennium.inference.change import LastMaps, write_change
+from ununennium.inference.outputs import MappedScene
+from ununennium.inference.predictor import OnRows, Predictor
+from ununennium.inference.ranks import Ranks
+from ununennium.inference.stac_item import ASSETS, stac_item
+from ununennium.inference.store import band_store
+from ununennium.mapping import ITEM, JobScene, MapJob
+from ununennium.runs import work_root
 
-from ununennium.checkpoints.storage import open_storage
-from ununennium.evaluation.pictures import class_map_picture, presence_map_picture, value_map_picture
-from ununennium.inference.scene import MappedScene, map_scene
-from ununennium.inference.stac_item import stac_item
-from ununennium.mapping import ITEM, MapJob
+logger = logging.getLogger(__name__)
 
-_COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds before each new try of an upload, each of which tries several times by itself."""
 
 
 def make_map(
     job: MapJob,
-    network: nn.Module,
-    contract: Mapping[str, Any],
-    name: str,
-    images: list[str],
+    predictor: Predictor,
+    scene: JobScene,
     folder: Path,
     *,
-    device: str,
+    ranks: Ranks,
+    on_rows: OnRows | None = None,
 ) -> dict[str, Any]:
     """Map one scene into ``folder``, and move what was made to the job's output.
+
+    What is predicted is kept band by band until all of it is there: a process that is killed, or storage that does not
+    answer, costs no more than the band under way.
+
+    Args:
+        job: what is asked for.
+        predictor: with the job's model.
+        scene: which of the job's.
+        folder: on this machine, for the files.
+        ranks: the processes that share the scene's rows.
+        on_rows: told how many rows of how many this process has done.
 
     Returns:
         The STAC item.
@@ -37,36 +56,75 @@ def make_map(
         DataError: the scene cannot be read, or does not fit the model.
         StorageError: the output cannot be written; nothing of this scene counts as made.
     """
-    fingerprint = job.fingerprint(images)  # before it is read: what changes meanwhile is made again
-    mapped = map_scene(network, contract, images, folder / "map.tif", device=device, tta=job.tta)
-    quicklook(mapped, contract, folder / "quicklook.png")
-    assets = {
-        "map": {"href": "./map.tif", "type": _COG, "roles": ["data"], "title": job.model},
-        "quicklook": {"href": "./quicklook.png", "type": "image/png", "roles": ["overview"]},
-    }
-    about = {
-        "ununennium:model": job.model,
-        "ununennium:version": job.version,
-        "ununennium:generation": job.generation,
-        "ununennium:run_id": contract["run_id"],
-        "ununennium:fingerprint": fingerprint,
-    }
-    item = stac_item(mapped, name, derived_from=images, assets=assets, properties=about)
-    storage = open_storage(job.output)
-    storage.delete(f"{name}/{ITEM}")  # while it is replaced, it is not there
-    for file in ("map.tif", "quicklook.png"):
-        storage.put_file(folder / file, f"{name}/{file}")
-    (folder / ITEM).write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
-    storage.put_file(folder / ITEM, f"{name}/{ITEM}")
+    fingerprint = job.fingerprint(scene.images)  # before it is read: what changes meanwhile is made again
+    storage, name = open_storage(job.output), scene.name
+    with band_store(work_root() / "maps", name, predictor.key(scene.images, job.outputs)) as store:
+        plan = predictor.plan(scene.images, job.outputs, name=name, date=scene.date, folder=store.folder)
+        ranks.begin(name, store)
+        predictor.predict(plan, store, share=(0, ranks.count), on_rows=on_rows)
+        ranks.wait(name)
+        settings = PolygonsConfig.model_validate(job.polygons)
+        mapped = predictor.write(plan, store, folder / "map.tif", settings, prefix="")
+        links = [{"rel": "derived_from", "href": url} for url in plan.opened.sources]
+        files, about = dict(mapped.files), _about(job, predictor, fingerprint)
+        if job.change and (change := write_change(LastMaps(storage), mapped, name, predictor.contract, folder)):
+            files |= change.files
+            about["ununennium:change"] = change.summary
+            links.append({"rel": "predecessor-version", "href": change.url})
+        links.append(_link_to_model(job, predictor, storage, folder))
+        item = stac_item(mapped, name, links=links, files=files, properties=about, title=job.model)
+        (folder / ITEM).write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
+        _publish(storage, name, files, folder / ITEM)
     return item
 
 
-def quicklook(mapped: MappedScene, contract: Mapping[str, Any], path: Path) -> None:
-    """Draw a map with a legend, as its task wants it."""
-    classes = list(contract["classes"])
-    if contract.get("task") == "multilabel":
-        presence_map_picture(mapped.path, classes, path)
-    elif contract.get("task") == "regression":
-        value_map_picture(mapped.path, classes[0], path)
-    else:
-        class_map_picture(mapped.path, classes, path)
+def _about(job: MapJob, predictor: Predictor, fingerprint: str) -> dict[str, Any]:
+    return {
+        "ununennium:model": job.model,
+        "ununennium:version": job.version,
+        "ununennium:generation": job.generation,
+        "ununennium:run_id": predictor.contract["run_id"],
+        "ununennium:tta": predictor.tta,
+        "ununennium:fingerprint": fingerprint,
+    }
+
+
+def _link_to_model(job: MapJob, predictor: Predictor, storage: Storage, folder: Path) -> dict[str, Any]:
+    """Where the model that made the map is described, once for each version."""
+    key = f"_models/{job.model}-{job.version[:16]}.json"
+    if not storage.exists(key):
+        file = folder / "model.json"
+        item = mlm_item.mlm_item(predictor.contract, job.model, job.version, storage=job.storage)
+        file.write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
+        _upload(storage, file, key)
+    return {"rel": "derived_from", "href": f"../{key}", "type": "application/geo+json", "title": f"model {job.model}"}
+
+
+def _publish(storage: Storage, name: str, files: dict[str, Path], item: Path) -> None:
+    """Move a map to its place: the item of the last one goes first, that of this one comes last."""
+    _patiently(lambda: storage.delete(f"{name}/{ITEM}"), storage.url(f"{name}/{ITEM}"))
+    for kind, about in ASSETS.items():
+        if kind not in files:  # what the last map had, and this one has not, must not be taken for this one's
+            _patiently(lambda old=about.file: storage.delete(f"{name}/{old}"), storage.url(f"{name}/{about.file}"))
+    for file in [*files.values(), item]:
+        _upload(storage, file, f"{name}/{file.name}")
+
+
+def _upload(storage: Storage, file: Path, key: str) -> None:
+    _patiently(lambda: storage.put_file(file, key), storage.url(key))
+
+
+def _patiently(act: Any, what: str) -> None:
+    """Try again for a minute where the storage does not answer: the map is whole on this machine."""
+    for wait_s in RETRY_WAITS_S:
+        try:
+            act()
+        except StorageUnavailable as error:
+            logger.warning("%s: %s; trying again in %g s", what, error, wait_s)
+            time.sleep(wait_s)
+        else:
+            return
+    act()
+
+
+__all__ = ["MappedScene", "make_map"]

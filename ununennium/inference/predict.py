@@ -8,10 +8,9 @@ its axes. Rows that no later tile touches are handed out at once: memory is that
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ununennium.errors import ConfigError, DataError
+from ununennium.inference.forward import Forward, Output, evaluation_mode
+from ununennium.inference.tiles import check_sizes, num_bands, overlap_of, overlap_with, place_tiles
+
+__all__ = ["Band", "Output", "ReadWindow", "predict_bands"]
 
 ReadWindow = Callable[[int, int, int, int], tuple[NDArray[np.float32], NDArray[np.bool_]]]
 """``(row, col, height, width) -> (image (C, height, width), valid (height, width))``, normalised, invalid pixels 0;
@@ -27,18 +30,6 @@ the image of a stack of dates may be (T, C, height, width).
 Rows and columns count from the region's corner, and windows reach outside it; what does not exist there is invalid.
 A tile whose mask is all False is not predicted.
 """
-
-
-Output = Literal["probabilities", "values", "presences"]
-"""What a model's output is made into: probabilities by the softmax over its channels; taken as it is; or, by the
-sigmoid, the probability of each channel's class on its own."""
-
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "probabilities": lambda logits: logits.softmax(1),
-    "values": lambda logits: logits,
-    "presences": torch.sigmoid,
-}
 
 
 _Batch = tuple[list[int], Tensor]
@@ -59,13 +50,6 @@ class Band(NamedTuple):
     valid: NDArray[np.bool_]
 
 
-class _Axis(NamedTuple):
-    """Tiles along one axis: their first pixels, and each one's share (tiles, tile) of its pixels' prediction."""
-
-    starts: list[int]
-    shares: Tensor
-
-
 def predict_bands(
     model: nn.Module,
     read: ReadWindow,
@@ -80,6 +64,10 @@ def predict_bands(
     autocast: torch.dtype | None = None,
     tta: bool = False,
     output: Output = "probabilities",
+    temperature: float = 1.0,
+    channels_last: bool = False,
+    compiled: bool = False,
+    bands: tuple[int, int] | None = None,
 ) -> Iterator[Band]:
     """Predict a region from top to bottom.
 
@@ -92,11 +80,16 @@ def predict_bands(
         num_classes: classes K.
         tile: side of a tile in pixels.
         overlap: pixels that neighbouring tiles share, at most half a tile; a quarter if not given, 0 for none.
-        batch_size: tiles per forward pass.
+        batch_size: tiles per forward pass; halved where memory does not suffice.
         device: where the model is, and the bands are put together.
         autocast: dtype of the forward pass, such as ``torch.bfloat16``; float32 if not given.
         tta: average over the eight flips and turns of each tile.
         output: what the model's output is made into, before tiles are blended.
+        temperature: logits are divided by it first.
+        channels_last: memory layout of the tiles, which the model's weights should have, too.
+        compiled: the model is compiled: every batch is filled up to one size, so that it is compiled once.
+        bands: only these of the region's bands (``tiles.num_bands``): the first, and the one after the last. Each is,
+            bit for bit, what it is among all; the row of tiles above the first is predicted once more for that.
 
     Yields:
         The rows in order, each exactly once.
@@ -105,32 +98,52 @@ def predict_bands(
         ConfigError: sizes that cannot work.
         DataError: the model's output does not have ``num_classes`` channels and the tile's size, or is NaN.
     """
-    overlap = tile // 4 if overlap is None else overlap
-    _check_sizes(height=height, width=width, num_classes=num_classes, tile=tile, overlap=overlap, batch_size=batch_size)
+    overlap = overlap_of(tile, overlap)
+    check_sizes(height=height, width=width, num_classes=num_classes, tile=tile, overlap=overlap, batch_size=batch_size)
+    first, last = _chosen(bands, num_bands(height, tile, overlap))
     stride = tile - overlap
-    down, across = _axis(height, tile, overlap), _axis(width, tile, overlap)
+    down, across = place_tiles(height, tile, overlap), place_tiles(width, tile, overlap)
+    forward = Forward(
+        model, num_classes, autocast=autocast, tta=tta, output=output, temperature=temperature,
+        channels_last=channels_last, pad_to=batch_size if compiled else None,
+    )  # fmt: skip
+    row_shares = down.shares.to(device)
     sums = torch.zeros(num_classes, tile, width, device=device)
     valid = np.zeros((tile, width), dtype=bool)
-    with _evaluation_mode(model), ThreadPoolExecutor(1, "read-ahead") as reading:
-        for top, row_shares in zip(down.starts, down.shares.to(device), strict=True):
+    with evaluation_mode(model), ThreadPoolExecutor(1, "read-ahead") as reading:
+        # The row of tiles above the first band hands its half of the pixels that both see down to it.
+        for number in range(max(first - 1, 0), last):
+            top = down.starts[number]
             for places, images in _ahead(reading, _batches(read, top, across.starts, tile, batch_size, valid)):
-                predicted = _forward(model, images.to(device), num_classes, autocast, tta, output)
+                predicted = forward(images.to(device))
                 for place, probabilities in zip(places, predicted, strict=True):
-                    inside, part = _overlap_with(width, across.starts[place], tile)
-                    share = row_shares[:, None] * across.shares[place, part].to(device)
+                    inside, part = overlap_with(width, across.starts[place], tile)
+                    share = row_shares[number][:, None] * across.shares[place, part].to(device)
                     sums[:, :, inside] += probabilities[:, :, part] * share
-            stop = height if top == down.starts[-1] else top + stride
-            rows = slice(max(-top, 0), stop - top)
-            band = Band(top + rows.start, sums[:, rows].to("cpu", copy=True).numpy(), valid[rows].copy())
-            band.probabilities[:, ~band.valid] = 0.0
-            if not np.isfinite(band.probabilities).all():
-                raise DataError(
-                    f"the model gives NaN for rows {band.row} to {band.row + len(band.valid) - 1} of the region; its "
-                    "weights or its precision cannot be used"
-                )
-            yield band
+            if number >= first:
+                yield _finished(top, height if top == down.starts[-1] else top + stride, sums, valid)
             sums[:, :overlap], valid[:overlap] = sums[:, stride:], valid[stride:]
             sums[:, overlap:], valid[overlap:] = 0.0, False
+
+
+def _chosen(bands: tuple[int, int] | None, count: int) -> tuple[int, int]:
+    first, last = (0, count) if bands is None else bands
+    if not 0 <= first < last <= count:
+        raise ConfigError("bands", bands, f"give the first, and the one after the last, of {count}")
+    return first, last
+
+
+def _finished(top: int, stop: int, sums: Tensor, valid: NDArray[np.bool_]) -> Band:
+    """The rows from ``top`` to ``stop`` that lie in the region."""
+    rows = slice(max(-top, 0), stop - top)
+    band = Band(top + rows.start, sums[:, rows].to("cpu", copy=True).numpy(), valid[rows].copy())
+    band.probabilities[:, ~band.valid] = 0.0
+    if not np.isfinite(band.probabilities).all():
+        raise DataError(
+            f"the model gives NaN for rows {band.row} to {band.row + len(band.valid) - 1} of the region; its weights "
+            "or its precision cannot be used"
+        )
+    return band
 
 
 def _ahead(reading: ThreadPoolExecutor, batches: Iterator[_Batch]) -> Iterator[_Batch]:
@@ -152,7 +165,7 @@ def _batches(
     images: list[Tensor] = []
     for place, left in enumerate(starts):
         image, mask = read(top, left, tile, tile)
-        inside, part = _overlap_with(valid.shape[1], left, tile)
+        inside, part = overlap_with(valid.shape[1], left, tile)
         valid[:, inside] = mask[:, part]
         if mask[:, part].any():
             places.append(place)
@@ -162,75 +175,3 @@ def _batches(
             places, images = [], []
     if images:
         yield places, torch.stack(images)
-
-
-def _forward(
-    model: nn.Module, images: Tensor, num_classes: int, autocast: torch.dtype | None, tta: bool, output: Output
-) -> Tensor:
-    """Class probabilities or values (N, K, tile, tile) in float32."""
-    expected = (images.shape[0], num_classes, *images.shape[-2:])
-    views = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)] if tta else [(0, False)]
-    total: Tensor | None = None
-    context: contextlib.AbstractContextManager[Any] = (
-        contextlib.nullcontext() if autocast is None else torch.autocast(images.device.type, dtype=autocast)
-    )
-    with torch.no_grad(), context:
-        for turns, mirrored in views:
-            view = torch.rot90(images.flip(-1) if mirrored else images, turns, (-2, -1))
-            logits = model(view)
-            if not isinstance(logits, Tensor) or logits.shape != expected:
-                got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                channels = f"one channel of logits for each of {num_classes} classes"
-                channels = f"{num_classes} channel(s) of values" if output == "values" else channels
-                raise DataError(
-                    f"the model gives {got} for an image of {tuple(images.shape)}: it must be {expected}, {channels} "
-                    "at the image's own size"
-                )
-            values = _ACTIVATIONS[output](logits.float())
-            values = torch.rot90(values, -turns, (-2, -1)) if turns else values
-            values = values.flip(-1) if mirrored else values
-            total = values if total is None else total.add_(values)
-    assert total is not None
-    return total.div_(len(views)) if tta else total
-
-
-@contextlib.contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in evaluation mode, and afterwards as it was: a frozen one stays frozen."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags.items():
-            module.training = training
-
-
-def _overlap_with(length: int, start: int, tile: int) -> tuple[slice, slice]:
-    """The pixels of a tile within 0..length: as counted there, and as counted in the tile."""
-    inside = slice(max(start, 0), min(start + tile, length))
-    return inside, slice(inside.start - start, inside.stop - start)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < (0 if name == "overlap" else 1):
-            raise ConfigError(name, value, "give a whole number >= " + ("0" if name == "overlap" else "1"))
-    if sizes["overlap"] > sizes["tile"] // 2:
-        raise ConfigError("overlap", sizes["overlap"], f"give at most half a tile, {sizes['tile'] // 2}")
-
-
-def _axis(length: int, tile: int, overlap: int) -> _Axis:
-    """Place tiles over ``length`` pixels, and share every pixel among the tiles that see it."""
-    stride, before = tile - overlap, overlap // 2
-    count = -(-length // stride)  # the last tile reaches about half an overlap beyond the end
-    starts = [number * stride - before for number in range(count)]
-    ramp = torch.sin(torch.linspace(0, torch.pi / 2, 2 * overlap + 1, dtype=torch.float64)[1::2]) ** 2
-    weight = torch.ones(tile, dtype=torch.float64)
-    weight[:overlap] = ramp
-    weight[tile - overlap :] = ramp.flip(0)
-    total = torch.zeros(starts[-1] + before + tile, dtype=torch.float64)
-    for start in starts:
-        total[start + before : start + before + tile] += weight
-    shares = [weight / total[start + before : start + before + tile] for start in starts]
-    return _Axis(starts, torch.stack(shares).float())

@@ -1,13 +1,16 @@
 """What a map is, as a STAC item: where, when, from what, by which model, and how much of each class.
 
-STAC 1.0.0 with the projection extension (``proj:code``, ``proj:transform``, ``proj:shape``) and the processing
-extension (``processing:software``); what is ours begins with ``ununennium:``.
+STAC 1.0.0 with the projection extension (``proj:code``, ``proj:transform``, ``proj:shape``), the processing extension
+(``processing:software``, ``processing:datetime``, ``processing:lineage``) and the raster extension (``raster:scale`` of
+probabilities); what is ours begins with ``ununennium:``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyproj
@@ -15,70 +18,110 @@ import rasterio
 from rasterio.warp import transform_geom
 
 from ununennium.data.catalog import Scene
-from ununennium.inference.scene import MappedScene
+from ununennium.inference.outputs import MappedScene
+from ununennium.inference.writers import PROBABILITY_STEP
 from ununennium.version import __version__
 
 _EXTENSIONS = [
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
 ]
+_RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
+_COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file of a map.
+
+    Attributes:
+        file: its name in the map's folder.
+        media: its media type.
+        role: in the item.
+        title: in words.
+    """
+
+    file: str
+    media: str
+    role: str
+    title: str
+
+
+ASSETS = {
+    "map": Asset("map.tif", _COG, "data", "classes or values"),
+    "probabilities": Asset("probabilities.tif", _COG, "data", "probability of each class"),
+    "confidence": Asset("confidence.tif", _COG, "data", "probability of the mapped class"),
+    "geoparquet": Asset("polygons.parquet", "application/vnd.apache.parquet", "data", "polygons"),
+    "geojson": Asset("polygons.geojson", "application/geo+json", "data", "polygons in WGS 84"),
+    "areas": Asset("areas.csv", "text/csv", "metadata", "area of each class"),
+    "quicklook": Asset("quicklook.png", "image/png", "overview", "the map to look at"),
+    "change": Asset("change.json", "application/json", "metadata", "what changed since the last map"),
+    "change_picture": Asset("change.png", "image/png", "overview", "where it changed"),
+}
+"""All files that a map can have."""
 
 
 def stac_item(
-    mapped: MappedScene, name: str, *, derived_from: list[str], assets: Mapping[str, Any], properties: Mapping[str, Any]
+    mapped: MappedScene,
+    name: str,
+    *,
+    links: Sequence[Mapping[str, Any]],
+    files: Mapping[str, Path],
+    properties: Mapping[str, Any],
+    title: str,
 ) -> dict[str, Any]:
     """The item of a map.
 
     Args:
         mapped: what was mapped.
         name: the item's id.
-        derived_from: URLs of the images.
-        assets: files of the map, by key.
+        links: to the images, the model and the last map.
+        files: of the map, by their keys in ``ASSETS``.
         properties: added to those that the map has by itself.
+        title: of the map.
     """
     scene = mapped.scene
     days = [day for day in scene.dates if day is not None]
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     geometry, bbox = _footprint(scene)
+    scaled = {"probabilities", "confidence"} & files.keys()
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": "1.0.0",
-        "stac_extensions": _EXTENSIONS,
+        "stac_extensions": [*_EXTENSIONS, *([_RASTER] if scaled else [])],
         "id": name,
         "geometry": geometry,
         "properties": {
+            "title": title,
             "datetime": f"{days[-1][:10]}T00:00:00Z" if days else now,
             "created": now,
             "proj:code": _code(scene),
             "proj:shape": [scene.height, scene.width],
             "proj:transform": list(scene.transform),
             "processing:software": {"ununennium": __version__},
-            "ununennium:areas": _areas(mapped),
+            "processing:datetime": now,
+            "processing:lineage": f"mapped by the model {title} from the images that this item is derived from",
+            "ununennium:areas": mapped.areas,
             "ununennium:unmapped_pixels": mapped.unmapped,
             **properties,
         },
-        "links": [{"rel": "derived_from", "href": url} for url in derived_from],
-        "assets": dict(assets),
+        "links": [dict(link) for link in links],
+        "assets": {kind: _asset(kind) for kind in ASSETS if kind in files},
     }
+    if mapped.num_polygons is not None:
+        item["properties"]["ununennium:polygons"] = mapped.num_polygons
     if bbox is not None:
         item["bbox"] = bbox
     return item
 
 
-def _areas(mapped: MappedScene) -> dict[str, dict[str, Any]]:
-    """Pixels of each class, and square metres where the CRS measures in a unit of length."""
-    size = _pixel_m2(mapped.scene)
-    return {
-        name: {"pixels": pixels, "area_m2": None if size is None else pixels * size}
-        for name, pixels in mapped.pixels.items()
-    }
-
-
-def _pixel_m2(scene: Scene) -> float | None:
-    if scene.crs is None or not (crs := rasterio.CRS.from_wkt(scene.crs)).is_projected:
-        return None
-    _, metres = crs.linear_units_factor
-    return float(abs(scene.affine.determinant) * metres**2)
+def _asset(kind: str) -> dict[str, Any]:
+    about = ASSETS[kind]
+    asset: dict[str, Any] = {"href": f"./{about.file}", "type": about.media, "roles": [about.role]}
+    asset["title"] = about.title
+    if kind in ("probabilities", "confidence"):
+        asset["raster:scale"] = PROBABILITY_STEP
+    return asset
 
 
 def _footprint(scene: Scene) -> tuple[dict[str, Any] | None, list[float] | None]:

@@ -6,13 +6,24 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.data.layout import arrange
+from ununennium.data.raster import GDAL_CACHE_BYTES
 from ununennium.data.reader import BoolArray, FloatArray, SceneReader
 from ununennium.data.statistics import BandStatistics, normalise
 from ununennium.inference.predict import ReadWindow
 
+_MOST_CACHE_BYTES = 2**30
+
 
 def window_reader(
-    reader: SceneReader, statistics: BandStatistics, row: int = 0, col: int = 0, *, layout: str = "channels"
+    reader: SceneReader,
+    statistics: BandStatistics,
+    row: int = 0,
+    col: int = 0,
+    *,
+    layout: str = "channels",
+    scale: float = 1.0,
+    offset: float = 0.0,
+    cache_bytes: int = GDAL_CACHE_BYTES,
 ) -> ReadWindow:
     """A ``read(row, col, height, width)`` for ``predict_bands`` over a region of a scene.
 
@@ -25,6 +36,9 @@ def window_reader(
         row: first row of the region in the scene.
         col: first column.
         layout: how stacks of dates reach the model, see ``DataConfig.layout``.
+        scale: values are multiplied by it before they are normalised,
+        offset: and this is added.
+        cache_bytes: bound of GDAL's cache of blocks; ``blocks_of_a_row`` says when none is decoded twice.
     """
     scene = reader.scene
 
@@ -33,13 +47,25 @@ def window_reader(
         cols, col_inside = _mirrored(left + col, width, scene.width)
         first_row, first_col = int(rows.min()), int(cols.min())
         span = int(rows.max()) - first_row + 1, int(cols.max()) - first_col + 1
-        pixels, valid = reader.read(first_row, first_col, *span)
+        pixels, valid = reader.read(first_row, first_col, *span, cache_bytes=cache_bytes)
+        if (scale, offset) != (1.0, 0.0):
+            pixels = pixels * np.float32(scale) + np.float32(offset)
         shown_rows, shown_cols = (rows - first_row)[:, None], (cols - first_col)[None, :]
         image: FloatArray = normalise(pixels, valid, statistics)[:, shown_rows, shown_cols]
         image = arrange(image, scene.num_dates, layout)
         return image, valid[shown_rows, shown_cols] & row_inside[:, None] & col_inside[None, :]
 
     return read
+
+
+def blocks_of_a_row(reader: SceneReader, tile: int) -> int:
+    """Bytes of the decoded blocks that a row of tiles lies in: with a cache of these, each is decoded once, whether
+    the file has tiles, or strips as wide as the scene."""
+    scene = reader.scene
+    block_rows = scene.block_shape[0]
+    rows = min((-(-tile // block_rows) + 1) * block_rows, scene.height + block_rows)
+    needed = int(1.1 * rows * scene.width * scene.num_bands * scene.num_dates * np.dtype(scene.dtype).itemsize)
+    return min(max(needed, GDAL_CACHE_BYTES), _MOST_CACHE_BYTES)
 
 
 def _mirrored(first: int, count: int, length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:

@@ -23,6 +23,8 @@ from ununennium.data.raster import bounded_cache
 from ununennium.errors import ConfigError, StorageError
 
 NODATA = 255
+PROBABILITY_STEP = 0.004
+"""Of probabilities that are kept in a byte: 0 is 0, and 250 is 1."""
 _BLOCK = 256
 
 # Okabe and Ito's palette, which people with any colour vision tell apart; class 0 is a quiet grey.
@@ -239,6 +241,46 @@ class PresenceMapWriter(_CogWriter):
             valid: bool (rows, width); nodata where False.
         """
         self._write(row, np.where(valid, predicted, NODATA))
+
+
+class ProbabilityWriter(_CogWriter):
+    """Writes probabilities, a band for each of some names, rows at a time; use it as a context manager.
+
+    The file is a uint8 COG with the scene's CRS, nodata 255, and the scale that makes probabilities of its values both
+    as GDAL's scale of each band and in words among the tags; the bands' descriptions are the names, overviews by the
+    mean.
+
+    Args:
+        path: where the file goes.
+        scene: whose pixels were predicted.
+        names: of the bands, such as the classes.
+
+    Raises:
+        StorageError: the file cannot be written; raised by every method.
+    """
+
+    _overviews = "average"
+
+    def __init__(self, path: str | Path, scene: Scene, names: Sequence[str]) -> None:
+        window = {"row": 0, "col": 0, "height": scene.height, "width": scene.width}
+        super().__init__(path, scene, **window, dtype="uint8", nodata=NODATA, count=len(names))
+        self._names = list(names)
+
+    def _describe(self) -> None:
+        self._dataset.scales = [PROBABILITY_STEP] * len(self._names)
+        self._dataset.update_tags(SCALE=f"probability = {PROBABILITY_STEP:g} x value; {NODATA} is without data")
+        for number, name in enumerate(self._names, 1):
+            self._dataset.set_band_description(number, name)
+
+    def write(self, row: int, steps: npt.NDArray[np.uint8]) -> None:
+        """Write the next rows; they come in order, and all of them.
+
+        Args:
+            row: first row.
+            steps: uint8 (names, rows, width), or (rows, width) of one name: probabilities in steps of 0.004, 255
+                without data.
+        """
+        self._write(row, steps)
 
 
 class ValueMapWriter(_CogWriter):

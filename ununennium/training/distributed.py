@@ -11,14 +11,17 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 _LEAVE_S = 10.0
 
@@ -146,19 +149,36 @@ def broadcast_buffers(module: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
+def is_divided(value: Any) -> TypeGuard[DTensor]:
+    """Whether ``value`` is a tensor divided over ranks.
+
+    Asked without importing DTensor, which takes seconds: whoever made one has imported it.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
+
+
+def is_fully_sharded(module: nn.Module) -> TypeGuard[FSDPModule]:
+    """Whether ``fully_shard`` has been applied to ``module``; asked without importing it, as in ``is_divided``."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of ``tensor``, sharing its memory; the tensor itself if it is not divided."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_divided(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of ``tensor``, if it is divided over ranks: a collective."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_divided(tensor) else tensor
 
 
 def divided_like(like: Tensor, tensor: Tensor) -> Tensor:
     """``tensor``, which every rank has, on the device of ``like``, and divided over ranks as that is."""
-    if isinstance(like, DTensor) and not isinstance(tensor, DTensor):
+    if is_divided(like) and not is_divided(tensor):
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
     return tensor.to(like.device)
 
@@ -168,7 +188,7 @@ def gathered(value: Any) -> Any:
 
     Every rank calls it. What is not divided is returned as it is.
     """
-    if isinstance(value, DTensor):
+    if is_divided(value):
         full = value.full_tensor()
         return full.cpu() if rank() == 0 else None
     if isinstance(value, dict):

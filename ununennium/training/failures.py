@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from ununennium.errors import ConfigError, UnunenniumError
+from ununennium.redaction import redact
 from ununennium.runs import read_json, write_json
 from ununennium.training.result import rank_error_file, read_error, read_errors
 
 if TYPE_CHECKING:
-    from ununennium.runs import RunDirectory
+    from ununennium.redaction import redact
+from ununennium.runs import RunDirectory
 
 _GLOO, _LOADER = "gloo", "DataLoader worker (pid"
 
@@ -30,8 +32,8 @@ def report_error(file: Path, rank: int, error: BaseException) -> None:
                 "rank": rank,
                 "time": time.time(),
                 "type": type(error).__name__,
-                "message": str(error),
-                "traceback": "".join(traceback.format_exception(error)),
+                "message": redact(str(error)),
+                "traceback": redact("".join(traceback.format_exception(error))),
                 "expected": isinstance(error, UnunenniumError),
                 "lost": is_lost(error),
             },

@@ -37,6 +37,7 @@ from pathlib import Path
 
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.runs import RunDirectory
+from ununennium.training.lines import is_loud
 from ununennium.training.result import Preempted, TrainingResult, failed_process, how_it_ended, read_result
 from ununennium.training.supervise import (
     POLL_S,
@@ -51,7 +52,7 @@ from ununennium.training.watch import OnLine, Stalled, Watch, processes
 PREEMPTED_EXIT_CODE = 143
 """128 + SIGTERM, the exit status of a training process that was asked to stop and wrote a checkpoint."""
 
-_RANK_PREFIX = re.compile(r"^\[[A-Za-z_]+\d+\]:")
+_RANK_PREFIX = re.compile(r"^\[[A-Za-z_]+(\d+)\]:")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def torchrun_command(
     return [
         *(sys.executable, "-m", "torch.distributed.run", *(nodes or Nodes()).arguments(run.run_id)),
         *(f"--nproc-per-node={nproc}", f"--max-restarts={max_restarts}"),
-        *(f"--log-dir={run.logs_folder}", "--tee=3", "--local-ranks-filter=0"),
+        *(f"--log-dir={run.logs_folder}", "--tee=3"),
         *(f"--shutdown-timeout={max(1, round(grace_s))}", "--module", "ununennium.training.worker", str(run.run_file)),
     ]
 
@@ -124,7 +125,7 @@ def launch(
         grace_s: seconds to write a checkpoint after being asked to stop, before being killed.
         stall_timeout_s: seconds without a batch being done after which training is ended; None waits for ever.
         max_restarts: times that training is started again after a process was lost.
-        on_line: called with each line that rank 0 prints, from a thread.
+        on_line: called with each line that rank 0 prints, and with warnings and errors of others, from a thread.
         on_heartbeat: called every few seconds with where training stands, in words.
 
     Returns:
@@ -140,11 +141,19 @@ def launch(
         for folder in (run.errors_folder, run.pids_folder, run.stacks_folder):
             shutil.rmtree(folder, ignore_errors=True)
 
+    heard: set[str] = set()
+
     def on_output(line: str) -> bool:
         prefix = _RANK_PREFIX.match(line)
         if prefix is None:  # torchrun's own words: kept for the error message alone
             return False
-        on_line(line[prefix.end() :])
+        rank, text = int(prefix[1]), line[prefix.end() :]
+        if rank == 0:
+            on_line(text)
+        if is_loud(text) and text not in heard:  # what every rank warns of is told once
+            heard.add(text)
+            if rank:
+                on_line(f"rank {rank}: {text}")
         return True
 
     launch_id = secrets.token_hex(8)

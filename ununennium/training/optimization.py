@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ununennium.errors import ConfigError
 from ununennium.training import distributed
@@ -63,7 +62,7 @@ class Window:
         self._world_size = distributed.world_size()
         self._is_single = accumulation_steps == 1 and self._world_size == 1
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if self._scaler is not None and any(isinstance(parameter, DTensor) for parameter in self._parameters):
+        if self._scaler is not None and any(map(distributed.is_divided, self._parameters)):
             remedy = "each rank would find other overflows in its part of the gradient; use 'bf16' with fully_shard"
             raise ConfigError("mixed_precision", "fp16", remedy)
         self._nominal_weight = 1.0

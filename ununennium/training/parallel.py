@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from ununennium.errors import ConfigError
 from ununennium.training import distributed
@@ -58,7 +57,7 @@ class ParallelModel:
                 self.module.to(memory_format=torch.channels_last)
         if config.compile:
             model = torch.compile(model)  # type: ignore[assignment]
-        if isinstance(self.module, FSDPModule):
+        if distributed.is_fully_sharded(self.module):
             self.no_sync = self._without_reduction
         elif world_size > 1 and distributed.without_ddp(model) is model:
             model = nn.parallel.DistributedDataParallel(model)
@@ -72,7 +71,7 @@ class ParallelModel:
 
     @contextlib.contextmanager
     def _without_reduction(self) -> Iterator[None]:
-        assert isinstance(self.module, FSDPModule)
+        assert distributed.is_fully_sharded(self.module)
         self.module.set_requires_gradient_sync(False)
         try:
             yield
@@ -118,7 +117,7 @@ def _fully_shard(
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    if distributed.unwrap(model) is not model or isinstance(model, FSDPModule):
+    if distributed.unwrap(model) is not model or distributed.is_fully_sharded(model):
         raise ConfigError("fully_shard", True, "the model is wrapped already; give the plain one")
     if optimizer.state:
         raise ConfigError("fully_shard", True, "the optimizer has stepped already; make a new one for this Trainer")

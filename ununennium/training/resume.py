@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.distributed.tensor import DTensor
 
 from ununennium.errors import CheckpointError
 from ununennium.training import distributed
@@ -159,7 +158,7 @@ def _divided(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[st
 
 
 def _as_part(like: Any, value: Any) -> Any:
-    if isinstance(like, DTensor) and isinstance(value, torch.Tensor) and value.shape == like.shape:
+    if distributed.is_divided(like) and isinstance(value, torch.Tensor) and value.shape == like.shape:
         return distributed.divided_like(like, value)
     return value
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from ununennium.errors import LaunchError
+from ununennium.redaction import redact
 
 POLL_S = 0.25
 """The waits of the caller's thread are this short, so that a cancellation raised in it is seen at once."""
@@ -137,7 +138,7 @@ def stop(process: subprocess.Popen[str], grace_s: float) -> None:
 def _pump(stream: IO[str], on_line: Callable[[str], bool | None], tail: deque[str]) -> None:
     """Hand on lines until the stream ends; a failing reader must not block the writer."""
     for raw in stream:
-        line = raw.rstrip()[:MAX_LINE]
+        line = redact(raw.rstrip())[:MAX_LINE]
         if not line:
             continue
         handled: bool | None = False

@@ -34,6 +34,7 @@ from ununennium.data.patches import PatchTargets
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import ConfigError, StorageError
 from ununennium.importing import instantiate
+from ununennium.redaction import redact_logs
 from ununennium.runs import RunDirectory, finite, write_json
 from ununennium.training import distributed
 from ununennium.training.callbacks import (
@@ -47,6 +48,7 @@ from ununennium.training.callbacks import (
 from ununennium.training.config import TrainerConfig
 from ununennium.training.failures import ended_for_good, report_error, restarts
 from ununennium.training.launch import PREEMPTED_EXIT_CODE
+from ununennium.training.lines import mark_levels
 from ununennium.training.result import rank_error_file
 from ununennium.training.state import StopReason
 from ununennium.training.trainer import Trainer
@@ -65,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     (run_file,) = sys.argv[1:] if arguments is None else arguments
     rank = int(os.environ.get("RANK", "0"))
     run = RunDirectory.open(run_file)
+    redact_logs()
+    mark_levels()
     die_with_parent(float(os.environ.get("UNUNENNIUM_GRACE_S", "25")))
     tell_where_on_signal(run.stacks_folder / f"rank{rank}.txt")
     register_process(run, rank)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from ununennium.config import CatalogConfig, DataConfig, SceneConfig
 from ununennium.errors import DataError
 
-__all__ = ["scenes_of"]
+__all__ = ["scenes_of", "scenes_without_labels"]
 
 
 def scenes_of(config: DataConfig) -> list[SceneConfig]:
@@ -19,7 +21,25 @@ def scenes_of(config: DataConfig) -> list[SceneConfig]:
     return [*found, *config.scenes]
 
 
-def _from_catalog(catalog: CatalogConfig) -> list[SceneConfig]:
+def scenes_without_labels(catalog: CatalogConfig, *, recent_days: float | None = None) -> list[SceneConfig]:
+    """The scenes of a catalogue that are to be mapped: labels are neither asked for nor looked at.
+
+    Args:
+        catalog: the section; it may be empty just now.
+        recent_days: STAC: only what was taken in the last so many days.
+
+    Raises:
+        DataError: the catalogue cannot be read.
+        ConfigError: a setting does not fit it, or a package is missing.
+    """
+    if recent_days is not None:
+        since = datetime.now(UTC) - timedelta(days=recent_days)
+        catalog = catalog.model_copy(update={"datetime": f"{since:%Y-%m-%dT%H:%M:%SZ}/.."})
+    found = _from_catalog(catalog.model_copy(update={"labels": None, "label_asset": None}), labelled=False)
+    return [scene.model_copy(update={"label": None}) for scene in found]
+
+
+def _from_catalog(catalog: CatalogConfig, *, labelled: bool = True) -> list[SceneConfig]:
     # Each kind brings packages of its own, so it is imported when it is used.
     if catalog.folder is not None:
         from ununennium.data.sources.folder import scenes_in_folder
@@ -28,12 +48,12 @@ def _from_catalog(catalog: CatalogConfig) -> list[SceneConfig]:
     elif catalog.table is not None:
         from ununennium.data.sources.table import scenes_in_table
 
-        where, scenes = catalog.table, scenes_in_table(catalog)
+        where, scenes = catalog.table, scenes_in_table(catalog, labelled=labelled)
     else:
         from ununennium.data.sources.stac import scenes_in_stac
 
         assert catalog.stac is not None
-        where, scenes = catalog.stac, scenes_in_stac(catalog)
-    if not scenes:
+        where, scenes = catalog.stac, scenes_in_stac(catalog, labelled=labelled)
+    if not scenes and labelled:
         raise DataError(f"data.catalog: {where} has no scene; check the path, and what narrows it down")
     return scenes

@@ -17,8 +17,12 @@ from ununennium.errors import ConfigError, DataError
 _FIELD = "data.catalog.stac"
 
 
-def scenes_in_stac(catalog: CatalogConfig) -> list[SceneConfig]:
+def scenes_in_stac(catalog: CatalogConfig, *, labelled: bool = True) -> list[SceneConfig]:
     """The items that the catalogue's settings choose, in its order, each a scene with the item's id as name.
+
+    Args:
+        catalog: the section.
+        labelled: whether each must have a label; without, none gets one.
 
     Raises:
         DataError: the catalogue cannot be read, an item lacks an asset, or an image has no label.
@@ -30,8 +34,8 @@ def scenes_in_stac(catalog: CatalogConfig) -> list[SceneConfig]:
     images = [item for item in items if item.id not in {label.id for label in sources.values()}]
     scenes, unlabelled = [], []
     for item in islice(images, catalog.limit):
-        label, label_field = _label(item, sources, catalog)
-        if label is None:
+        label, label_field = _label(item, sources, catalog) if labelled else (None, None)
+        if labelled and label is None:
             unlabelled.append(item.id)
             continue
         settings = label_settings(catalog)

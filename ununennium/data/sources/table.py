@@ -13,8 +13,12 @@ from ununennium.data.sources.files import joined, label_settings, read_bytes, wi
 from ununennium.errors import ConfigError, DataError
 
 
-def scenes_in_table(catalog: CatalogConfig) -> list[SceneConfig]:
+def scenes_in_table(catalog: CatalogConfig, *, labelled: bool = True) -> list[SceneConfig]:
     """The scenes of a CSV or Parquet table, in its order.
+
+    Args:
+        catalog: the section.
+        labelled: whether each must have a label or classes, if the table has a column for them.
 
     Raises:
         DataError: it cannot be read, or a row lacks a value or has one that cannot work.
@@ -40,7 +44,7 @@ def scenes_in_table(catalog: CatalogConfig) -> list[SceneConfig]:
         given = {name: value for name, value in values.items() if value not in (None, "")}
         if "image" not in given:
             raise DataError(f"data.catalog.table: {table}, row {row}: column 'image' is empty; give the image's path")
-        if "label" in columns and "label" not in given and "classes" not in given:
+        if labelled and "label" in columns and "label" not in given and "classes" not in given:
             unlabelled.append(f"row {row}, column 'label' ({given['image']})")
             continue
         own = {name: str(given.pop(name)) for name in catalog.attributes if name in given and name not in known}

@@ -1,0 +1,193 @@
+"""One epoch by hand, through the Trainer, and through the peers: the same work, each as its documentation has it.
+
+Each takes a model, its optimizer and a list of batches ``(image, target)``, and returns the seconds of the epoch.
+Cross-entropy, gradients clipped to a norm of 1, the epoch's mean loss, three idle callbacks where there are callbacks.
+The peers' time is that of the epoch alone, without what they do before and after it; the Trainer's is that of all of
+``fit``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ununennium.training import Callback, Trainer, TrainerConfig
+
+Batches = list[tuple[Tensor, Tensor]]
+CLIP = 1.0
+
+
+def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
+    loss_fn = nn.CrossEntropyLoss()
+    total, count = 0.0, 0
+    start = time.perf_counter()
+    for image, target in batches:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_fn(model(image), target)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        total += loss.item() * len(target)
+        count += len(target)
+    return time.perf_counter() - start
+
+
+class Idle(Callback):
+    """Overrides nothing, as most callbacks do for most hooks."""
+
+
+def by_trainer(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
+    config = TrainerConfig(epochs=1, device="cpu", mixed_precision=False, gradient_clip=CLIP)
+    callbacks: list[Callback] = [Idle(), Idle(), Idle()]
+    loader: Any = batches
+    trainer = Trainer(model, optimizer, nn.CrossEntropyLoss(), loader, callbacks=callbacks, config=config)
+    start = time.perf_counter()
+    trainer.fit()
+    return time.perf_counter() - start
+
+
+def by_accelerate(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=1)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    loss_fn = nn.CrossEntropyLoss()
+    total, count = 0.0, 0
+    model.train()
+    start = time.perf_counter()
+    for image, target in batches:
+        with accelerator.accumulate(model):
+            loss = loss_fn(model(image), target)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            optimizer.zero_grad()
+        total += loss.item() * len(target)
+        count += len(target)
+    return time.perf_counter() - start
+
+
+def by_ignite(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
+    from ignite.engine import Engine, Events
+    from ignite.metrics import Average
+
+    loss_fn = nn.CrossEntropyLoss()
+
+    def step(engine: Engine, batch: tuple[Tensor, Tensor]) -> float:
+        model.train()
+        optimizer.zero_grad()
+        image, target = batch
+        loss = loss_fn(model(image), target)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        return loss.item()
+
+    engine = Engine(step)
+    Average().attach(engine, "loss")
+    times: list[float] = []
+    for event in (Events.EPOCH_STARTED, Events.EPOCH_COMPLETED):
+        engine.add_event_handler(event, lambda: times.append(time.perf_counter()))
+    for _ in range(3):
+        engine.add_event_handler(Events.COMPLETED, lambda: None)
+    engine.run(batches, max_epochs=1)
+    return times[1] - times[0]
+
+
+def by_lightning(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, **settings: Any) -> float:
+    """Through Lightning's Trainer with ``settings``, but nothing on disk."""
+    return _lightning(
+        model, optimizer, batches, logger=False, enable_checkpointing=False, enable_model_summary=False, **settings
+    )
+
+
+def by_barebones(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
+    """Through Lightning's Trainer with everything off that it can put off."""
+    return _lightning(model, optimizer, batches, barebones=True)
+
+
+def _lightning(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, **settings: Any) -> float:
+    import lightning
+
+    barebones = settings.get("barebones", False)
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.loss_fn = model, nn.CrossEntropyLoss()
+            self.total, self.count = 0.0, 0
+
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            image, target = batch
+            loss: Tensor = self.loss_fn(self.model(image), target)
+            if barebones:  # which logs nothing
+                self.total += loss.item() * len(target)
+                self.count += len(target)
+            else:
+                self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(target))
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return optimizer
+
+    times: list[float] = []
+
+    class Clock(lightning.Callback):
+        def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+            times.append(time.perf_counter())
+
+        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+            times.append(time.perf_counter())
+
+    class Nothing(lightning.Callback):
+        """Overrides nothing."""
+
+    callbacks = [Clock(), Nothing(), Nothing(), Nothing()]
+    with quiet_lightning():
+        trainer = lightning.Trainer(
+            max_epochs=1, accelerator="cpu", gradient_clip_val=CLIP, callbacks=callbacks, **settings
+        )
+        trainer.fit(Module(), Loader(batches))
+    return times[1] - times[0]
+
+
+class Loader:
+    """Batches as a loader: Lightning takes a list for several loaders."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self._batches)
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without the advice it gives on every start; its progress bar writes into memory."""
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,189 @@
+"""Whether a catalogue shows other data than it did when somebody last looked.
+
+No Prefect here. What a look found is kept, as immutable records beside the model's versions and promotions::
+
+    models/<model>/arrivals/<10**10 - number>.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import fsspec
+
+from ununennium.checkpoints.registry import Registry
+from ununennium.checkpoints.storage import Storage, open_storage
+from ununennium.config import RunConfig
+from ununennium.data.catalog import Scene, open_catalog
+from ununennium.data.contents import Contents, cache_folder
+from ununennium.data.sources import scenes_of
+from ununennium.errors import CheckpointError
+from ununennium.runs import resolve_storage
+from ununennium.training.watch import OnLine
+
+_FORMAT = 1
+_LAST = 10**10
+_CHANGED_BY = ("size", "mtime", "ETag", "etag", "LastModified", "last_modified")
+"""What file systems say of a file that changes with its contents."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a look at the catalogue found.
+
+    Attributes:
+        model: whose catalogue it is.
+        fingerprint: hash of all data, in all scenes.
+        previous: the same at the last look, or when the champion was trained; None if there was neither.
+        scenes: hash of each scene's data by its name.
+        added: scenes that were not there at the last look; all, if there was none.
+        changed: scenes with other contents than at the last look.
+        removed: scenes that are gone.
+        is_first: whether nobody has looked before.
+        newest_s: age in seconds of the file that was changed last; None if no file system tells.
+        storage: where the registry is.
+    """
+
+    model: str
+    fingerprint: str
+    previous: str | None
+    scenes: dict[str, str]
+    added: list[str]
+    changed: list[str]
+    removed: list[str]
+    is_first: bool
+    newest_s: float | None
+    storage: str
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the data are other ones."""
+        return self.fingerprint != self.previous
+
+    def remember(self) -> None:
+        """Keep what was found, for the next look to compare with.
+
+        Raises:
+            FileExistsError: somebody else looked at the same moment.
+            StorageError: the storage failed.
+        """
+        records = open_storage(self.storage)
+        folder = _folder(self.model)
+        newest = next(iter(records.list(folder)), None)
+        number = 1 if newest is None else _LAST - int(newest[len(folder) :].removesuffix(".json")) + 1
+        seen = datetime.now(UTC).isoformat(timespec="milliseconds")
+        content = {"format": _FORMAT, "seen": seen, "fingerprint": self.fingerprint, "scenes": self.scenes}
+        records.create(f"{folder}{_LAST - number:010d}.json", (json.dumps(content, indent=1) + "\n").encode())
+
+
+def look(config: RunConfig, *, on_line: OnLine | None = None) -> Arrival:
+    """Look at the catalogue of ``config``, and compare it with what the last look found.
+
+    Local files are compared by their contents, which are read again only where the file system hints at a change; those
+    behind a URL by what their store says of them. Where nobody has looked yet, the data that the champion was trained
+    on count as seen.
+
+    Args:
+        config: whose ``data`` is the catalogue, and whose ``name`` is the model's.
+        on_line: told what is warped to another grid.
+
+    Raises:
+        DataError, ConfigError: the catalogue cannot be read, or its scenes do not fit each other.
+        CheckpointError: the record of the last look is damaged.
+    """
+    storage = resolve_storage(config.storage)
+    scenes = open_catalog(config.data, on_line)
+    contents = Contents(cache_folder() / "contents.json")
+    found = {scene.name: _hash(scene, contents) for scene in scenes}
+    fingerprint = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    last = _last_look(open_storage(storage), config.name)
+    before: Mapping[str, str] = last["scenes"] if last else {}
+    previous = last["fingerprint"] if last else None
+    if last is None and contents.of_scenes(scenes) == _of_the_champion(storage, config.name):
+        previous, before = fingerprint, found
+    return Arrival(
+        model=config.name,
+        fingerprint=fingerprint,
+        previous=previous,
+        scenes=found,
+        added=[name for name in found if name not in before],
+        changed=[name for name in found if name in before and found[name] != before[name]],
+        removed=[name for name in before if name not in found],
+        is_first=last is None,
+        newest_s=_newest_s(config),
+        storage=storage,
+    )
+
+
+def _hash(scene: Scene, contents: Contents) -> str:
+    stamps = [_changed_by(file) for file in scene.files if "://" in file]
+    return hashlib.sha256(json.dumps([contents.of_scenes([scene]), stamps]).encode()).hexdigest()
+
+
+def _changed_by(location: str) -> list[str]:
+    info = _info(location)
+    return [str(info[key]) for key in _CHANGED_BY if info.get(key)]
+
+
+def _info(location: str) -> Mapping[str, Any]:
+    """What its file system says of a file; nothing, where that cannot say."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(location)
+        return dict(filesystem.info(path))
+    except Exception:  # it was opened before by GDAL, which may reach what fsspec does not
+        return {}
+
+
+def _newest_s(config: RunConfig) -> float | None:
+    """Seconds since a file of the catalogue was changed last."""
+    times = []
+    for scene in scenes_of(config.data):
+        for location in _locations([scene.image, scene.label]):
+            info = _info(location)
+            when = info.get("mtime") or info.get("LastModified")
+            if isinstance(when, datetime):
+                when = when.timestamp()
+            if isinstance(when, int | float):
+                times.append(float(when))
+    return max(0.0, time.time() - max(times)) if times else None
+
+
+def _locations(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if not value.startswith(("<", "/vsi")):
+            yield value
+    elif isinstance(value, Mapping):
+        yield from _locations(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _locations(each)
+
+
+def _last_look(records: Storage, model: str) -> dict[str, Any] | None:
+    newest = next(iter(records.list(_folder(model))), None)
+    if newest is None:
+        return None
+    try:
+        content: dict[str, Any] = json.loads(records.read_bytes(newest))
+        if content["format"] != _FORMAT or not {"scenes", "fingerprint"} <= content.keys():
+            raise ValueError(f"this version reads format {_FORMAT}")
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{records.url(newest)} is no record of a look at the data: {error}") from error
+    return content
+
+
+def _of_the_champion(storage: str, model: str) -> str | None:
+    """Hash of the data that the champion was trained on."""
+    registry = Registry(storage, model)
+    champion = registry.current()
+    return None if champion is None else str(registry.contract(champion.version)["data_sha256"])
+
+
+def _folder(model: str) -> str:
+    return f"models/{model}/arrivals/"

@@ -1,0 +1,13 @@
+"""What is wrong with a set-up, and how to mend it: ``ununennium doctor``.
+
+Each module looks at one part (``packages``, ``machine``, ``storage``, ``server``), and gives findings. Nothing is
+changed, but for a small object in the storage that is removed again. Prefect is not imported: its server is asked over
+HTTP, so that a broken installation can be looked at, too.
+"""
+
+from __future__ import annotations
+
+from ununennium.doctor.finding import Finding, Level
+from ununennium.doctor.look import look_at_everything
+
+__all__ = ["Finding", "Level", "look_at_everything"]

@@ -1,0 +1,44 @@
+"""What is kept of each predicted band, besides which the probabilities of a whole scene are never held at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ununennium.evaluation.scores import Scores
+from ununennium.inference.predict import Band
+from ununennium.inference.writers import NODATA, PROBABILITY_STEP
+
+MAP, VALID, PROBABILITIES, CONFIDENCE = "map", "valid", "probabilities", "confidence"
+
+
+def layers_of(band: Band, scores: Scores, outputs: Collection[str]) -> dict[str, npt.NDArray[Any]]:
+    """The layers of a band that ``outputs`` are made of.
+
+    Args:
+        band: as it was predicted.
+        scores: of the model's task.
+        outputs: what is to be written.
+
+    Returns:
+        ``map`` as ``scores.predict`` gives it, classes as uint8; ``valid``; and, each uint8 in steps of 0.004 with 255
+        without data, ``probabilities`` (K, rows, width) and ``confidence`` (rows, width), the predicted class's own.
+    """
+    predicted = scores.predict(band)
+    values = predicted.dtype.kind == "f"
+    layers = {MAP: predicted if values else predicted.astype(np.uint8), VALID: band.valid}
+    if "probabilities" in outputs:
+        layers[PROBABILITIES] = np.stack([quantised(plane, band.valid) for plane in band.probabilities])
+    if "confidence" in outputs:
+        layers[CONFIDENCE] = quantised(band.probabilities.max(0), band.valid)
+    return layers
+
+
+def quantised(probabilities: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Probabilities (rows, width) in steps of 0.004, 255 without data."""
+    steps: npt.NDArray[np.uint8] = np.rint(probabilities / PROBABILITY_STEP).astype(np.uint8)
+    steps[~valid] = NODATA
+    return steps

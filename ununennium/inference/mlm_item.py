@@ -1,0 +1,126 @@
+"""A promoted model as a STAC item of the Machine Learning Model extension (MLM 1.4), which its maps link to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyproj
+import rasterio
+
+from ununennium.checkpoints.contract import WEIGHTS
+from ununennium.checkpoints.registry import Registry
+from ununennium.runs import as_link
+
+EXTENSION = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
+_TASKS = {
+    "segmentation": "semantic-segmentation",
+    "change": "semantic-segmentation",
+    "classification": "scene-classification",
+    "multilabel": "scene-classification",
+    "regression": "regression",
+}
+_SAFETENSORS = "application/octet-stream; framework=pytorch; profile=safetensors"
+
+
+def mlm_item(contract: Mapping[str, Any], model: str, version: str, *, storage: str) -> dict[str, Any]:
+    """The item of a version of a model.
+
+    Args:
+        contract: of the version.
+        model: its name.
+        version: which.
+        storage: where the registry is.
+    """
+    described, task = contract["model"], contract.get("task", "segmentation")
+    # A model has no place: it can be applied wherever scenes fit. The item's geometry is the whole Earth.
+    ring = [[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]
+    url = Registry(storage, model).version_url(version)
+    versions = contract["versions"]
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "stac_extensions": [EXTENSION],
+        "id": f"{model}-{version[:16]}",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "bbox": [-180, -90, 180, 90],
+        "properties": {
+            "datetime": contract["created"],
+            "description": f"version {version} of the model {model}, of run {contract['run_id']}",
+            "mlm:name": model,
+            "mlm:architecture": str(described["target"]),
+            "mlm:tasks": [_TASKS[task]],
+            "mlm:framework": "pytorch",
+            "mlm:framework_version": str(versions.get("torch", "unknown")),
+            "mlm:batch_size_suggestion": 4,
+            "mlm:hyperparameters": dict(described["kwargs"]),
+            "mlm:input": [_input(contract)],
+            "mlm:output": [_output(contract, task)],
+            "ununennium:version": version,
+            "ununennium:run_id": contract["run_id"],
+            "ununennium:metrics": contract["metrics"],
+        },
+        "links": [],
+        "assets": {
+            "model": {
+                "href": as_link(f"{url}/{WEIGHTS}"),
+                "type": _SAFETENSORS,
+                "title": "weights",
+                "roles": ["mlm:model", "mlm:weights"],
+                "mlm:artifact_type": "safetensors.torch.save",
+            },
+            "contract": {
+                "href": as_link(f"{url}/contract.json"),
+                "type": "application/json",
+                "title": "contract",
+                "roles": ["mlm:inference", "metadata"],
+            },
+        },
+    }
+
+
+def _input(contract: Mapping[str, Any]) -> dict[str, Any]:
+    statistics, size = contract["statistics"], int(contract["chip_size"])
+    names = [str(band) for band in contract.get("band_names") or contract["bands"]]
+    dates = contract.get("num_dates", 1)
+    over_time = dates > 1 and contract.get("layout", "channels") != "channels"
+    shape = [-1, dates, len(names), size, size] if over_time else [-1, len(names) * dates, size, size]
+    order = ["batch", "time", "bands", "height", "width"] if over_time else ["batch", "bands", "height", "width"]
+    # MLM knows a standard deviation by the name "stddev".
+    scaling = [
+        {"type": "z-score", "mean": mean, "stddev": std}
+        for mean, std in zip(statistics["mean"], statistics["std"], strict=True)
+    ]
+    crs, resolution = contract["crs"], contract["resolution"]
+    return {
+        "name": "pixels",
+        "bands": names,
+        "input": {"shape": shape, "dim_order": order, "data_type": "float32"},
+        "value_scaling": scaling,
+        "description": f"pixels of {resolution} in units of {_code(crs)}, normalised; 0 without data",
+    }
+
+
+def _output(contract: Mapping[str, Any], task: str) -> dict[str, Any]:
+    number, size = len(contract["classes"]), int(contract["chip_size"])
+    patches = task in ("classification", "multilabel")
+    output: dict[str, Any] = {
+        "name": contract["classes"][0] if task == "regression" else "logits",
+        "tasks": [_TASKS[task]],
+        "result": {
+            "shape": [-1, number] if patches else [-1, number, size, size],
+            "dim_order": ["batch", "class"] if patches else ["batch", "class", "height", "width"],
+            "data_type": "float32",
+        },
+    }
+    if task != "regression":
+        names = list(contract["classes"])
+        output["classification:classes"] = [{"value": value, "name": name} for value, name in enumerate(names)]
+    return output
+
+
+def _code(crs: str | None) -> str:
+    if crs is None:
+        return "pixels"
+    authority = pyproj.CRS.from_wkt(rasterio.CRS.from_user_input(crs).to_wkt()).to_authority()
+    return "a CRS of its own" if authority is None else ":".join(authority)
