@@ -55,7 +55,7 @@ def started(
         config: what to run; with ``checkpoints.resume`` an interrupted run of the same goes on.
         started_by: who or what asks, such as the ids of a flow run; recorded in ``run.json``.
         continues: id of a flow run that is known to have ended; what it asked for goes on wherever it was.
-        again: whether the flow run has been under way before: a run of it that was judged, and waited for a person, goes
+        again: whether the flow run has been under way before: a run of it that was judged, and waits for a person, goes
             on whatever has changed since, as nothing is computed again.
         keep: False leaves nothing behind, neither here nor in the storage (a dry run).
         on_line: told if a run goes on, or why one that was interrupted does not.

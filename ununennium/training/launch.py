@@ -38,11 +38,12 @@ from pathlib import Path
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.runs import RunDirectory
 from ununennium.training.lines import is_loud
-from ununennium.training.result import Preempted, TrainingResult, failed_process, how_it_ended, read_result
+from ununennium.training.result import Preempted, TrainingResult, failed_process, read_result
 from ununennium.training.supervise import (
     POLL_S,
     Outcome,
     Terminated,
+    how_it_ended,
     raise_on_sigterm,
     send_signal,
     supervise,
