@@ -1,7 +1,8 @@
 """Asking a person before a model that passes the gate is promoted: the record of the question and of the answer.
 
-``approval.json`` of a run: ``state`` (``pending``, ``approved`` or ``rejected``), ``generation`` (of the champion that
-the candidate was compared with), ``asked`` (UTC), and, once somebody has answered, ``answered``, ``by`` and ``reason``.
+``approval.json`` of a run: ``state`` (``pending``, ``approved`` or ``rejected``), ``round`` (from 1: a run is asked for
+again if the champion changed while it waited), ``generation`` (of the champion that the candidate was compared with),
+``asked`` (UTC), and, once somebody has answered, ``answered``, ``by`` and ``reason``.
 A run that waits holds no process: whoever comes back to it (the flow run that Prefect resumes, ``ununennium promote``)
 goes on from its files, and trains and evaluates nothing again.
 """
@@ -44,7 +45,10 @@ class Answer:
 
 def ask(run: RunDirectory, generation: int) -> None:
     """Note that ``run``, compared with ``generation``, waits for a person."""
-    write_json(run.approval_file, {"state": PENDING, "generation": generation, "asked": _now()})
+    before = record_of(run)
+    number = 1 if before is None else before["round"] + 1
+    question = {"state": PENDING, "round": number, "generation": generation, "asked": _now()}
+    write_json(run.approval_file, question)
     run.publish([run.approval_file])
 
 

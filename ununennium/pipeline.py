@@ -277,14 +277,36 @@ def waits(run: RunDirectory) -> bool:
     return approval.record_of(run) is not None
 
 
-def settle(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) -> dict[str, Any]:
-    """Act on what a person said of a run that waits: promote it or not.
+def refresh(run: RunDirectory) -> None:
+    """Take over what somebody elsewhere may have said of a run that waits, or done about it."""
+    run.refresh([run.run_file, run.approval_file, run.gate_file, run.promotion_file, run.summary_file])
 
-    If another champion was promoted while it waited, it is judged anew, and waits again if it passes.
+
+def go_on(run: RunDirectory, *, on_line: OnLine = print) -> dict[str, Any]:
+    """Where a run stands about which a person was asked; an approval that nobody acted upon is acted upon.
 
     Returns:
         The run's summary.
     """
+    answer = approval.answer_of(run)
+    if answer is not None and answer.approved and not run.promotion_file.exists():
+        return settle(run, answer, on_line=on_line)
+    return summarise(run)
+
+
+def settle(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) -> dict[str, Any]:
+    """Act on what a person said of a run that waits: promote it or not.
+
+    If another champion was promoted while it waited, it is judged anew, and waits again if it passes. What has been
+    promoted stays so, whatever is said later.
+
+    Returns:
+        The run's summary.
+    """
+    refresh(run)
+    if run.promotion_file.exists():
+        on_line(f"{run.run_id} has been promoted already; 'ununennium registry rollback' goes back")
+        return summarise(run)
     approval.note(run, answer)
     _write_gate(run, with_check(read_json(run.gate_file), answer.check()))
     try:

@@ -26,7 +26,7 @@ from ununennium.data.catalog import open_catalog
 from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged
 from ununennium.errors import ConfigError, DataError, StorageError, UnunenniumError
-from ununennium.pipeline import summarise
+from ununennium.pipeline import refresh, summarise
 from ununennium.runs import RunDirectory, git_commit, newest_summaries, resolve_storage, versions, write_json
 from ununennium.training.result import Preempted
 from ununennium.training.supervise import POLL_S
@@ -64,11 +64,14 @@ def started(
         StorageError: the work folder or the storage cannot be written.
     """
     flow_runs = {(started_by or {}).get("flow_run_id"), continues} - {None}
-    waiting = _waiting(config, flow_runs) if again or continues is not None else None
+    waiting = _waiting(config, flow_runs) if keep and (again or continues is not None) else None
     if waiting is not None:
         run, lease = waiting
         on_line(f"going on with {run.run_id}, which has been judged")
         with lease, _summarised(run):
+            if not _is_of_flow(run.record(), {(started_by or {}).get("flow_run_id")}):
+                _record_start(run, started_by or {})
+                run.publish([run.run_file])
             yield run
         return
     found = _interrupted(config, flow_runs, on_line) if keep and config.checkpoints.resume else None
@@ -110,6 +113,13 @@ def resumed(run: RunDirectory, *, started_by: Mapping[str, Any] | None = None) -
 def _take_up(run: RunDirectory, started_by: Mapping[str, Any]) -> None:
     """Record who goes on with ``run``; it has no end any more."""
     _wait_for_processes(run)
+    _record_start(run, started_by)
+    run.result_file.unlink(missing_ok=True)
+    summarise(run)
+    run.publish([run.run_file, run.summary_file])
+
+
+def _record_start(run: RunDirectory, started_by: Mapping[str, Any]) -> None:
     again = {
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "host": platform.node(),
@@ -118,9 +128,6 @@ def _take_up(run: RunDirectory, started_by: Mapping[str, Any]) -> None:
     }
     record = run.record()
     write_json(run.run_file, {**record, "resumed": [*record.get("resumed", []), again]})
-    run.result_file.unlink(missing_ok=True)
-    summarise(run)
-    run.publish([run.run_file, run.summary_file])
 
 
 @contextlib.contextmanager
@@ -129,13 +136,12 @@ def _summarised(run: RunDirectory) -> Iterator[None]:
         yield
     except BaseException as error:
         with contextlib.suppress(Exception):  # the error that ended the run is the one to see
-            if summarise(run)["verdict"] == AWAITING:  # that is no end: whoever answers goes on
-                raise
-            was_stopped = isinstance(error, Preempted) or not isinstance(error, Exception)
-            known = isinstance(error, UnunenniumError)
-            reason = str(error) if known else f"{type(error).__name__}: {error}".rstrip(": ")
-            summarise(run, stop_reason="preempted" if was_stopped else "failed", reason=reason)
-            run.publish([run.summary_file, run.metrics_file, run.result_file])
+            if summarise(run)["verdict"] != AWAITING:  # which is no end: whoever answers goes on
+                was_stopped = isinstance(error, Preempted) or not isinstance(error, Exception)
+                known = isinstance(error, UnunenniumError)
+                reason = str(error) if known else f"{type(error).__name__}: {error}".rstrip(": ")
+                summarise(run, stop_reason="preempted" if was_stopped else "failed", reason=reason)
+                run.publish([run.summary_file, run.metrics_file, run.result_file])
         raise
 
 
@@ -156,6 +162,7 @@ def _waiting(config: RunConfig, flow_runs: set[Any]) -> tuple[RunDirectory, IO[s
         lease = _lease(run)
         if lease is None:
             raise ConfigError("run", run.run_id, "is under way in another process; wait for its end")
+        refresh(run)
         return run, lease
     return None
 
