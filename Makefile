@@ -1,13 +1,14 @@
 # `make demo` and `make test` set up everything they need; `make help` lists the rest.
 
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 # Workers for the test suite; torch inside each is held to one thread (tests/conftest.py).
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack stack-status stack-down demo test test-quick lint format bench bench-loader bench-ddp bench-flow clean
+.PHONY: help setup stack stack-status stack-down demo test test-quick lint format docs bench bench-checkpoint bench-loader bench-flow peers clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -52,11 +53,16 @@ format: setup ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## Measure the cost of a training step against a hand-written loop
-	$(BIN)/python -m benchmarks.step_cost
+docs: setup ## Build the documentation as a site in build/site
+	@$(BIN)/python -m mkdocs build --strict --quiet
 
-bench-ddp: setup ## Measure two ranks through the Trainer against a hand-written DDP script
-	$(BIN)/python -m benchmarks.ddp_speed --json $(VENV)/ddp_speed.json
+peers: setup ## Build .venv-peers: the project and what it is measured against
+	@set -e; uv=$$(command -v uv || echo .uv/bin/uv); export UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS:-true} UV_NATIVE_TLS=$${UV_NATIVE_TLS:-true}; \
+	  test -x $(PEERS)/bin/python || $$uv venv --quiet --python '>=3.11' $(PEERS); \
+	  $$uv pip install --quiet --python $(PEERS)/bin/python -c constraints.txt -e '.[dev]' -r benchmarks/peers.txt
+
+bench: peers ## Measure against the peers; ARGS=--quick, ARGS='--only step', ARGS=--help
+	$(PEERS)/bin/python -m benchmarks $(ARGS)
 
 bench-flow: setup ## Measure what the flow costs beside its training and evaluation
 	$(BIN)/python -m benchmarks.flow_overhead
@@ -68,4 +74,4 @@ bench-checkpoint: setup ## Measure what a checkpoint of 300 MB on S3 at 25 MB/s 
 	$(BIN)/python -m benchmarks.checkpoint_cost --json $(VENV)/checkpoint_cost.json
 
 clean: ## Remove the environment and everything the demo made
-	rm -rf $(VENV) .uv .ununennium storage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .uv .ununennium storage .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -48,7 +48,9 @@ class ObjectStore:
         self._command = command(weed, folder, (BUCKET, CHECKPOINTS), ports)
 
     def start(self) -> None:
-        """Start the server, and wait until it answers a signed request.
+        """Start the server, and wait until it gives what it held.
+
+        A server that was killed lists its objects for a moment before it can read them.
 
         Raises:
             RuntimeError: it ended instead, or did not answer within a minute.
@@ -70,7 +72,8 @@ class ObjectStore:
                 raise RuntimeError(f"weed ended with status {self._server.returncode}: {tail}")
             try:
                 for bucket in (BUCKET, CHECKPOINTS):
-                    filesystem.ls(bucket)
+                    for key in filesystem.find(bucket):
+                        filesystem.cat_file(key, end=1)
                 return
             except Exception as error:
                 if time.monotonic() > deadline:

@@ -48,37 +48,5 @@ ROWS = {
             "benchmarks.ddp_speed",
             (110, 15),
         ),
-        Row(
-            "loader",
-            "chips of 4 x 256 x 256 per second from GeoTIFF, one core",
-            "plain rasterio, TorchGeo, ununennium",
-            ">= 2,000 a second shuffled in 96 MB; every layout at least 3 x TorchGeo",
-            "benchmarks.loader_speed",
-            (150, 15),
-        ),
-        Row(
-            "flow",
-            "cost of orchestration beside training and evaluation",
-            "without Prefect, the flow with its own server, the flow on a running server",
-            "<= 6 s with its own server, <= 3 s on a running one",
-            "benchmarks.flow_overhead",
-            (150, 40),
-        ),
-        Row(
-            "accuracy",
-            "accuracy at equal work: Atlanta buildings, Indian Pines by blocks, three seeds",
-            "hand-written loop, Lightning with smp, ununennium as it comes",
-            "Atlanta: median IoU >= 0.45, time to the same IoU <= 1.0; Indian Pines: within noise or better",
-            "benchmarks.accuracy",
-            (420, 20),
-        ),
-        Row(
-            "growth",
-            "1, 10 and 100 times as many chips, scenes, epochs, runs in the registry",
-            "ununennium",
-            "time and memory linear or flat",
-            "benchmarks.growth",
-            (120, 20),
-        ),
     )
 }

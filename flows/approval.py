@@ -54,7 +54,7 @@ def ask(run: RunDirectory, reason: str) -> Answer:
         wait_for_input=Approval.with_initial_data(description=f"**{run.run_id}** {reason}"),
         timeout=run.config().gate.approval_timeout_s,
         # Of this question: the answer to an earlier one, before another champion came, is no answer to it.
-        key=f"{run.run_id}-{question['round']}",
+        key=f"round-{question['round']}",
     )
     return Answer(answer.approve, answer.by, answer.reason)
 

@@ -122,6 +122,7 @@ def train(run: RunDirectory) -> TrainingResult:
     log = get_run_logger()
     result = pipeline.train(run, on_line=passed_on(log), on_heartbeat=heartbeat.debug)
     finished(run, result)
+    link_report(run)
     if result.stop_reason == "preempted":
         log.warning("training was asked to stop after %d epochs; its checkpoint is where it goes on", result.epochs)
     return result.require_usable()
@@ -173,6 +174,16 @@ def publish(run: RunDirectory, summary: dict[str, Any]) -> None:
         link_text=run.run_id,
         key=f"{key}-run",
         description="Checkpoints, metrics and predictions",
+    )
+
+
+def link_report(run: RunDirectory) -> None:
+    """Link the run's report, which the storage has from the end of training on, however the run goes on."""
+    create_link_artifact(
+        link=as_link(f"{run.url}/{run.report_file.name}"),
+        link_text=f"Report of {run.run_id}",
+        key=f"{run.config().name.replace('_', '-')}-page",
+        description="One page for people: verdict, curves, chips, configuration and cost",
     )
 
 

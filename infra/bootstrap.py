@@ -10,7 +10,7 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,16 +63,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--notify", metavar="FILE", help=f"whom to tell what, as infra/notifications.py shows (default: ${SETTING})"
     )
+    parser.add_argument(
+        "--pool",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="a work pool beside those of infra/work-pools, named as the file: infra/kubernetes/gpu-job.json",
+    )
     options = parser.parse_args(arguments)
     try:
         notifications = Notifications.load(options.notify)
         with get_client(sync_client=True) as client:
-            changes = differences(client, silent_after_s=options.silent_after, notifications=notifications)
+            changes = differences(
+                client, silent_after_s=options.silent_after, notifications=notifications, pools=options.pool
+            )
             for change in changes:
                 print(change)
                 if not options.dry_run:
                     change.apply()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (httpx.HTTPError, RuntimeError) as error:
@@ -86,7 +96,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def differences(
-    client: SyncPrefectClient, *, silent_after_s: int | None = None, notifications: Notifications | None = None
+    client: SyncPrefectClient,
+    *,
+    silent_after_s: int | None = None,
+    notifications: Notifications | None = None,
+    pools: Sequence[Path] = (),
 ) -> list[Change]:
     """What on the server is not as the files say.
 
@@ -94,8 +108,9 @@ def differences(
         client: of the server.
         silent_after_s: seconds without a heartbeat after which a run has crashed; as ``automations.yaml`` says if None.
         notifications: whom to tell what; what is there already is left alone if None.
+        pools: files of work pools beside those of ``work-pools``.
     """
-    found = [_work_pool(client, file) for file in sorted((HERE / "work-pools").glob("*.json"))]
+    found = [_work_pool(client, file) for file in (*sorted((HERE / "work-pools").glob("*.json")), *pools)]
     described = yaml.safe_load((HERE / "automations.yaml").read_text(encoding="utf-8"))["automations"]
     for automation in described:
         if silent_after_s is not None and automation["trigger"]["posture"] == "Proactive":

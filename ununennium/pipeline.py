@@ -149,6 +149,7 @@ def train(run: RunDirectory, *, on_line: OnLine = print, on_heartbeat: OnLine | 
     )
     summarise(run)
     run.publish([run.result_file, run.metrics_file, run.summary_file])
+    report(run, on_line=on_line)
     return result
 
 
@@ -202,6 +203,8 @@ def promote(run: RunDirectory, *, actor: str) -> Promotion:
         GateError: the gate's verdict does not allow it, or the stored artefact fails the smoke test.
         PromotionConflict: the champion it was compared with is no longer the champion.
     """
+    from ununennium.report.card import write_card
+
     config, gate = run.config(), read_json(run.gate_file)
     registry = Registry(run.storage, config.name)
     if gate["verdict"] != PROMOTED:
@@ -211,6 +214,7 @@ def promote(run: RunDirectory, *, actor: str) -> Promotion:
     _write_gate(run, gate)
     if gate["verdict"] != PROMOTED:
         raise GateError(f"{run.run_id} is not promoted: {gate['reason']}")
+    registry.describe(version, write_card(run, version, gate))
     promotion = registry.promote(
         version,
         expected_generation=gate["generation"],
@@ -269,6 +273,7 @@ def judge(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> dict[str
             on_line(f"{conflict}; evaluating against the new champion")
     summary = summarise(run)
     run.publish([run.summary_file])
+    report(run, on_line=on_line)
     return summary
 
 
@@ -319,7 +324,18 @@ def settle(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) -> dic
         return judge(run, actor=answer.by, on_line=on_line)
     summary = summarise(run)
     run.publish([run.summary_file])
+    report(run, on_line=on_line)
     return summary
+
+
+def report(run: RunDirectory, *, on_line: OnLine = print) -> None:
+    """Write and publish the report of ``run`` as it stands; what hinders it is said, and ends no run."""
+    from ununennium.report.run import write_report
+
+    try:
+        run.publish([write_report(run)])
+    except Exception as error:
+        on_line(f"the report of {run.run_id} could not be written: {type(error).__name__}: {error}")
 
 
 def summarise(run: RunDirectory, *, stop_reason: str | None = None, reason: str | None = None) -> dict[str, Any]:
@@ -421,5 +437,6 @@ def _places(run: RunDirectory) -> dict[str, str]:
         "gate": (run.gate_file, "gate.json"),
         "prediction": (run.prediction_folder, "prediction"),
         "pictures": (run.pictures_folder, "pictures"),
+        "report": (run.report_file, run.report_file.name),
     }
     return {"files": run.url} | {name: f"{run.url}/{key}" for name, (file, key) in made.items() if file.exists()}

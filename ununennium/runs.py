@@ -231,6 +231,11 @@ class RunDirectory:
         return self.work / "pictures"
 
     @property
+    def report_file(self) -> Path:
+        """All of it on one page, for people."""
+        return self.work / "report.html"
+
+    @property
     def logs_folder(self) -> Path:
         """Output of every training process."""
         return self.work / "logs"
@@ -337,9 +342,14 @@ def work_root() -> Path:
 
 def write_json(file: Path, content: Any) -> None:
     """Write ``content`` as JSON, whole or not at all; numbers that are not finite become null."""
+    write_text(file, json.dumps(finite(content), indent=1) + "\n")
+
+
+def write_text(file: Path, content: str) -> None:
+    """Write ``content``, whole or not at all; the folder is made if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(finite(content), indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(content, encoding="utf-8")
     temporary.replace(file)
 
 

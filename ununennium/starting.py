@@ -26,7 +26,7 @@ from ununennium.data.catalog import open_catalog
 from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged
 from ununennium.errors import ConfigError, DataError, StorageError, UnunenniumError
-from ununennium.pipeline import refresh, summarise
+from ununennium.pipeline import refresh, report, summarise
 from ununennium.runs import RunDirectory, git_commit, newest_summaries, resolve_storage, versions, write_json
 from ununennium.training.result import Preempted
 from ununennium.training.supervise import POLL_S
@@ -142,6 +142,7 @@ def _summarised(run: RunDirectory) -> Iterator[None]:
                 reason = str(error) if known else f"{type(error).__name__}: {error}".rstrip(": ")
                 summarise(run, stop_reason="preempted" if was_stopped else "failed", reason=reason)
                 run.publish([run.summary_file, run.metrics_file, run.result_file])
+                report(run)
         raise
 
 

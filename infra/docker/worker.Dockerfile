@@ -15,7 +15,7 @@ COPY infra infra
 ARG TORCH_INDEX=
 RUN uv venv /opt/venv \
  && uv pip install --no-cache --python /opt/venv/bin/python ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
- && uv pip install --no-cache --python /opt/venv/bin/python -c constraints.txt ".[pipeline,stac,zoo]" "prefect-redis>=0.3"
+ && uv pip install --no-cache --python /opt/venv/bin/python -c constraints.txt ".[pipeline,stac,zoo,kubernetes]" "prefect-redis>=0.3"
 
 FROM python:${PYTHON}-slim-bookworm
 # setpriv, by which a training process learns that its launcher was killed, is part of the base image's util-linux.
@@ -32,6 +32,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     UNUNENNIUM_WORK=/var/lib/ununennium/runs \
     DO_NOT_TRACK=1 \
+    PREFECT_UI_STATIC_DIRECTORY=/var/lib/ununennium/ui \
     PREFECT_CLI_PROMPT=false \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=false

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 import uuid
@@ -70,7 +71,7 @@ def test_what_arrives_damaged_twice_is_an_error_and_not_kept(proxy, url, state, 
     store = CheckpointStore(url)
     manifest = store.save(state(1), epoch=1, step=1)
     proxy.inject("flip_down", method="GET", part=".pt", times=2, after_bytes=700)
-    with pytest.raises(CheckpointError, match=f"is damaged: .*SHA-256 [0-9a-f]{{64}}.*{manifest.sha256}"):
+    with pytest.raises(CheckpointError, match=f"SHA-256 [0-9a-f]{{64}}.*{manifest.sha256}; resume from another"):
         store.load(manifest)
     assert list(folder_of_copies.iterdir()) == []
     assert store.load(manifest)["number"] == 1
@@ -100,7 +101,7 @@ def put(storage, number, size_bytes):
 
     content = bytes([number]) * size_bytes
     storage.create(f"{number}", content)
-    return f"{number}", Expected(hashlib.sha256(content).hexdigest(), size_bytes, "the test")
+    return f"{number}", Expected(hashlib.sha256(content).hexdigest(), size_bytes, "the test", "try again")
 
 
 def fetch(storage, key, expected):
@@ -161,6 +162,29 @@ def test_a_cache_that_cannot_be_written_costs_a_download_and_no_more(url, monkey
     key, expected = put(storage, 1, 1000)
     assert len(fetch(storage, key, expected)) == 1000
     assert "are not kept in" in caplog.text
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True, timeout=20)
+
+
+def test_a_full_disk_of_the_cache_costs_a_download_and_no_more(url, monkeypatch, small_disk, caplog):
+    monkeypatch.setenv("UNUNENNIUM_CACHE", str(small_disk))
+    storage = open_storage(url)
+    key, expected = put(storage, 1, 1_000_000)
+    assert fetch(storage, key, expected) == bytes([1]) * 1_000_000
+    assert "are not kept in" in caplog.text
+    assert list((small_disk / "objects").iterdir()) == []  # what was begun there is gone
 
 
 @pytest.mark.parametrize("text", ["-1", "much", "nan", "inf"])

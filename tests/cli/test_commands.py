@@ -16,7 +16,7 @@ from torch import nn
 from ununennium.checkpoints.artifact import write_artifact
 from ununennium.checkpoints.registry import Registry
 
-COMMANDS = ["init", "train", "evaluate", "promote", "predict", "runs", "registry", "demo"]
+COMMANDS = ["init", "train", "evaluate", "promote", "predict", "runs", "report", "compare", "registry", "demo"]
 Cli = Callable[..., Any]
 
 

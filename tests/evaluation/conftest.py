@@ -1,4 +1,4 @@
-"""Two small scenes with labels, written with rasterio."""
+"""Two small scenes with labels, written with rasterio; a prediction of them; a run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import rasterio
 
+from tests.judged_run import evaluated, new_run
 from ununennium.config import DataConfig
 from ununennium.data import build_index, compute_statistics
+from ununennium.data.splits import HOLDOUT
 
 SIZE = 256
 NODATA = 7
@@ -43,3 +45,41 @@ def two_scenes(tmp_path):
     )
     index = build_index(config)
     return config, index, compute_statistics(index)
+
+
+@pytest.fixture
+def predicted(two_scenes, tmp_path):
+    """The index, and a folder in which everything is predicted rightly but one chip, of which half is."""
+    _, index, _ = two_scenes
+    folder = tmp_path / "prediction"
+    folder.mkdir()
+    wrong = None
+    for scene in index.scenes:
+        label = index.labels(scene).read(0, 0, scene.height, scene.width).astype(np.uint8)
+        held_out = index.split.folds(scene, 0, 0, scene.height, scene.width) == HOLDOUT
+        drawn = np.where(held_out, np.where(label == 255, 0, label), 255).astype(np.uint8)
+        if wrong is None and held_out.any():
+            row, col = (int(place) // 32 * 32 for place in np.argwhere(held_out)[len(np.argwhere(held_out)) // 2])
+            wrong = scene.name, row, col
+            chip = drawn[row : row + 16, col : col + 32]
+            chip[chip != 255] = 1 - chip[chip != 255]
+        with rasterio.open(
+            folder / f"{scene.name}.tif", "w", driver="GTiff", count=1, height=scene.height, width=scene.width,
+            dtype="uint8", crs=scene.crs, transform=scene.affine, nodata=255,
+        ) as dataset:  # fmt: skip
+            dataset.write(drawn, 1)
+    return index, folder, wrong
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run of which nothing has been done."""
+    monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path / "work"))
+    return new_run(tmp_path / "storage")
+
+
+@pytest.fixture
+def judged(run):
+    """A run that was judged."""
+    evaluated(run)
+    return run

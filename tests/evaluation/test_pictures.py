@@ -78,7 +78,7 @@ def test_each_band_is_stretched_by_its_own_data(tmp_path):
     image = np.stack([rng.uniform(low, low * 1.5, (60, 60)) for low in (10, 1000, 60000)], -1)
     image[:30] = 0
     image[-1, -1] = np.nan
-    stretched = pictures._stretch(image)
+    stretched = pictures.stretch(image)
     assert (stretched[:30] == 0).all()
     np.testing.assert_allclose(np.quantile(stretched[30:].reshape(-1, 3), 0.5, axis=0), 0.5, atol=0.05)
 

@@ -74,9 +74,11 @@ def test_a_suspended_run_holds_no_process_and_goes_on_without_training_when_a_pe
 
     # An answer that is none wakes nobody; one in Prefect, as its form gives it, does.
     refused = post(api, f"/flow_runs/{first['id']}/resume", {"run_input": {"reason": "no word of approval"}})
-    assert refused["status"] == "REJECT"
+    assert refused["status"] == "REJECT", refused
+    assert "'approve' is a required property" in refused["details"]["reason"], refused
     answer = {"approve": True, "by": "ada", "reason": "roofs are where they should be"}
-    assert post(api, f"/flow_runs/{first['id']}/resume", {"run_input": answer})["status"] == "ACCEPT"
+    resumed = post(api, f"/flow_runs/{first['id']}/resume", {"run_input": answer})
+    assert resumed["status"] == "ACCEPT", resumed
     run = ended(api, "retrain", 0)
     assert (run["id"], run["state_type"], run["state_name"]) == (first["id"], "COMPLETED", "Completed"), run["state"]
     assert [path.name for path in runs.iterdir()] == [folder.name]

@@ -78,7 +78,7 @@ def load_artifact(url: str, *, cached: bool = True) -> tuple[nn.Module, dict[str
     storage = open_storage(url)
     try:
         contract = parse_contract(storage.read_bytes(CONTRACT), url=storage.url(CONTRACT))
-        expected = Expected(contract["weights_sha256"], None, "the contract")
+        expected = Expected(contract["weights_sha256"], None, "the contract", "use another version, or export it again")
         with verified(storage, WEIGHTS, expected, cached=cached) as path:
             weights = load_file(path, device="cpu")
     except FileNotFoundError as error:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from ununennium.checkpoints.storage import Storage
-from ununennium.checkpoints.storage_errors import translated_full_disk
+from ununennium.checkpoints.storage_errors import DiskFull, translated_full_disk
 from ununennium.data.contents import cache_folder
 from ununennium.errors import CheckpointError, ConfigError
 
@@ -41,11 +41,13 @@ class Expected:
         sha256: its hash, 64 hexadecimal digits.
         size_bytes: its length; None where only the hash is on record.
         said_by: who says so, for the error message, such as "its manifest".
+        remedy: what to do if it is something else, for the error message.
     """
 
     sha256: str
     size_bytes: int | None
     said_by: str
+    remedy: str
 
     def accepts(self, size_bytes: int, sha256: str) -> bool:
         """Whether an object of this length and hash is the one."""
@@ -77,13 +79,11 @@ def verified(
     """
     limit_bytes = limit()
     folder = _usable(copies_folder()) if cached and storage.is_remote and limit_bytes else None
-    with _private(folder or scratch) as path:
-        if folder is not None and _from_cache(folder / expected.sha256, path, expected):
-            yield path
-            return
-        _download(storage, key, path, expected)
-        if folder is not None:
-            _keep(folder, path, expected, limit_bytes)
+    with contextlib.ExitStack() as stack:
+        path = None if folder is None else _through_cache(stack, folder, storage, key, expected, limit_bytes)
+        if path is None:
+            path = stack.enter_context(_private(scratch))
+            _download(storage, key, path, expected)
         yield path
 
 
@@ -131,6 +131,23 @@ def unfinished(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_TEMPORARY}*"))
 
 
+def _through_cache(
+    stack: contextlib.ExitStack, folder: Path, storage: Storage, key: str, expected: Expected, limit_bytes: int
+) -> Path | None:
+    """A file from the cache, or downloaded into it; None if its disk is full, when what was begun there is gone."""
+    with contextlib.ExitStack() as begun:
+        path = begun.enter_context(_private(folder))
+        if not _from_cache(folder / expected.sha256, path, expected):
+            try:
+                _download(storage, key, path, expected)
+            except DiskFull as error:
+                logger.warning("downloaded models are not kept in %s: %s", folder, error)
+                return None
+            _keep(folder, path, expected, limit_bytes)
+        stack.push(begun.pop_all())
+        return path
+
+
 def _from_cache(copy: Path, path: Path, expected: Expected) -> bool:
     """Whether the copy is there and whole: then ``path`` is another name of it, which nobody else removes."""
     try:
@@ -162,7 +179,7 @@ def _download(storage: Storage, key: str, path: Path, expected: Expected) -> Non
             f"{known}SHA-256 {expected.sha256}"
         )
         logger.warning("%s", problem)
-    raise CheckpointError(problem)
+    raise CheckpointError(f"{problem}; {expected.remedy}")
 
 
 def _copied(storage: Storage, key: str, file: IO[bytes]) -> tuple[int, str]:

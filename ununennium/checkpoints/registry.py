@@ -3,7 +3,7 @@
 Each generation is one record, created exclusively and never changed, named so that the newest comes first in a
 listing::
 
-    models/<model>/versions/<version>/model.safetensors, contract.json
+    models/<model>/versions/<version>/model.safetensors, contract.json; README.md and stac.json describe it
     models/<model>/promotions/<10**10 - generation>.json
     models/<model>/aliases/<alias>/<10**10 - number>.json
 
@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,6 +141,18 @@ class Registry:
             if self._storage.read_bytes(contract_key) != contract_bytes:
                 raise StorageError(f"{self._storage.url(contract_key)} exists with other contents") from None
         return version
+
+    def describe(self, version: str, files: Iterable[Path]) -> None:
+        """Put files that describe a version beside it, instead of those of that name; they are no part of it.
+
+        Raises:
+            CheckpointError: one has the name of what the version consists of.
+            StorageError: the storage failed.
+        """
+        for file in files:
+            if file.name in (WEIGHTS, CONTRACT):
+                raise CheckpointError(f"{file.name} is a part of the version {version!r}, and describes nothing")
+            self._storage.put_file(file, self._version_key(version, file.name))
 
     def versions(self) -> list[str]:
         """All complete versions, in no particular order."""

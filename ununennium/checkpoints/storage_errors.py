@@ -19,14 +19,18 @@ _NO_ANSWER = {"ConnectionError", "HTTPClientError", "IncompleteReadError", "Time
 _NO_ANSWER |= {"ClientConnectionError", "ClientPayloadError"}  # aiohttp's
 
 
+class DiskFull(StorageError):
+    """No space, or no quota, is left on a local disk."""
+
+
 @contextlib.contextmanager
 def translated_full_disk(place: str) -> Iterator[None]:
-    """Turn the errors of a full disk at ``place`` into a ``StorageError`` that says so."""
+    """Turn the errors of a full disk at ``place`` into a ``DiskFull`` that says so."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StorageError(
+            raise DiskFull(
                 f"no space left to write {place} ({error.strerror}): free some or choose another place; "
                 "everything saved before is intact"
             ) from error

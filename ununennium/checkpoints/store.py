@@ -222,7 +222,8 @@ class CheckpointStore:
         Raises:
             CheckpointError: it is missing, or damaged, in two attempts; the message names both hashes.
         """
-        expected = Expected(manifest.sha256, manifest.size_bytes, "its manifest")
+        remedy = "resume from another checkpoint of the folder"
+        expected = Expected(manifest.sha256, manifest.size_bytes, "its manifest", remedy)
         try:
             with verified(self.storage, manifest.key, expected, scratch=self._spool) as path:
                 return read_state(path, manifest.url)

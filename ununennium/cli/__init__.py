@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from ununennium.cli import data, doctor, initialise, predict, registry, storage, training
+from ununennium.cli import data, doctor, initialise, predict, registry, reports, storage, training
 from ununennium.cli.console import (
     FAILED,
     INTERRUPTED,
@@ -36,6 +36,7 @@ app = typer.Typer(
         "    ununennium train run.yaml --dry-run      (what would be done)\n\n"
         "    ununennium train run.yaml\n\n"
         "    ununennium evaluate latest               (on the holdout, beside the champion)\n\n"
+        "    ununennium report latest --open          (all of it on one page)\n\n"
         "    ununennium promote latest                (if the gate allows it)\n\n"
         "    ununennium predict scene.tif --model NAME -o map.tif\n\n"
         "All of it in one, with a Prefect server, on a schedule: python -m flows.retrain --config run.yaml"
@@ -52,6 +53,8 @@ app.command("promote", epilog=training.PROMOTE_EXAMPLES)(training.promote)
 registry.app.command("promote", epilog=training.PROMOTE_EXAMPLES)(training.promote)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
 app.command("runs", epilog=training.RUNS_EXAMPLES)(training.runs)
+app.command("report", epilog=reports.REPORT_EXAMPLES)(reports.report)
+app.command("compare", epilog=reports.COMPARE_EXAMPLES)(reports.compare)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(registry.app, name="registry")

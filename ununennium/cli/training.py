@@ -106,6 +106,7 @@ def evaluate(run: RunArgument, storage: StorageOption = DEFAULT_STORAGE, as_json
     gate = pipeline.evaluate(directory, on_line=say)
     pipeline.summarise(directory)
     directory.publish([directory.summary_file])
+    pipeline.report(directory, on_line=say)
     evaluation = read_json(directory.evaluation_file)
     if as_json:
         print_json({"evaluation": evaluation, "gate": gate})
@@ -142,11 +143,11 @@ def promote(
         raise ConfigError("promote --reject", directory.run_id, "does not wait for a person, so nobody need reject it")
     if asked or directory.config().gate.approval == "manual":
         summary = pipeline.settle(directory, Answer(not reject, user(), reason), on_line=say)
-    elif read_json(directory.gate_file)["verdict"] == "promoted":
-        pipeline.promote(directory, actor=user())
-        summary = pipeline.summarise(directory)
     else:
+        if read_json(directory.gate_file)["verdict"] == "promoted":
+            pipeline.promote(directory, actor=user())
         summary = pipeline.summarise(directory)
+        pipeline.report(directory, on_line=say)
     if asked and (flow_run_id := directory.flow_run_id):
         _wake(flow_run_id, {"approve": not reject, "by": user(), "reason": reason})
     print_json(summary) if as_json else print_pairs(report.closing_rows(summary))

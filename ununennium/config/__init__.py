@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from ununennium.config.card import CardConfig
 from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, SceneConfig, SplitConfig
 from ununennium.config.launcher import LauncherConfig
@@ -24,6 +25,7 @@ from ununennium.tasks import TASKS
 
 __all__ = [
     "AugmentConfig",
+    "CardConfig",
     "CatalogConfig",
     "CheckpointSettings",
     "Component",
@@ -178,6 +180,8 @@ class RunConfig(Section):
     """How the model is applied."""
     launcher: LauncherConfig = LauncherConfig()
     """How the training processes are started."""
+    card: CardConfig = CardConfig()
+    """What people should know of the model: goes into the model card beside each promoted version."""
     storage: Location = "storage"
     """Where runs, checkpoints and the registry live: a folder or any fsspec URL, such as ``s3://bucket/prefix``."""
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -71,16 +71,12 @@ def prediction_panel(
     unlabelled, missing = label == ignore_index, prediction == NODATA
     # On a map of errors the quiet colour of class 0 would not be seen; the palette's next one stands for it.
     standing_out = colour(len(classes))
-    difference = np.full((*label.shape, 3), 255, np.uint8)
-    difference[~unlabelled & ~missing] = 225
-    wrong = (label != prediction) & ~unlabelled & ~missing
-    for number in range(len(classes)):
-        difference[wrong & (prediction == number)] = colour(number) if number else standing_out
+    difference = errors(label, prediction, len(classes), unlabelled, missing)
     images = [("Image", image)] if later is None else [("First date", image), ("Last date", later)]
     shown: tuple[tuple[str, npt.NDArray[Any]], ...] = (
-        *((title, _stretch(one)) for title, one in images),
-        ("Label", _coloured(label, len(classes), unlabelled)),
-        ("Prediction", _coloured(prediction, len(classes), missing)),
+        *((title, stretch(one)) for title, one in images),
+        ("Label", coloured(label, len(classes), unlabelled)),
+        ("Prediction", coloured(prediction, len(classes), missing)),
         ("Errors", difference),
     )
     figure, axes = _panels(len(shown), height, width)
@@ -116,7 +112,7 @@ def value_panel(
     figure, axes = _panels(len(images) + 3, *truth.shape)
     figure.set_figheight(figure.get_figheight() + 0.7)  # for the colour scales
     for axis, (title, picture) in zip(axes, images, strict=False):
-        shown = _stretch(picture)
+        shown = stretch(picture)
         axis.imshow(shown, cmap="gray" if shown.ndim == 2 else None, interpolation="nearest")
         axis.set_title(title, fontsize=9)
     low, high = _value_range(truth, prediction)
@@ -180,7 +176,7 @@ def class_map_picture(
     height, width = values.shape
     largest = 8.0 / max(height, width)
     figure, axes = _figure(1, 1, width=max(largest * width, 2.5), height=max(largest * height, 0.6) + 0.3)
-    axes[0].imshow(_coloured(values, len(classes), values == NODATA), interpolation="nearest")
+    axes[0].imshow(coloured(values, len(classes), values == NODATA), interpolation="nearest")
     axes[0].axis("off")
     _legend(figure, [(name, colour(number)) for number, name in enumerate(classes[:_MOST_CLASSES_NAMED])])
     _save(figure, path)
@@ -199,7 +195,7 @@ def change_picture(before: npt.NDArray[Any], after: npt.NDArray[Any], classes: S
     changed = known & (before != after)
     difference = np.full((*after.shape, 3), 255, np.uint8)
     difference[known] = 225
-    became = _coloured(after, len(classes), after == NODATA)
+    became = coloured(after, len(classes), after == NODATA)
     difference[changed] = became[changed]
     # The quiet colour of class 0 would not be seen there; the palette's next one stands for it.
     standing_out = colour(len(classes))
@@ -207,7 +203,7 @@ def change_picture(before: npt.NDArray[Any], after: npt.NDArray[Any], classes: S
     figure, axes = _panels(3, *after.shape)
     titles = ("Last map", "This map", f"Changed: {changed.sum() / max(known.sum(), 1):.1%}")
     for axis, title, picture in zip(
-        axes, titles, (_coloured(before, len(classes), before == NODATA), became, difference), strict=True
+        axes, titles, (coloured(before, len(classes), before == NODATA), became, difference), strict=True
     ):
         axis.imshow(picture, interpolation="nearest")
         axis.set_title(title, fontsize=9)
@@ -241,7 +237,7 @@ def presence_map_picture(
     for place, axis in enumerate(axes):
         axis.axis("off")
         if place < len(named):
-            axis.imshow(_coloured(maps[place], 2, maps[place] == NODATA), interpolation="nearest")
+            axis.imshow(coloured(maps[place], 2, maps[place] == NODATA), interpolation="nearest")
             axis.set_title(named[place], fontsize=9)
     _legend(figure, [("absent", colour(0)), ("present", colour(1))])
     _save(figure, path)
@@ -312,7 +308,7 @@ def _save(figure: Any, path: str | Path) -> None:
             return
 
 
-def _stretch(image: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def stretch(image: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Each band between its 2nd and 98th percentile, in [0, 1]; zeros are what readers give where there is no data."""
     bands = np.atleast_3d(image).astype(np.float64)
     stretched = np.zeros_like(bands)
@@ -324,7 +320,33 @@ def _stretch(image: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return stretched if image.ndim == 3 else stretched[..., 0]
 
 
-def _coloured(values: npt.NDArray[Any], num_classes: int, missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def errors(
+    label: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    num_classes: int,
+    unlabelled: npt.NDArray[np.bool_],
+    missing: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.uint8]:
+    """Where a prediction is wrong, in the colour of what was predicted, uint8 (H, W, 3); class 0 has the next colour.
+
+    Args:
+        label: int (H, W).
+        prediction: int (H, W).
+        num_classes: number of classes.
+        unlabelled: bool (H, W), white.
+        missing: bool (H, W), white.
+    """
+    judged = ~unlabelled & ~missing
+    picture = np.full((*label.shape, 3), 255, np.uint8)
+    picture[judged] = 225
+    wrong = (label != prediction) & judged
+    for number in range(num_classes):
+        picture[wrong & (prediction == number)] = colour(number) if number else colour(num_classes)
+    return picture
+
+
+def coloured(values: npt.NDArray[Any], num_classes: int, missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Class numbers as colours, uint8 (H, W, 3); what is missing is white."""
     table = np.array([colour(number) for number in range(num_classes)], np.uint8)
     picture = table[np.where(missing, 0, values)]
     picture[missing] = 255

@@ -34,6 +34,7 @@ from ununennium.data.values import TargetScale, ValueReader
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.evaluation import pictures
 from ununennium.evaluation.calibration import temperature_of
+from ununennium.evaluation.chip_pictures import draw_chips
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.smoke import write_probe
@@ -258,6 +259,7 @@ def draw(run: RunDirectory, config: RunConfig, index: ChipIndex) -> None:
             name = "prediction.png" if len(index.scenes) == 1 else f"prediction_{scene.name}.png"
             _draw_scene(index, scene, predicted, config, run.pictures_folder / name)
             drawn += 1
+    draw_chips(index, run.prediction_folder, config.data.chip_size, run.pictures_folder)
 
 
 def _draw_scene(index: ChipIndex, scene: Scene, predicted: Path, config: RunConfig, path: Path) -> None:

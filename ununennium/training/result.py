@@ -75,6 +75,7 @@ class TrainingResult:
         data_wait: share of the training time that went by waiting for batches, from 0 to 1; None without an epoch.
         storage_problem: which checkpoints could not be uploaded, and where they wait; None if all were.
         duration_s: seconds, with start-up.
+        cost: chips, memory and hardware, see ``ununennium.training.cost``.
         error: the root cause, if a process failed.
     """
 
@@ -96,6 +97,7 @@ class TrainingResult:
     data_wait: float | None = None
     storage_problem: str | None = None
     duration_s: float = 0.0
+    cost: dict[str, Any] = field(default_factory=dict)
     error: RankError | None = None
 
     @property

@@ -46,6 +46,7 @@ from ununennium.training.callbacks import (
     Progress,
 )
 from ununennium.training.config import TrainerConfig
+from ununennium.training.cost import cost_of
 from ununennium.training.failures import ended_for_good, report_error, restarts
 from ununennium.training.launch import PREEMPTED_EXIT_CODE
 from ununennium.training.lines import mark_levels
@@ -241,6 +242,7 @@ def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback) 
                 "data_wait": trainer.data_wait.of_run,
                 "storage_problem": checkpoint.problem,
                 "duration_s": round(time.monotonic() - started, 3),
+                "cost": cost_of(trainer),
             },
         )
         if checkpoint.problem is not None and reason is not StopReason.PREEMPTED:

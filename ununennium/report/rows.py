@@ -9,7 +9,7 @@ from typing import Any
 
 from ununennium.tasks import headline
 
-_WORDS = {
+WORDS = {
     "completed": "all epochs done",
     "early_stopped": "early stopping",
     "preempted": "asked to stop",
@@ -17,6 +17,7 @@ _WORDS = {
     "failed": "failed",
     None: "still running, or lost",
 }
+"""Why training stopped, in words."""
 MAX_PICTURE_BYTES = 400_000
 
 
@@ -61,7 +62,7 @@ def closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The closing table: what came out, and where everything is."""
     rows = [
         ("run", str(summary["run_id"])),
-        ("stop reason", f"{summary['stop_reason']} ({_WORDS.get(summary['stop_reason'], '')})"),
+        ("stop reason", f"{summary['stop_reason']} ({WORDS.get(summary['stop_reason'], '')})"),
         ("epochs", f"{summary.get('epochs') or 0}, best {summary['best_epoch'] or '-'}"),
     ]
     if summary.get("data_wait") is not None:

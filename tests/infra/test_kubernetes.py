@@ -1,0 +1,236 @@
+"""infra/kubernetes and infra/terraform, read by the programs that they are for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import pytest
+import yaml
+
+from infra.bootstrap import HERE
+from ununennium.config import RunConfig
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+KUBERNETES = ROOT / "infra" / "kubernetes"
+TERRAFORM = ROOT / "infra" / "terraform"
+JOB = KUBERNETES / "gpu-job.json"
+
+
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(w) for w in command], capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+def kustomize(folder: Path) -> list[dict[str, Any]]:
+    """What ``kubectl apply -k`` would apply."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("needs kubectl")
+    done = run("kubectl", "kustomize", folder)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def validate(resources: list[dict[str, Any]], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Kubernetes' own schemas; unknown fields are errors."""
+    file = folder / "resources.yaml"
+    file.write_text(yaml.safe_dump_all(resources))
+    return run(BIN / "kubernetes-validate", "--strict", "--no-warn", file)
+
+
+def gpu_job() -> dict[str, Any]:
+    """The job that Prefect's worker makes of the pool's template for a run, with the defaults of its form."""
+    from prefect.utilities.templating import apply_values
+
+    template = json.loads(JOB.read_text())["base_job_template"]
+    form = template["variables"]["properties"]
+    values = {name: field["default"] for name, field in form.items() if field.get("default") is not None}
+    manifest: dict[str, Any] = apply_values(template["job_configuration"]["job_manifest"], values)
+    manifest["metadata"]["name"] = "job"
+    container = manifest["spec"]["template"]["spec"]["containers"][0]
+    container["env"] = [
+        {"name": name, "value": value} for name, value in container["env"].items()
+    ]  # as the worker does
+    return manifest
+
+
+def jobs_of(jobset: dict[str, Any]) -> list[dict[str, Any]]:
+    """The jobs that the JobSet controller makes."""
+    return [
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": each["name"]}, "spec": each["template"]["spec"]}
+        for each in jobset["spec"]["replicatedJobs"]
+    ]
+
+
+def pods(resources: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod's metadata and spec."""
+    for resource in resources:
+        if "template" in resource.get("spec", {}):
+            yield resource["metadata"]["name"], resource["spec"]["template"]
+
+
+@pytest.fixture(scope="module")
+def base() -> list[dict[str, Any]]:
+    return kustomize(KUBERNETES)
+
+
+@pytest.fixture(scope="module")
+def training() -> list[dict[str, Any]]:
+    """The training on several machines; its JobSet as the jobs that come of it."""
+    found = kustomize(KUBERNETES / "training")
+    return [job for each in found for job in (jobs_of(each) if each["kind"] == "JobSet" else [each])]
+
+
+def test_kubernetes_takes_every_resource(
+    base: list[dict[str, Any]], training: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    done = validate([*base, *training, gpu_job()], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("passed") == len(base) + len(training) + 1
+
+
+def test_a_wrong_field_is_found(tmp_path: Path) -> None:
+    job = gpu_job()
+    job["spec"]["template"]["spec"]["containers"][0]["volumeMount"] = []
+    assert validate([job], tmp_path).returncode != 0
+
+
+def test_no_pod_is_more_than_pod_security_allows(base: list[dict[str, Any]], training: list[dict[str, Any]]) -> None:
+    found = list(pods([*base, *training, gpu_job()]))
+    assert [name for name, _ in found] == ["server", "worker", "setup", "prepare", "node", "job"]
+    for name, pod in found:
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"], name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert not context["allowPrivilegeEscalation"], name
+            assert context["readOnlyRootFilesystem"], name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert {mount["name"] for mount in container["volumeMounts"]} == {each["name"] for each in spec["volumes"]}
+            assert container["image"] == "ununennium:0.1.0", name
+        # Only the worker speaks to the cluster.
+        assert (name == "worker") == spec.get("automountServiceAccountToken", True), name
+
+
+def test_secrets_are_mounted_and_never_values(base: list[dict[str, Any]], training: list[dict[str, Any]]) -> None:
+    mounted = {
+        name: {each["secret"]["secretName"] for each in pod["spec"]["volumes"] if "secret" in each}
+        for name, pod in pods([*base, *training, gpu_job()])
+    }
+    assert mounted == {
+        "server": {"server-secrets"},
+        "worker": {"api-secrets"},
+        "setup": {"api-secrets"},
+        "prepare": {"storage-secrets"},
+        "node": {"storage-secrets"},
+        "job": {"storage-secrets"},
+    }
+    assert not [each for each in [*base, *training] if each["kind"] == "Secret"]
+    role = next(each for each in base if each["kind"] == "Role")
+    assert not {"secrets", "*"} & {resource for rule in role["rules"] for resource in rule["resources"]}
+
+
+def test_the_password_of_the_api_is_no_text_in_the_jobs_of_runs(base: list[dict[str, Any]]) -> None:
+    worker = next(pod for name, pod in pods(base) if name == "worker")
+    environment = {each["name"]: each.get("value") for each in worker["spec"]["containers"][0]["env"]}
+    prefix = "PREFECT_INTEGRATIONS_KUBERNETES_WORKER_API_AUTH_STRING_SECRET_"
+    secret = next(each["secret"] for each in worker["spec"]["volumes"] if "secret" in each)
+    assert environment[f"{prefix}NAME"] == secret["secretName"]
+    assert environment[f"{prefix}KEY"] == "API_AUTH"
+
+
+def test_nothing_is_reachable_but_what_a_policy_names(
+    base: list[dict[str, Any]], training: list[dict[str, Any]]
+) -> None:
+    policies = {each["metadata"]["name"]: each["spec"] for each in base if each["kind"] == "NetworkPolicy"}
+    assert policies["nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    there = {pod["metadata"]["labels"]["app.kubernetes.io/name"] for _, pod in pods([*base, *training, gpu_job()])}
+    named = set()
+    for policy in policies.values():
+        for selector in _selectors(policy):
+            named |= set(selector.get("matchLabels", {}).values())
+            named |= {value for each in selector.get("matchExpressions", []) for value in each["values"]}
+    assert named == there == {"server", "worker", "setup", "run", "rank"}
+
+
+def _selectors(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        if "podSelector" in value:
+            yield value["podSelector"]
+        for each in value.values():
+            yield from _selectors(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _selectors(each)
+
+
+def test_the_worker_serves_the_pool_that_setup_makes(base: list[dict[str, Any]]) -> None:
+    arguments = {name: pod["spec"]["containers"][0]["args"] for name, pod in pods(base)}
+    assert arguments["worker"][arguments["worker"].index("--pool") + 1] == JOB.stem
+    script = arguments["setup"][-1]
+    assert f"--pool {JOB.relative_to(ROOT)}" in script
+    rename = next(line for line in script.splitlines() if line.startswith("sed "))
+    deployments = run("sh", "-c", rename.partition(" >")[0], cwd=ROOT).stdout
+    assert {each["work_pool"]["name"] for each in yaml.safe_load(deployments)["deployments"]} == {JOB.stem}
+
+
+def test_as_many_machines_meet_as_there_are(training: list[dict[str, Any]]) -> None:
+    config = next(each for each in training if each["kind"] == "ConfigMap")
+    node = next(each for each in training if each["metadata"]["name"] == "node")
+    container = node["spec"]["template"]["spec"]["containers"][0]
+    assert f"--nnodes {node['spec']['parallelism']} " in container["args"][-1]
+    assert node["spec"]["completions"] == node["spec"]["parallelism"]
+    assert "--rdzv-endpoint training-node-0-0.training:29400" in container["args"][-1]  # JobSet's name of the first pod
+    config_file = next(each["configMap"]["name"] for each in node["spec"]["template"]["spec"]["volumes"][:1])
+    assert config_file == config["metadata"]["name"]
+    described = RunConfig.model_validate(yaml.safe_load(config["data"]["run.yaml"]))
+    assert str(described.launcher.nproc_per_node) == container["resources"]["limits"]["nvidia.com/gpu"]
+    assert described.storage.startswith("s3://")
+
+
+def test_terraform_is_formatted_and_a_mutation_is_found(tmp_path: Path) -> None:
+    if shutil.which("terraform") is None:
+        pytest.skip("needs terraform")
+    done = run("terraform", "fmt", "-check", "-diff", TERRAFORM)
+    assert done.returncode == 0, done.stdout + done.stderr
+    mutated = (TERRAFORM / "main.tf").read_text().replace("  for_each ", "for_each ", 1)
+    (tmp_path / "main.tf").write_text(mutated)
+    assert run("terraform", "fmt", "-check", tmp_path).returncode == 3
+
+
+def test_terraform_makes_what_bootstrap_makes() -> None:
+    text = (TERRAFORM / "main.tf").read_text()
+    parsed = hcl2.loads(text)
+    (values,) = parsed["locals"]
+    assert {name.strip('"') for name in values["pools"] if not name.startswith("__")} == {
+        *(file.stem for file in (HERE / "work-pools").glob("*.json")),
+        JOB.stem,
+    }
+    for file in [*(HERE / "work-pools").glob("*.json"), JOB, HERE / "automations.yaml"]:
+        assert f'file("${{path.module}}/../{file.relative_to(HERE)}")' in text
+    for automation in yaml.safe_load((HERE / "automations.yaml").read_text())["automations"]:
+        trigger = set(automation["trigger"]) - {"type"}
+        assert trigger == {"posture", "match", "for_each", "after", "expect", "threshold", "within"}, "see main.tf"
+
+
+def test_the_files_keep_to_the_schemas_of_what_reads_them(tmp_path: Path) -> None:
+    compose = ROOT / "infra" / "compose" / "compose.yaml"
+    check = (BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec")
+    done = run(*check, compose)
+    assert done.returncode == 0, done.stdout
+    (tmp_path / "compose.yaml").write_text(compose.read_text().replace("stop_grace_period", "stop_grace", 1))
+    assert run(*check, tmp_path / "compose.yaml").returncode == 1
+    for file in [*(HERE / "work-pools").glob("*.json"), JOB]:  # the form that the UI makes of a pool
+        schema = tmp_path / file.name
+        schema.write_text(json.dumps(json.loads(file.read_text())["base_job_template"]["variables"]))
+        done = run(BIN / "check-jsonschema", "--check-metaschema", schema)
+        assert done.returncode == 0, done.stdout

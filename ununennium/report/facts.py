@@ -1,0 +1,117 @@
+"""Everything that the files of a run say, whatever of them there is: a run that failed has a report, too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ununennium.runs import RunDirectory
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run; empty where a file is missing.
+
+    Attributes:
+        record: ``run.json``.
+        plan: ``plan.json``.
+        statistics: ``statistics.json``.
+        result: ``result.json``.
+        epochs: lines of ``metrics.jsonl``, one for each epoch.
+        evaluation: ``evaluation.json``.
+        gate: ``gate.json``.
+        promotion: ``promotion.json``.
+        summary: ``summary.json``.
+        chips: ``pictures/chips.json``.
+        errors: what ended the processes that failed, the earliest first.
+        pictures: folder of the pictures.
+        unreadable: files that are damaged.
+    """
+
+    record: dict[str, Any]
+    plan: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
+    promotion: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    chips: dict[str, Any] = field(default_factory=dict)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    pictures: Path = Path()
+    unreadable: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, run: RunDirectory) -> Facts:
+        """What the work folder of ``run`` holds.
+
+        Raises:
+            ConfigError: not even its ``run.json`` can be read.
+        """
+        unreadable: list[str] = []
+
+        def read(file: Path) -> dict[str, Any]:
+            try:
+                content = json.loads(file.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                return {}
+            except (OSError, ValueError):
+                content = None
+            if not isinstance(content, dict):
+                unreadable.append(file.name)
+                return {}
+            return content
+
+        errors = [error for file in sorted(run.errors_folder.glob("*.json")) if (error := read(file))]
+        return cls(
+            record=run.record(),
+            plan=read(run.plan_file),
+            statistics=read(run.statistics_file),
+            result=read(run.result_file),
+            epochs=epoch_rows(run.metrics_file),
+            evaluation=read(run.evaluation_file),
+            gate=read(run.gate_file),
+            promotion=read(run.promotion_file),
+            summary=read(run.summary_file),
+            chips=read(run.pictures_folder / "chips.json"),
+            errors=sorted(errors, key=lambda error: float(error.get("time") or 0.0)),
+            pictures=run.pictures_folder,
+            unreadable=unreadable,
+        )
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration, as ``run.json`` has it."""
+        config: Mapping[str, Any] = self.record["config"]
+        return config
+
+    @property
+    def challenger(self) -> Mapping[str, Any]:
+        """The evaluation of the new model."""
+        return self.evaluation.get("challenger") or {}
+
+    @property
+    def champion(self) -> Mapping[str, Any]:
+        """The evaluation of the champion on the same holdout; empty if there was none."""
+        return self.evaluation.get("champion") or {}
+
+
+def epoch_rows(file: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``; a torn last line, and a file that is not there, are passed over."""
+    rows = []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "epoch" in row:
+            rows.append(row)
+    return rows

@@ -1,0 +1,116 @@
+"""The parts of a report beyond the metrics: how far confidences can be trusted, where the model is weak, areas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ununennium.report.charts import reliability_chart
+from ununennium.report.facts import Facts
+from ununennium.report.page import Cell, Charts, Folded, Section, Table, Text
+from ununennium.report.rows import number
+from ununennium.report.scores import main_family
+from ununennium.report.sections import section
+
+_MOST_SLICES = 15
+_HECTARE_M2 = 1e4
+_TITLES = {"scene": "By scene", "date": "By date", "block": "The blocks in which most is wrong"}
+
+
+def reliability(facts: Facts) -> Section | None:
+    """Accuracy over confidence, with and without the temperature that was fitted on the validation fold."""
+    found = facts.challenger.get("calibration")
+    if not found:
+        return None
+    curves = [("as it is used", found["bins"]), ("without temperature", found["raw_bins"])]
+    if found["temperature"] == 1:
+        curves = curves[:1]
+    drawn = reliability_chart("Reliability", [(name, _dots(bins)) for name, bins in curves])
+    said = (
+        f"Expected calibration error {number(found['ece'])} with temperature {found['temperature']:.3g}, fitted on the "
+        f"validation fold; {number(found['raw_ece'])} without."
+    )
+    below = "Dots below the dashed diagonal are over-confident. A dot's area is its share of the pixels."
+    charts = None if drawn is None else Charts([("Accuracy over confidence", drawn.svg, drawn.names)])
+    return section("reliability", "Reliability", [Text(said), charts, Text(below, "quiet") if charts else None])
+
+
+def _dots(bins: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, float]]:
+    total = sum(each["count"] for each in bins)
+    return [
+        (each["confidence"], each["accuracy"], each["count"] / total)
+        for each in bins
+        if each["count"] and each["confidence"] is not None and each["accuracy"] is not None
+    ]
+
+
+def slices(facts: Facts) -> Section | None:
+    """Parts of the holdout, the worst of them in words, each beside the champion on the same part."""
+    ours, family = facts.challenger.get("slices"), main_family(facts)
+    if not ours or family is None:
+        return None
+    theirs = {(part["by"], part["value"]): part for part in facts.champion.get("slices") or []}
+    blocks: list[Any] = [Text(f"{line[:1].upper()}{line[1:]}.") for line in facts.challenger.get("worst") or []]
+    for by in dict.fromkeys(part["by"] for part in ours):
+        table = _slice_table(by, [part for part in ours if part["by"] == by], theirs, family)
+        blocks.append(table if len(table.rows) <= _MOST_SLICES else Folded(f"All {len(table.rows)}: {by}", [table]))
+    return section("slices", "Parts of the holdout", blocks)
+
+
+def _slice_table(
+    by: str, parts: Sequence[Mapping[str, Any]], theirs: Mapping[tuple[str, str], Mapping[str, Any]], family: str
+) -> Table:
+    labels = [""]
+    if isinstance(parts[0]["metrics"].get(family), Mapping):
+        labels = list(parts[0]["metrics"][family])[:8]
+    names = [f"{family} {label}".strip() for label in labels]
+    champion = any((part["by"], part["value"]) in theirs for part in parts)
+    rows: list[list[Cell | str]] = []
+    for part in parts:
+        row: list[Cell | str] = [str(part["value"]), f"{part['num_pixels']:,}", f"{part['num_places']:,}"]
+        row += [number(_of(part, family, label)) for label in labels]
+        if champion:
+            row.append(number(_of(theirs.get((part["by"], part["value"])), family, labels[0])))
+        rows.append(row)
+    columns = [by, "labelled", "places", *names, *[f"champion's {names[0]}"] * champion]
+    return Table(_TITLES.get(by, f"By {by}"), columns, rows, numbers=True)
+
+
+def _of(part: Mapping[str, Any] | None, family: str, label: str) -> Any:
+    value = None if part is None else part["metrics"].get(family)
+    return value.get(label) if isinstance(value, Mapping) else value
+
+
+def areas(facts: Facts) -> Section | None:
+    """What the map says of each class's area, and what the labels make of it."""
+    found = facts.challenger.get("areas")
+    if not found:
+        return None
+    measured = found.get("mapped_m2") is not None
+    columns = ["class", "mapped", "estimated", "95 % interval by blocks"]
+    columns += ["user's accuracy", "producer's accuracy"]
+    rows: list[list[Cell | str]] = [_area_row(each, measured) for each in found["classes"]]
+    unit = f"hectares of {found['mapped_m2'] / _HECTARE_M2:,.4g}" if measured else "shares of the mapped area"
+    caption = f"Areas on the holdout, {unit}, corrected for the errors that the labels show (Olofsson et al. 2014)"
+    said = f"Accuracy by area {number(found['accuracy'])} ± {number(found['accuracy_se'])}. Standard errors take every "
+    said += "labelled pixel as drawn at random, which is the least that they can be; the intervals draw whole blocks."
+    return section("areas", "Areas", [Table(caption, columns, rows, numbers=True), Text(said, "quiet")])
+
+
+def _area_row(each: Mapping[str, Any], measured: bool) -> list[Cell | str]:
+    if measured:
+        areas = [each["mapped_m2"], each["area_m2"], each["area_se_m2"]]
+        mapped, estimated, error = ("-" if area is None else f"{area / _HECTARE_M2:,.3g}" for area in areas)
+    else:
+        mapped, estimated, error = (_percent(each[name]) for name in ("mapped_share", "share", "share_se"))
+    interval = each.get("share_interval")
+    between = "-" if not interval else f"{_percent(interval[0])} to {_percent(interval[1])}"
+    accuracies = [
+        f"{number(each[f'{whose}_accuracy'])} ± {number(each[f'{whose}_accuracy_se'])}"
+        for whose in ("users", "producers")
+    ]
+    return [str(each["name"]), mapped, f"{estimated} ± {error}", between, *accuracies]
+
+
+def _percent(share: Any) -> str:
+    return "-" if share is None else f"{share:.2%}"
