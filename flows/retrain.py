@@ -21,10 +21,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, Crashed
 
-from flows import lineage
+from flows import approval, lineage
 from flows.events import EARLY_STOPPED, FINISHED, PROMOTED, emit
 from flows.logs import passed_on
 from ununennium import pipeline, report
+from ununennium.approval import AWAITING, Answer
 from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import LaunchError, ProcessLost
 from ununennium.runs import RunDirectory, as_link, read_json
@@ -43,7 +44,7 @@ def retrain(
     continues: str | None = None,
     cause: dict[str, Any] | None = None,
 ) -> State[Any]:
-    """Plan, index, train, evaluate, gate, promote, tell.
+    """Plan, index, train, evaluate, gate, promote, tell; with ``gate.approval: manual`` wait for a person meanwhile.
 
     Args:
         config: what to train on what, and what the new model has to show.
@@ -54,13 +55,24 @@ def retrain(
 
     Returns:
         ``Completed``, ``Completed(name="EarlyStopped")`` or ``Completed(name="NotPromoted")``, with the run's summary
-        as its data; a run that is not promoted is ``NotPromoted`` however training stopped.
+        as its data; a run that is not promoted is ``NotPromoted`` however training stopped, and one that waits for a
+        person, where no deployment can start it again, ``AwaitingApproval``.
         ``Crashed(name="Preempted")`` if training was asked to stop at each try: ``resume/after-crash`` goes on with it.
     """
     log = get_run_logger()
     if overrides:
         config = RunConfig.parse(apply_overrides(config.model_dump(mode="json"), overrides), source="overrides")
-    with started(config, started_by=_started_by(cause), continues=continues, keep=not dry_run, on_line=log.info) as run:
+    with started(
+        config,
+        started_by=_started_by(cause),
+        continues=continues,
+        again=approval.suspended_before(),
+        keep=not dry_run,
+        on_line=log.info,
+    ) as run:
+        if pipeline.waits(run):  # it was suspended, or crashed while it waited: nothing is computed again
+            summary = until_settled(run, pipeline.go_on(run, on_line=log.info))
+            return final_state(summary, TrainingResult(**read_json(run.result_file)))
         plan = index(run)
         if dry_run:
             return Completed(message=f"dry run of {config.name}: nothing was trained", data=plan.details)
@@ -68,9 +80,19 @@ def retrain(
             result = train(run)
         except Preempted as stopped:
             return Crashed(name="Preempted", message=str(stopped), data=stopped)
-        summary = judge(run)
+        return final_state(until_settled(run, judge(run)), result)
+
+
+def until_settled(run: RunDirectory, summary: dict[str, Any]) -> dict[str, Any]:
+    """Publish what was found, and ask a person as long as one is needed; gives the last summary.
+
+    The process ends with each question, and another one gets here with the answer.
+    """
+    publish(run, summary)
+    while summary["verdict"] == AWAITING and approval.can_wait():
+        summary = settle(run, approval.ask(run, summary["reason"]))
         publish(run, summary)
-        return final_state(summary, result)
+    return summary
 
 
 @task(cache_policy=NO_CACHE)
@@ -111,6 +133,15 @@ def judge(run: RunDirectory) -> dict[str, Any]:
     """Evaluate on the holdout beside the champion, decide, and promote if the gate says so."""
     log = get_run_logger()
     summary = pipeline.judge(run, actor="flow", on_line=passed_on(log))
+    log.info("%s: %s", summary["verdict"].replace("_", " "), summary["reason"])
+    return summary
+
+
+@task(cache_policy=NO_CACHE)
+def settle(run: RunDirectory, answer: Answer) -> dict[str, Any]:
+    """Promote what a person approves; or not."""
+    log = get_run_logger()
+    summary = pipeline.settle(run, answer, on_line=passed_on(log))
     log.info("%s: %s", summary["verdict"].replace("_", " "), summary["reason"])
     return summary
 
@@ -174,6 +205,8 @@ def finished(run: RunDirectory, result: TrainingResult) -> None:
 
 def final_state(summary: dict[str, Any], result: TrainingResult) -> State[Any]:
     """The flow's final state; its type is always COMPLETED, its name says what there is to know at a glance."""
+    if summary["verdict"] == AWAITING:
+        return Completed(name="AwaitingApproval", message=summary["reason"], data=summary)
     if summary["verdict"] != "promoted":
         return Completed(name="NotPromoted", message=summary["reason"], data=summary)
     if result.stop_reason == "early_stopped":

@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ununennium.checkpoints.registry import Promotion, Registry
+from ununennium import approval
+from ununennium.approval import Answer
+from ununennium.checkpoints.registry import PROMOTED, Promotion, Registry
 from ununennium.config import Component, RunConfig
 from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged, indexed
-from ununennium.errors import ConfigError, PromotionConflict
+from ununennium.errors import ConfigError, GateError, PromotionConflict
 from ununennium.evaluation.evaluation import Evaluation
-from ununennium.evaluation.gate import check_metrics, check_slices, decide
+from ununennium.evaluation.gate import Check, check_metrics, check_slices, decide, with_check
 from ununennium.importing import check_allowed
 from ununennium.runs import RunDirectory, read_json, write_json
 from ununennium.tasks import headline
-from ununennium.training.launch import evaluate_in_subprocess, launch
+from ununennium.training.launch import evaluate_in_subprocess, launch, smoke_test
 from ununennium.training.result import TrainingResult
 from ununennium.training.watch import OnLine
 
@@ -195,17 +197,23 @@ def _notes(challenger: Evaluation, measured: Mapping[str, Any]) -> list[str]:
 
 
 def promote(run: RunDirectory, *, actor: str) -> Promotion:
-    """Make the judged candidate of ``run`` the champion.
+    """Make the judged candidate of ``run`` the champion, once the storage has shown that it holds that very model.
 
     Raises:
-        GateError: the gate's verdict does not allow it.
+        GateError: the gate's verdict does not allow it, or the stored artefact fails the smoke test.
         PromotionConflict: the champion it was compared with is no longer the champion.
     """
     from ununennium.report.card import write_card
 
     config, gate = run.config(), read_json(run.gate_file)
     registry = Registry(run.storage, config.name)
+    if gate["verdict"] != PROMOTED:
+        raise GateError(f"{run.run_id} cannot be promoted: {gate['reason']}")
     version = registry.add_version(run.artifact_folder)
+    gate = with_check(gate, _smoke_test(run, registry.version_url(version)))
+    _write_gate(run, gate)
+    if gate["verdict"] != PROMOTED:
+        raise GateError(f"{run.run_id} is not promoted: {gate['reason']}")
     registry.describe(version, write_card(run, version, gate))
     promotion = registry.promote(
         version,
@@ -223,23 +231,97 @@ def promote(run: RunDirectory, *, actor: str) -> Promotion:
     return promotion
 
 
+def _smoke_test(run: RunDirectory, url: str) -> Check:
+    """Whether what the storage holds is the model that was judged."""
+    if not run.probe_file.exists():
+        passed, words = False, "the run has nothing to compare with; evaluate it again ('ununennium evaluate')"
+    else:
+        passed, words = smoke_test(url, run.probe_file)
+    reason = f"loaded from the storage by a fresh process: {words}"
+    return Check("smoke test", None, None, None, passed, reason, "smoke test")
+
+
+def _write_gate(run: RunDirectory, gate: Mapping[str, Any]) -> None:
+    write_json(run.gate_file, gate)
+    run.publish([run.gate_file])
+
+
 def judge(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> dict[str, Any]:
     """Evaluate, decide, and promote if the gate allows it; judged anew if the champion changes meanwhile.
+
+    With ``gate.approval: manual`` what passes waits for a person, see ``settle``.
 
     Returns:
         The run's summary.
     """
     for attempt in range(1, ATTEMPTS + 1):
         decision = evaluate(run, on_line=on_line)
-        if decision["verdict"] != "promoted":
+        if decision["verdict"] != PROMOTED:
+            break
+        if run.config().gate.approval == "manual":
+            approval.ask(run, read_json(run.gate_file)["generation"])
             break
         try:
             promote(run, actor=actor)
+            break
+        except GateError as refused:  # gate.json says why
+            on_line(str(refused))
             break
         except PromotionConflict as conflict:
             if attempt == ATTEMPTS:
                 raise
             on_line(f"{conflict}; evaluating against the new champion")
+    summary = summarise(run)
+    run.publish([run.summary_file])
+    report(run, on_line=on_line)
+    return summary
+
+
+def waits(run: RunDirectory) -> bool:
+    """Whether ``run`` has been judged, and a person was asked, whatever they said since."""
+    return approval.record_of(run) is not None
+
+
+def refresh(run: RunDirectory) -> None:
+    """Take over what somebody elsewhere may have said of a run that waits, or done about it."""
+    run.refresh([run.run_file, run.approval_file, run.gate_file, run.promotion_file, run.summary_file])
+
+
+def go_on(run: RunDirectory, *, on_line: OnLine = print) -> dict[str, Any]:
+    """Where a run stands about which a person was asked; an approval that nobody acted upon is acted upon.
+
+    Returns:
+        The run's summary.
+    """
+    answer = approval.answer_of(run)
+    if answer is not None and answer.approved and not run.promotion_file.exists():
+        return settle(run, answer, on_line=on_line)
+    return summarise(run)
+
+
+def settle(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) -> dict[str, Any]:
+    """Act on what a person said of a run that waits: promote it or not.
+
+    If another champion was promoted while it waited, it is judged anew, and waits again if it passes. What has been
+    promoted stays so, whatever is said later.
+
+    Returns:
+        The run's summary.
+    """
+    refresh(run)
+    if run.promotion_file.exists():
+        on_line(f"{run.run_id} has been promoted already; 'ununennium registry rollback' goes back")
+        return summarise(run)
+    approval.note(run, answer)
+    _write_gate(run, with_check(read_json(run.gate_file), answer.check()))
+    try:
+        if answer.approved:
+            promote(run, actor=answer.by)
+    except GateError as refused:
+        on_line(str(refused))
+    except PromotionConflict as conflict:
+        on_line(f"{conflict}; evaluating against the new champion")
+        return judge(run, actor=answer.by, on_line=on_line)
     summary = summarise(run)
     run.publish([run.summary_file])
     report(run, on_line=on_line)
@@ -272,7 +354,7 @@ def summarise(run: RunDirectory, *, stop_reason: str | None = None, reason: str 
     metrics = measured["challenger"]["metrics"] if measured else None
     champion = Registry(run.storage, record["name"]).current()
     stop_reason = result["stop_reason"] if result else stop_reason
-    verdict, gate_reason = _verdict(gate, promotion)
+    verdict, gate_reason = _verdict(gate, promotion, approval.record_of(run))
     summary = {
         "run_id": run.run_id,
         "name": record["name"],
@@ -332,12 +414,16 @@ def _data_rows(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _verdict(gate: dict[str, Any] | None, promotion: dict[str, Any] | None) -> tuple[str | None, str | None]:
-    """Verdict and reason; a candidate that may be promoted and has not been is not promoted."""
+def _verdict(
+    gate: dict[str, Any] | None, promotion: dict[str, Any] | None, asked: dict[str, Any] | None
+) -> tuple[str | None, str | None]:
+    """Verdict and reason; a candidate that may be promoted and has not been is not promoted, or waits for a person."""
     if gate is None:
         return None, None
-    if gate["verdict"] != "promoted" or promotion is not None:
+    if gate["verdict"] != PROMOTED or promotion is not None:
         return gate["verdict"], gate["reason"]
+    if asked is not None and asked["state"] == approval.PENDING:
+        return approval.AWAITING, f"passes the gate ({gate['reason']}), and waits for a person to approve it"
     return (
         "not_promoted",
         f"passes the gate ({gate['reason']}), but has not been promoted: 'ununennium promote' does it",

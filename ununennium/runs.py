@@ -128,6 +128,14 @@ class RunDirectory:
         return run
 
     @property
+    def flow_run_id(self) -> str | None:
+        """Id of the flow run that last had to do with it; None if none ever had."""
+        record = self.record()
+        starts = [record, *record.get("resumed", [])]
+        found = [str(start["started_by"]["flow_run_id"]) for start in starts if start["started_by"].get("flow_run_id")]
+        return found[-1] if found else None
+
+    @property
     def url(self) -> str:
         """Where the storage keeps this run's files."""
         return f"{self.storage}/runs/{self.run_id}"
@@ -272,6 +280,18 @@ class RunDirectory:
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file() and not file.name.endswith(".tmp"):
                     storage.put_file(file, file.relative_to(self.work).as_posix())
+
+    def refresh(self, files: Iterable[Path]) -> None:
+        """Take over what the storage has of some files of the work folder: another machine may have gone on.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        storage = open_storage(self.url)
+        for file in files:
+            key = file.relative_to(self.work).as_posix()
+            if storage.exists(key):
+                file.write_bytes(storage.read_bytes(key))
 
 
 def list_runs(storage: str, *, name: str | None = None) -> list[dict[str, Any]]:

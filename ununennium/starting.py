@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import IO, Any
 
+from ununennium.approval import AWAITING
 from ununennium.checkpoints.storage import open_storage
 from ununennium.config import RunConfig
 from ununennium.data.catalog import open_catalog
 from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged
 from ununennium.errors import ConfigError, DataError, StorageError, UnunenniumError
-from ununennium.pipeline import report, summarise
+from ununennium.pipeline import refresh, report, summarise
 from ununennium.runs import RunDirectory, git_commit, newest_summaries, resolve_storage, versions, write_json
 from ununennium.training.result import Preempted
 from ununennium.training.supervise import POLL_S
@@ -44,6 +45,7 @@ def started(
     *,
     started_by: Mapping[str, Any] | None = None,
     continues: str | None = None,
+    again: bool = False,
     keep: bool = True,
     on_line: Say = print,
 ) -> Iterator[RunDirectory]:
@@ -53,6 +55,8 @@ def started(
         config: what to run; with ``checkpoints.resume`` an interrupted run of the same goes on.
         started_by: who or what asks, such as the ids of a flow run; recorded in ``run.json``.
         continues: id of a flow run that is known to have ended; what it asked for goes on wherever it was.
+        again: whether the flow run has been under way before: a run of it that was judged, and waits for a person, goes
+            on whatever has changed since, as nothing is computed again.
         keep: False leaves nothing behind, neither here nor in the storage (a dry run).
         on_line: told if a run goes on, or why one that was interrupted does not.
 
@@ -60,6 +64,16 @@ def started(
         StorageError: the work folder or the storage cannot be written.
     """
     flow_runs = {(started_by or {}).get("flow_run_id"), continues} - {None}
+    waiting = _waiting(config, flow_runs) if keep and (again or continues is not None) else None
+    if waiting is not None:
+        run, lease = waiting
+        on_line(f"going on with {run.run_id}, which has been judged")
+        with lease, _summarised(run):
+            if not _is_of_flow(run.record(), {(started_by or {}).get("flow_run_id")}):
+                _record_start(run, started_by or {})
+                run.publish([run.run_file])
+            yield run
+        return
     found = _interrupted(config, flow_runs, on_line) if keep and config.checkpoints.resume else None
     if found is not None:
         run, lease = found
@@ -99,6 +113,13 @@ def resumed(run: RunDirectory, *, started_by: Mapping[str, Any] | None = None) -
 def _take_up(run: RunDirectory, started_by: Mapping[str, Any]) -> None:
     """Record who goes on with ``run``; it has no end any more."""
     _wait_for_processes(run)
+    _record_start(run, started_by)
+    run.result_file.unlink(missing_ok=True)
+    summarise(run)
+    run.publish([run.run_file, run.summary_file])
+
+
+def _record_start(run: RunDirectory, started_by: Mapping[str, Any]) -> None:
     again = {
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "host": platform.node(),
@@ -107,9 +128,6 @@ def _take_up(run: RunDirectory, started_by: Mapping[str, Any]) -> None:
     }
     record = run.record()
     write_json(run.run_file, {**record, "resumed": [*record.get("resumed", []), again]})
-    run.result_file.unlink(missing_ok=True)
-    summarise(run)
-    run.publish([run.run_file, run.summary_file])
 
 
 @contextlib.contextmanager
@@ -118,13 +136,36 @@ def _summarised(run: RunDirectory) -> Iterator[None]:
         yield
     except BaseException as error:
         with contextlib.suppress(Exception):  # the error that ended the run is the one to see
-            was_stopped = isinstance(error, Preempted) or not isinstance(error, Exception)
-            known = isinstance(error, UnunenniumError)
-            reason = str(error) if known else f"{type(error).__name__}: {error}".rstrip(": ")
-            summarise(run, stop_reason="preempted" if was_stopped else "failed", reason=reason)
-            run.publish([run.summary_file, run.metrics_file, run.result_file])
-            report(run)
+            if summarise(run)["verdict"] != AWAITING:  # which is no end: whoever answers goes on
+                was_stopped = isinstance(error, Preempted) or not isinstance(error, Exception)
+                known = isinstance(error, UnunenniumError)
+                reason = str(error) if known else f"{type(error).__name__}: {error}".rstrip(": ")
+                summarise(run, stop_reason="preempted" if was_stopped else "failed", reason=reason)
+                run.publish([run.summary_file, run.metrics_file, run.result_file])
+                report(run)
         raise
+
+
+def _waiting(config: RunConfig, flow_runs: set[Any]) -> tuple[RunDirectory, IO[str]] | None:
+    """The run of one of ``flow_runs`` that waits, or waited, for a person, and the lease of it.
+
+    Raises:
+        ConfigError: another process is at it.
+    """
+    storage = resolve_storage(config.storage)
+    for summary in newest_summaries(storage, config.name):
+        if summary["verdict"] is None:
+            continue
+        files = open_storage(f"{storage}/runs/{summary['run_id']}")
+        if not files.exists("approval.json") or not _is_of_flow(json.loads(files.read_bytes("run.json")), flow_runs):
+            continue
+        run = RunDirectory.fetch(storage, summary["run_id"])
+        lease = _lease(run)
+        if lease is None:
+            raise ConfigError("run", run.run_id, "is under way in another process; wait for its end")
+        refresh(run)
+        return run, lease
+    return None
 
 
 def _interrupted(config: RunConfig, flow_runs: set[Any], on_line: Say) -> tuple[RunDirectory, IO[str]] | None:

@@ -25,7 +25,7 @@ def measured(a=0.5, b=0.5, split="s", data="d", labelled=(1, 1), **more):
 
 
 def by_value(**settings):
-    """A gate that compares values alone: what blocks tell of noise has a table of its own (test_noise.py)."""
+    """A gate that compares values alone: what blocks tell of noise has tests of its own below."""
     return GateConfig(**{"confidence": None, **settings})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,10 @@ TRAIN_EXAMPLES = (
     "ununennium train --resume latest"
 )
 EVALUATE_EXAMPLES = "Examples: ununennium evaluate latest | ununennium evaluate 20260102T030405Z-roads-1a2b --json"
-PROMOTE_EXAMPLES = "Exit code 3 if the gate does not allow it. Example: ununennium promote latest"
+PROMOTE_EXAMPLES = (
+    "Exit code 3 if the gate does not allow it. Examples: ununennium promote latest | "
+    "ununennium promote latest --reject --reason 'the river is gone'"
+)
 RUNS_EXAMPLES = "Examples: ununennium runs | ununennium runs --json | jq '.[0].holdout.IoU'"
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or 'latest'.")]
@@ -117,20 +121,49 @@ def evaluate(run: RunArgument, storage: StorageOption = DEFAULT_STORAGE, as_json
         say(f"Next: ununennium promote {directory.run_id} --storage {directory.storage}")
 
 
-def promote(run: RunArgument, storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
-    """Make an evaluated run the champion, if its gate.json allows it."""
+def promote(
+    run: RunArgument,
+    reject: Annotated[bool, typer.Option("--reject", help="Say no: a run that waits is not promoted.")] = False,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the record.")] = "",
+    storage: StorageOption = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Make an evaluated run the champion, if its gate.json allows it; the answer to a run that waits for a person.
+
+    The smoke test comes first: a fresh process loads the model from the storage. A flow run that waits goes on.
+    """
     from ununennium import pipeline, report
+    from ununennium.approval import Answer
     from ununennium.runs import RunDirectory, read_json
 
     directory = RunDirectory.fetch(storage, run)
-    gate = read_json(directory.gate_file)
-    if gate["verdict"] == "promoted":
-        pipeline.promote(directory, actor=user())
-    summary = pipeline.summarise(directory)
-    pipeline.report(directory, on_line=say)
+    pipeline.refresh(directory)
+    asked = pipeline.waits(directory)
+    if reject and not asked:
+        raise ConfigError("promote --reject", directory.run_id, "does not wait for a person, so nobody need reject it")
+    if asked or directory.config().gate.approval == "manual":
+        summary = pipeline.settle(directory, Answer(not reject, user(), reason), on_line=say)
+    else:
+        if read_json(directory.gate_file)["verdict"] == "promoted":
+            pipeline.promote(directory, actor=user())
+        summary = pipeline.summarise(directory)
+        pipeline.report(directory, on_line=say)
+    if asked and (flow_run_id := directory.flow_run_id):
+        _wake(flow_run_id, {"approve": not reject, "by": user(), "reason": reason})
     print_json(summary) if as_json else print_pairs(report.closing_rows(summary))
     if summary["verdict"] != "promoted":
         raise typer.Exit(NOT_PROMOTED)
+
+
+def _wake(flow_run_id: str, answer: dict[str, Any]) -> None:
+    """Let the flow run that waits go on, by the project's flows: this library knows nothing of Prefect."""
+    command = [sys.executable, "-m", "flows.approval", flow_run_id, json.dumps(answer)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    last = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()[-1:]
+    if done.returncode == 0:
+        say(*last)
+    else:
+        say(f"flow run {flow_run_id} may still wait ({''.join(last)}); resume it in Prefect, and it will end")
 
 
 def runs(

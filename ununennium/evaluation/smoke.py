@@ -52,7 +52,7 @@ def compare(url: str, probe: Path) -> float:
     from safetensors.torch import load_file
 
     stored = load_file(str(probe), device="cpu")
-    model, _ = load_artifact(url)
+    model, _ = load_artifact(url, cached=False)  # what the storage holds is asked about, not a copy of it
     logits = _logits(model, stored["chip"])
     expected = stored["logits"]
     if logits.shape != expected.shape:

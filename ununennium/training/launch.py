@@ -43,6 +43,7 @@ from ununennium.training.supervise import (
     POLL_S,
     Outcome,
     Terminated,
+    how_it_ended,
     raise_on_sigterm,
     send_signal,
     supervise,
@@ -192,6 +193,32 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
     outcome = supervise(command, grace_s=grace_s, on_line=on_output)
     if outcome.returncode != 0:
         raise failed_process(run.evaluation_error_file, "evaluation", outcome.returncode)
+
+
+def smoke_test(url: str, probe: Path, *, timeout_s: float = 600.0) -> tuple[bool, str]:
+    """Load the artefact at ``url`` in a process of its own, and compare what it makes of a chip.
+
+    Args:
+        url: of the artefact in the storage.
+        probe: what ``ununennium.evaluation.smoke.write_probe`` left when the model was judged.
+        timeout_s: seconds after which it has failed.
+
+    Returns:
+        Whether it passed, and how, in words.
+    """
+    lines: list[str] = []
+
+    def on_output(line: str) -> bool:
+        lines.append(line)
+        return True
+
+    command = [sys.executable, "-m", "ununennium.evaluation.smoke", url, str(probe)]
+    outcome = supervise(command, timeout_s=timeout_s, grace_s=5.0, on_line=on_output)
+    if outcome.timed_out:
+        return False, f"it did not answer in {timeout_s:g} s"
+    if not lines:
+        return False, f"the process {how_it_ended(outcome.returncode)}"
+    return outcome.returncode == 0, lines[-1]
 
 
 def _end_ranks(run: RunDirectory, launch_id: str, *, grace_s: float) -> None:

@@ -1,0 +1,75 @@
+"""Ask a person in Prefect whether a model may become the champion, and tell a flow run that waits what they said.
+
+The flow run is suspended meanwhile: its process is gone, and a worker starts it again when somebody resumes it, in
+Prefect's UI, by its API, or by ``ununennium promote``, which settles the run and then wakes its flow run by
+``python -m flows.approval FLOW_RUN_ID '{"approve": true, "by": "ada"}'``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from prefect import runtime, suspend_flow_run
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.input import RunInput
+from pydantic import Field
+
+from ununennium import approval
+from ununennium.approval import Answer
+from ununennium.runs import RunDirectory
+
+
+class Approval(RunInput):
+    """What Prefect's form asks for when the flow run is resumed."""
+
+    approve: bool = Field(description="Whether the model may replace the champion.")
+    by: str = Field(default="", description="Who says so.")
+    reason: str = Field(default="", description="Why.")
+
+
+def suspended_before() -> bool:
+    """Whether this flow run was suspended, and somebody has resumed it."""
+    context = FlowRunContext.get()
+    policy = None if context is None or context.flow_run is None else context.flow_run.empirical_policy
+    return bool(policy and policy.pause_keys)
+
+
+def can_wait() -> bool:
+    """Whether Prefect can start this flow run again: only one of a deployment can be suspended."""
+    return runtime.deployment.id is not None
+
+
+def ask(run: RunDirectory, reason: str) -> Answer:
+    """Suspend this flow run until somebody answers; what they said, in the process that goes on.
+
+    Args:
+        run: a run that waits for a person.
+        reason: why it may be promoted, for the form.
+    """
+    question = approval.record_of(run) or {}
+    answer = suspend_flow_run(
+        wait_for_input=Approval.with_initial_data(description=f"**{run.run_id}** {reason}"),
+        timeout=run.config().gate.approval_timeout_s,
+        # Of this question: the answer to an earlier one, before another champion came, is no answer to it.
+        key=f"round-{question['round']}",
+    )
+    return Answer(answer.approve, answer.by, answer.reason)
+
+
+def wake(flow_run_id: str, answer: dict[str, Any]) -> str:
+    """Resume a suspended flow run with an answer; in words what came of it."""
+    with get_client(sync_client=True) as client:
+        flow_run = client.read_flow_run(flow_run_id)  # type: ignore[arg-type]
+        if flow_run.state is None or not flow_run.state.is_paused():
+            return f"flow run {flow_run.name} is not suspended: it is {flow_run.state_name}"
+        said = client.resume_flow_run(flow_run.id, run_input=answer)
+        if said.status.value != "ACCEPT":
+            return f"flow run {flow_run.name} cannot be resumed: {getattr(said.details, 'reason', said.status.value)}"
+    return f"flow run {flow_run.name} goes on"
+
+
+if __name__ == "__main__":
+    print(wake(sys.argv[1], json.loads(sys.argv[2])))  # noqa: T201

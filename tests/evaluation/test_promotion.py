@@ -1,0 +1,178 @@
+"""From a judged candidate to the champion: the smoke test of what is stored, and the word of a person."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.launch.conftest import TINY
+from ununennium import pipeline
+from ununennium.approval import Answer, record_of
+from ununennium.checkpoints.artifact import write_artifact
+from ununennium.checkpoints.contract import read_local_contract
+from ununennium.checkpoints.registry import Registry
+from ununennium.config import RunConfig
+from ununennium.errors import GateError
+from ununennium.evaluation.smoke import compare
+from ununennium.runs import RunDirectory, read_json
+from ununennium.starting import started
+
+FLOW_RUN = {"flow_run_id": "the-flow-run"}
+Judged = Callable[[], RunDirectory]
+
+
+@pytest.fixture(scope="module")
+def trained(atlanta: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that has been trained and judged, and waits for a person; no champion yet."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNUNENNIUM_WORK", str(folder / "work"))
+        run = RunDirectory.create(configured(atlanta, folder), started_by=FLOW_RUN)
+        pipeline.prepare(run)
+        pipeline.train(run, on_line=lambda line: None).require_usable()
+        run.publish([run.run_file])
+        assert pipeline.judge(run, actor="flow", on_line=lambda line: None)["verdict"] == "awaiting_approval"
+    return folder
+
+
+def configured(atlanta: Path, folder: Path, *changes: str) -> RunConfig:
+    settings = [*TINY, f"storage={folder / 'storage'}", "gate.approval=manual", *changes]
+    return RunConfig.load(atlanta.parent / "run.yaml", settings)
+
+
+@pytest.fixture
+def judged(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The run, for one test; what the test leaves is taken away again."""
+    kept = trained.parent / f"{trained.name}-kept"
+    if not kept.exists():
+        shutil.copytree(trained, kept)
+    monkeypatch.setenv("UNUNENNIUM_WORK", str(trained / "work"))
+    (folder,) = (trained / "work").iterdir()
+    yield RunDirectory.open(folder)
+    shutil.rmtree(trained)
+    shutil.copytree(kept, trained)
+
+
+def champion(run: RunDirectory) -> Any:
+    return Registry(run.storage, run.config().name).current()
+
+
+@pytest.mark.parametrize("damage", ["a byte of the weights", "no probe"])
+def test_a_model_that_the_storage_does_not_give_back_is_not_promoted(judged: RunDirectory, damage: str) -> None:
+    registry = Registry(judged.storage, judged.config().name)
+    weights = Path(registry.version_url(registry.add_version(judged.artifact_folder))) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    if damage == "no probe":
+        judged.probe_file.unlink()
+    else:
+        weights.write_bytes(content)
+    with pytest.raises(GateError, match="is not promoted: loaded from the storage by a fresh process: "):
+        pipeline.promote(judged, actor="me")
+    assert champion(judged) is None
+    gate = read_json(judged.gate_file)
+    assert gate["verdict"] == "not_promoted"
+    assert {"a byte of the weights": "damaged", "no probe": "evaluate it again"}[damage] in gate["reason"]
+    assert read_json(Path(judged.url) / "gate.json") == gate
+    assert pipeline.summarise(judged)["reason"] == gate["reason"]
+
+
+def test_whole_weights_of_another_model_fail_the_smoke_test(judged: RunDirectory) -> None:
+    """Nothing is damaged, but a single layer is not the one that was judged: only its logits tell."""
+    contract, _ = read_local_contract(judged.artifact_folder)
+    weights = load_file(judged.artifact_folder / "model.safetensors")
+    last = [name for name in weights if name.endswith("bias")][-1]
+    weights[last] = weights[last] + torch.tensor(0.05)
+    write_artifact(judged.artifact_folder, weights, contract)
+    with pytest.raises(GateError, match=r"its logits differ by up to 0\.0\d+ from those"):
+        pipeline.promote(judged, actor="me")
+    assert champion(judged) is None
+
+
+def test_the_same_model_passes_whoever_loads_it(judged: RunDirectory) -> None:
+    assert compare(str(judged.artifact_folder), judged.probe_file) < 1e-6
+
+
+def test_what_waits_is_no_champion_and_says_so(judged: RunDirectory) -> None:
+    assert champion(judged) is None
+    summary = pipeline.summarise(judged)
+    assert summary["verdict"] == "awaiting_approval"
+    assert "waits for a person" in summary["reason"]
+    assert record_of(judged) == {**(record_of(judged) or {}), "state": "pending", "round": 1, "generation": 0}
+
+
+def test_a_person_who_approves_promotes(judged: RunDirectory) -> None:
+    result = judged.result_file.stat().st_mtime_ns
+    summary = pipeline.settle(judged, Answer(True, "ada", "looks right"))
+    assert summary["verdict"] == "promoted"
+    assert (champion(judged).actor, champion(judged).run_id) == ("ada", judged.run_id)
+    checks = {check["kind"]: check["reason"] for check in champion(judged).gate["checks"]}
+    assert checks["approval"] == "ada approves: looks right"
+    assert checks["smoke test"].startswith("loaded from the storage by a fresh process: logits within ")
+    assert judged.result_file.stat().st_mtime_ns == result
+    # Who says something else later is told, and nothing changes.
+    said: list[str] = []
+    assert pipeline.settle(judged, Answer(False, "bob"), on_line=said.append)["verdict"] == "promoted"
+    assert "promoted already" in said[0]
+
+
+def test_a_person_who_does_not_approve_is_the_reason_and_nobody_lifts_it(judged: RunDirectory) -> None:
+    summary = pipeline.settle(judged, Answer(False, "ada", "the river is gone"))
+    assert (summary["verdict"], summary["reason"]) == ("not_promoted", "ada does not approve: the river is gone")
+    assert champion(judged) is None
+    again = pipeline.settle(judged, Answer(True, "bob"), on_line=lambda line: None)
+    assert (again["verdict"], champion(judged)) == ("not_promoted", None)
+
+
+def test_a_champion_that_came_meanwhile_is_compared_with_before_anybody_is_asked_again(judged: RunDirectory) -> None:
+    registry = Registry(judged.storage, judged.config().name)
+    version = registry.add_version(judged.artifact_folder)
+    passed = {"verdict": "promoted", "reason": "another run"}
+    registry.promote(version, expected_generation=0, gate=passed, actor="b", run_id="other")
+    said: list[str] = []
+    summary = pipeline.settle(judged, Answer(True, "ada"), on_line=said.append)
+    assert "evaluating against the new champion" in "\n".join(said)
+    assert summary["verdict"] == "not_promoted"  # it is the same model, and so no better
+    assert read_json(judged.gate_file)["generation"] == 1
+
+
+def test_the_resumed_flow_run_finds_its_run_and_another_does_not(
+    judged: RunDirectory, atlanta: Path, trained: Path
+) -> None:
+    """Even with other settings: nothing is computed again."""
+    config = configured(atlanta, trained, "trainer.epochs=3")
+    with started(config, started_by=FLOW_RUN, again=True, on_line=lambda line: None) as run:
+        assert (run.run_id, pipeline.waits(run)) == (judged.run_id, True)
+    with started(config, started_by={"flow_run_id": "b"}, continues=FLOW_RUN["flow_run_id"]) as run:
+        assert run.run_id == judged.run_id
+    assert run.record()["resumed"][-1]["started_by"] == {"flow_run_id": "b"}
+    with started(config, started_by={"flow_run_id": "c"}, again=True) as run:
+        assert run.run_id != judged.run_id
+        assert not pipeline.waits(run)
+
+
+def test_a_process_that_ends_while_its_run_waits_is_not_the_end_of_the_run(
+    judged: RunDirectory, atlanta: Path, trained: Path
+) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        started(configured(atlanta, trained), started_by=FLOW_RUN, again=True),
+    ):
+        raise KeyboardInterrupt
+    summary = read_json(judged.summary_file)
+    assert (summary["verdict"], summary["stop_reason"]) == ("awaiting_approval", "completed")
+
+
+def test_an_approval_that_nobody_acted_upon_is_acted_upon(judged: RunDirectory) -> None:
+    from ununennium import approval
+
+    assert pipeline.go_on(judged)["verdict"] == "awaiting_approval"
+    approval.note(judged, Answer(True, "ada"))
+    assert pipeline.go_on(judged)["verdict"] == "promoted"
+    assert champion(judged).actor == "ada"
