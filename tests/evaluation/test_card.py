@@ -8,6 +8,7 @@ import pystac
 import pytest
 import torch
 from pystac.extensions.mlm import MLMExtension
+from safetensors.torch import save_file
 from torch import nn
 
 from tests.judged_run import HOSTILE
@@ -32,7 +33,9 @@ CONTRACT = {
 @pytest.fixture
 def promoted(judged):
     """The folder of a version that was promoted, with a card of which one field is filled in."""
-    write_artifact(judged.artifact_folder, nn.Conv2d(1, 2, 1).state_dict(), CONTRACT)
+    model, chip = nn.Conv2d(1, 2, 1), torch.randn(1, 1, 64, 64)
+    write_artifact(judged.artifact_folder, model.state_dict(), CONTRACT)
+    save_file({"chip": chip, "logits": model(chip).detach()}, judged.probe_file)
     write_json(judged.gate_file, {**read_json(judged.gate_file), "verdict": "promoted", "generation": 0})
     record = judged.record()
     record["config"]["card"] = {"intended_use": f"roofs, {HOSTILE}", "licence": "MIT"}
@@ -61,11 +64,12 @@ def test_the_stac_item_is_read_by_the_extensions_own_library(promoted):
     item = pystac.Item.from_file(str(file))
     model = MLMExtension.ext(item)
     assert model.mlm_name == "roads"
-    assert [task.value for task in model.tasks] == ["semantic-segmentation"]
+    assert [str(getattr(task, "value", task)) for task in model.tasks] == ["semantic-segmentation"]
     (given,), (result,) = model.input, model.output
     assert [band if isinstance(band, str) else band.name for band in given.bands] == ["pan"]
     assert given.input.shape == [-1, 1, 64, 64]
-    assert (given.value_scaling[0].mean, given.value_scaling[0].stddev) == (4.0, 2.0)
+    # One scaling per band, as the extension's text says; its library reads one for all.
+    assert given.properties["value_scaling"] == [{"type": "z-score", "mean": 4.0, "stddev": 2.0}]
     assert [each.name for each in result.classes] == ["ground", HOSTILE]
     assert item.properties["license"] == "MIT"
     weights = item.assets["model"]

@@ -57,10 +57,16 @@ def mapping_processes(work: Path) -> list[int]:
 
 
 @pytest.mark.usefixtures("server")
-def test_six_scenes_on_two_workers_one_of_them_corrupt(scenes: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_six_scenes_on_two_workers_one_of_them_corrupt(
+    scenes: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Five maps and one failure that is named, though one mapping process is killed; then only the sixth is made."""
+    from prefect.settings import PREFECT_API_URL
+
     from flows.predict import predict
 
+    # Dask's workers are other processes, each of which would start a server of its own.
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
     corrupt = tmp_path / "scene3.tif"
     whole = corrupt.read_bytes()
     corrupt.write_bytes(whole[: len(whole) // 2])

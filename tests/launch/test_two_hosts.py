@@ -108,7 +108,7 @@ def test_a_link_that_stays_cut_ends_both_hosts_with_an_error(prepared: Prepared,
     run = prepared(
         *CHANGES,
         "trainer.epochs=100000",
-        "launcher.stall_timeout_s=20",
+        "launcher.stall_timeout_s=60",
         "launcher.grace_s=5",
         "launcher.max_restarts=0",
     )
@@ -122,6 +122,6 @@ def test_a_link_that_stays_cut_ends_both_hosts_with_an_error(prepared: Prepared,
             launcher.kill()
             launcher.wait()
     assert [launcher.returncode for launcher in launchers] == [1, 1], said
-    assert "has not moved for 20 s" in said[0]
+    assert "has not moved for 60 s" in said[0]
     assert_nothing_left(run, 60.0)
     assert newest_checkpoint(run)["world_size"] == 2
