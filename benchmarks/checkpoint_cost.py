@@ -1,15 +1,21 @@
-"""What a checkpoint of 300 MB on S3 at 25 MB/s costs training, written in several ways.
+"""What a checkpoint costs training, written in several ways: the stand-still, when it is complete, memory.
 
-``python -m benchmarks.checkpoint_cost`` starts a real S3 server and, before it, a proxy that lets 25 MB/s through each
-way. For each way of writing a process of its own trains a small network whose state is 300 MB, saves twice (the first
-save warms up), and prints how long training stood still, how fast it was meanwhile in relation to before, when the
-checkpoint was complete, and by how much the process's memory at its peak exceeded that of training alone.
+Two comparisons: a state of 300 MB to S3 at 25 MB/s each way, and states of 50, 200 and 500 MB to a folder and to S3
+without a limit. The S3 server is real. It stands for another machine: it has a core of its own, with the proxy that
+sets the pace, and training has the others. The ways take turns, each in a process of its own that stays; the first turn
+warms up and is not counted; figures are medians.
+
+"Durable" is when the checkpoint is complete for readers. Ours then still reads it back, before it deletes an older one:
+"done". Without a proof the others are done when they say so. A file that torch.save or Lightning wrote into a folder
+need not be on the disk yet; ours, and the plain copy that they are compared with, are.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
+import http.client
 import json
 import os
 import statistics
@@ -17,175 +23,317 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks.checkpoint_ways import WAYS, missing
 from benchmarks.object_store import CHECKPOINTS, ObjectStore
 
-STATE_BYTES = 300_000_000
+MB = 10**6
 BYTES_PER_S = 25e6
-IDLE_S = 6.0
-WAYS = {
-    "fs.open": "torch.save into fsspec's open file",
-    "dcp": "torch.distributed.checkpoint async_save",
-    "at once": "CheckpointCallback(background=False)",
-    "spooled": "CheckpointCallback, as it comes",
-    "snapshot": "CheckpointCallback(snapshot=True)",
-}
+RAW = "plain put"
+Figures = dict[str, dict[str, Any]]
+
+
+class Plan(NamedTuple):
+    """How much is measured."""
+
+    slow_mb: int
+    sizes_mb: tuple[int, ...]
+    rounds: int
+    idle_s: float
+
+
+FULL = Plan(300, (50, 200, 500), 3, 2.0)
+QUICK = Plan(40, (50,), 1, 0.5)
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here, too")
-    parser.add_argument("--way", choices=WAYS, help="measure one way in this process (used by the benchmark itself)")
-    parser.add_argument("--only", nargs="*", choices=WAYS, default=list(WAYS), help="measure only these")
-    parser.add_argument("--bytes", type=int, default=STATE_BYTES, help="size of the state")
+    parser.add_argument("--quick", action="store_true", help="small states, once: does it all work?")
+    parser.add_argument("--only", choices=("slow", "sizes"), help="one of the two comparisons")
+    parser.add_argument("--rounds", type=int, help="turns that are counted")
     options = parser.parse_args()
-    if options.way:
-        print(json.dumps(measure(options.way, options.bytes)))
-        return
-    figures = {}
-    with tempfile.TemporaryDirectory(prefix="checkpoint-cost-") as folder, _slow_server(Path(folder)) as environment:
-        for way in options.only:
-            command = [sys.executable, "-m", __spec__.name, "--way", way, "--bytes", str(options.bytes)]
-            environment["UNUNENNIUM_SPOOL"] = f"{folder}/spool"
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=600, check=False, text=True)
-            if done.returncode:
-                print(f"{way}: failed with status {done.returncode}")
-                continue
-            figures[way] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{'':10} {'stands still':>13} {'speed meanwhile':>16} {'complete after':>15} {'peak memory':>12}")
-    for way, row in figures.items():
-        meanwhile = "-" if row["speed_meanwhile"] is None else f"{row['speed_meanwhile']:.2f}"
-        print(
-            f"{way:10} {row['stands_still_s']:11.2f} s {meanwhile:>16} {row['complete_s']:13.1f} s "
-            f"{row['extra_memory_mb']:9.0f} MB   {WAYS[way]}"
-        )
+    plan = QUICK if options.quick else FULL
+    result = compare(plan._replace(rounds=options.rounds or plan.rounds), options.only)
+    for table in result["tables"]:
+        print(f"\n{table['title']}")
+        for name, figures in table["contenders"].items():
+            print(f"  {name:11} " + ", ".join(f"{heading} {value}" for heading, value in figures.items()))
+    print()
+    for aim in result["aims"]:
+        print(f"{'met   ' if aim['met'] else 'MISSED'} {aim['what']}: {aim['found']} ({aim['aim']})")
+    print(f"\n{result['limit']}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(quick: bool = False) -> dict[str, Any]:
+    """Both comparisons: tables, aims, and what bounds the figures, as plain values."""
+    return compare(QUICK if quick else FULL)
+
+
+def compare(plan: Plan, only: str | None = None) -> dict[str, Any]:
+    """The comparisons of ``plan``, or ``only`` one of them; see ``measure``."""
+    tables, aims = [], []
+    with tempfile.TemporaryDirectory(prefix="checkpoint-cost-") as name, servers(Path(name)) as (direct, slow):
+        folder = Path(name)
+        if only != "sizes":
+            with contestants(slow, folder) as found:
+                url = f"s3://{CHECKPOINTS}/{uuid.uuid4().hex}"
+                figures = take_turns(found, url, plan.slow_mb * MB, plan, slow, folder)
+            tables.append(table(f"{plan.slow_mb} MB to S3 at {BYTES_PER_S / MB:.0f} MB/s", figures))
+            aims += slow_aims(figures)
+        if only != "slow":
+            with contestants(direct, folder) as found:
+                for size in plan.sizes_mb:
+                    for place in ("folder", "S3"):
+                        url = f"{folder}/saved" if place == "folder" else f"s3://{CHECKPOINTS}"
+                        url = f"{url}/{uuid.uuid4().hex}"
+                        figures = take_turns(found, url, size * MB, plan, direct, folder)
+                        tables.append(table(f"{size} MB to {'a folder' if place == 'folder' else place}", figures))
+                        aims += size_aims(figures, size, place)
+        limit = limits(plan.slow_mb * MB, folder)
+    return {"tables": tables, "aims": aims, "limit": limit}
+
+
+# ---------------------------------------------------------------------- servers and contestants
 
 
 @contextlib.contextmanager
-def _slow_server(folder: Path) -> Iterator[dict[str, str]]:
-    server = ObjectStore(folder / "server")
-    server.start()
-    try:
-        command = [sys.executable, "-m", "benchmarks.fault_proxy", str(server.port), str(BYTES_PER_S)]
-        proxy = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert proxy.stdin is not None
-        assert proxy.stdout is not None
+def servers(folder: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """The environments that reach a real S3 server, directly and at ``BYTES_PER_S``; it has one core to itself."""
+    with contextlib.ExitStack() as stack:
+        server = ObjectStore(folder / "server")
+        pin(CORES[-1:])
         try:
-            yield os.environ | server.environment | {"AWS_ENDPOINT_URL_S3": proxy.stdout.readline().strip()}
+            server.start()
+            stack.callback(server.stop)
+            command = [sys.executable, "-m", "benchmarks.fault_proxy", str(server.port), str(BYTES_PER_S)]
+            proxy = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stack.callback(end, proxy)
         finally:
-            proxy.stdin.close()
-            try:
-                proxy.wait(20)
-            except subprocess.TimeoutExpired:
-                proxy.kill()
-    finally:
-        server.stop()
+            pin(CORES)
+        assert proxy.stdout is not None
+        direct = os.environ | server.environment | {"UNUNENNIUM_SPOOL": f"{folder}/spool"}
+        yield direct, direct | {"AWS_ENDPOINT_URL_S3": proxy.stdout.readline().strip()}
 
 
-def measure(way: str, size_bytes: int) -> dict[str, Any]:
-    """Train and save in one way; the figures are those of the second save."""
-    import torch
-    from torch import nn
-
-    model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())
-    model.append(nn.Conv2d(32, 2, 1))
-    ballast = [torch.rand(size_bytes // 4 // 48) for _ in range(48)]  # as many tensors as a middling network has
-    optimizer = torch.optim.Adam(model.parameters())
-    image, target = torch.rand(4, 3, 128, 128), torch.randint(0, 2, (4, 128, 128))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(image), target).backward()
-        optimizer.step()
-
-    def state() -> dict[str, Any]:
-        return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ballast": ballast}
-
-    save, finish = _way(way, f"s3://{CHECKPOINTS}/{uuid.uuid4().hex}")
-    for _ in range(20):
-        step()
-    figures: dict[str, Any] = {}
-    _forget_peak()
-    memory = 0
-    for number in (1, 2):
-        before = _steps_per_s(step, lambda started: time.monotonic() - started < IDLE_S)
-        memory = memory or _peak_bytes()  # of training alone
-        started = time.monotonic()
-        is_done = save(state(), number)
-        stood_still = time.monotonic() - started
-        meanwhile = None if is_done() else _steps_per_s(step, lambda _, done=is_done: not done())
-        figures = {
-            "stands_still_s": round(stood_still, 3),
-            "speed_meanwhile": None if meanwhile is None else round(meanwhile / before, 3),
-            "complete_s": round(time.monotonic() - started, 2),
-            "extra_memory_mb": round((_peak_bytes() - memory) / 1e6, 1),
-            "steps_per_s": round(before, 2),
-        }
-    finish()
-    return figures
+def pin(cores: list[int]) -> None:
+    """Let this process, and what it starts from now on, run on these cores alone."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
-def _way(way: str, url: str) -> tuple[Callable[[dict[str, Any], int], Callable[[], bool]], Callable[[], None]]:
-    """How to save (gives what tells whether it is complete), and how to end."""
-    import torch
-
-    from ununennium.checkpoints.saving import BackgroundSaver, DirectSaver
-    from ununennium.checkpoints.store import CheckpointStore
-
-    if way == "fs.open":
-        import fsspec
-
-        def into_open_file(state: dict[str, Any], number: int) -> Callable[[], bool]:
-            with fsspec.open(f"{url}/{number}.pt", "wb") as file:
-                torch.save(state, file)
-            return lambda: True
-
-        return into_open_file, lambda: None
-    if way == "dcp":
-        from torch.distributed import checkpoint as dcp
-        from torch.distributed.checkpoint.fsspec_filesystem import FsspecWriter
-
-        def async_save(state: dict[str, Any], number: int) -> Callable[[], bool]:
-            writer = FsspecWriter(f"{url}/{number}", sync_files=False)
-            return dcp.async_save(state, storage_writer=writer, no_dist=True).done
-
-        return async_save, lambda: None
-    store = CheckpointStore(url)
-    direct = DirectSaver(store, 1, [], set()) if way == "at once" else None
-    saver = direct or BackgroundSaver(store, 1, [], set(), snapshot=way == "snapshot")
-
-    def ours(state: dict[str, Any], number: int) -> Callable[[], bool]:
-        saver.save(state, epoch=number, step=number)
-        return lambda: [manifest.step for manifest in saver.kept[-1:]] == [number]
-
-    return ours, saver.close
+@contextlib.contextmanager
+def contestants(environment: dict[str, str], folder: Path) -> Iterator[dict[str, subprocess.Popen[str] | str]]:
+    """A process for each way, or why there is none."""
+    cores = ",".join(map(str, CORES[:-1] or CORES))
+    found: dict[str, subprocess.Popen[str] | str] = {}
+    with contextlib.ExitStack() as stack:
+        for way in WAYS:
+            reason = missing(way)
+            if reason:
+                print(f"{way} is left out: {reason}", flush=True)
+                found[way] = reason
+                continue
+            log = stack.enter_context((folder / f"{way}.log").open("a"))
+            command = [sys.executable, "-m", "benchmarks.checkpoint_ways", way, cores]
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+            stack.callback(end, process)
+            found[way] = process
+        yield found
 
 
-def _steps_per_s(step: Callable[[], None], go_on: Callable[[float], bool]) -> float:
-    """One over the mean time of a step, while ``go_on(start)``."""
-    started, times = time.monotonic(), []
-    while go_on(started):
-        begin = time.monotonic()
-        step()
-        times.append(time.monotonic() - begin)
-    return 1.0 / statistics.fmean(times)
-
-
-def _peak_bytes() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
-
-
-def _forget_peak() -> None:
+def end(process: subprocess.Popen[str]) -> None:
+    """Close its input, and wait."""
+    assert process.stdin is not None
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        process.stdin.close()
+    try:
+        process.wait(90)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(20)
+
+
+def take_turns(
+    found: dict[str, subprocess.Popen[str] | str], url: str, size: int, plan: Plan, environment: dict[str, str],
+    folder: Path,
+) -> Figures:  # fmt: skip
+    """Median figures per way, and of a plain put of as many bytes; ``failed`` where there are none."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (RAW, *found)}
+    failed = {name: process for name, process in found.items() if isinstance(process, str)}
+    for number in range(plan.rounds + 1):
+        for name in rows:
+            if name in failed:
+                continue
+            if name == RAW:
+                row = plain_put(url, size, environment, folder)
+            else:
+                row = ask(found[name], {"url": f"{url}/{name}", "bytes": size, "idle_s": plan.idle_s})
+            if "failed" in row:
+                failed[name] = row["failed"]
+            elif number:
+                rows[name].append(row)
+        print(f"{size // MB} MB, {url.partition(':')[0][:2]}: turn {number} of {plan.rounds}", flush=True)
+    figures: Figures = {name: {"failed": reason} for name, reason in failed.items()}
+    for name, values in rows.items():
+        if name not in failed:
+            figures[name] = {key: median([value[key] for value in values]) for key in values[0]}
+    return {name: figures[name] for name in rows}
+
+
+def ask(process: Any, command: dict[str, Any]) -> dict[str, Any]:
+    """Send a command, and wait for its answer."""
+    try:
+        process.stdin.write(json.dumps(command) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    except OSError as error:
+        return {"failed": f"its process ended: {error}"}
+    return dict(json.loads(line)) if line else {"failed": "its process ended"}
+
+
+def plain_put(url: str, size: int, environment: dict[str, str], folder: Path) -> dict[str, Any]:
+    """Store a file in the plainest way: one HTTP request, or a copy that is forced to the disk."""
+    source = folder / f"plain-{size}"
+    if not source.exists():
+        source.write_bytes(os.urandom(size))
+    if "://" not in url:
+        started = time.monotonic()
+        with source.open("rb") as file, (folder / "copy").open("wb") as target:
+            while chunk := file.read(8 << 20):
+                target.write(chunk)
+            target.flush()
+            os.fsync(target.fileno())
+        return {"durable_s": time.monotonic() - started}
+    signed = urllib.parse.urlsplit(presigned(f"{url}/plain", environment))
+    started = time.monotonic()
+    connection = http.client.HTTPConnection(str(signed.hostname), signed.port, timeout=300, blocksize=1 << 20)
+    with source.open("rb") as file:
+        connection.request("PUT", f"{signed.path}?{signed.query}", body=file, headers={"Content-Length": str(size)})
+        answer = connection.getresponse()
+        answer.read()
+    connection.close()
+    if answer.status != 200:
+        return {"failed": f"the server answered {answer.status}"}
+    return {"durable_s": time.monotonic() - started}
+
+
+def presigned(url: str, environment: dict[str, str]) -> str:
+    """A URL by which anybody may write the object at ``url``."""
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem(
+        key=environment["AWS_ACCESS_KEY_ID"],
+        secret=environment["AWS_SECRET_ACCESS_KEY"],
+        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
+        skip_instance_cache=True,
+    )
+    return str(filesystem.url(url.partition("://")[2], client_method="put_object"))
+
+
+def median(values: list[float | None]) -> float | None:
+    """The median, to three digits; None if it was not measured in each turn."""
+    known = [value for value in values if value is not None]
+    return float(f"{statistics.median(known):.3g}") if len(known) == len(values) else None
+
+
+# ---------------------------------------------------------------------- figures against aims
+
+
+def table(title: str, figures: Figures) -> dict[str, Any]:
+    """The figures as they are shown."""
+    headings = {
+        "stands_still_s": "stands still, s",
+        "durable_s": "durable after, s",
+        "done_s": "done after, s",
+        "speed_meanwhile": "speed meanwhile",
+        "extra_memory_mb": "extra memory, MB",
+        "failed": "failed",
+    }
+    shown = {
+        name: {text: row[key] for key, text in headings.items() if row.get(key) is not None}
+        for name, row in figures.items()
+    }
+    return {"title": title, "contenders": shown}
+
+
+def aim(what: str, wanted: str, found: float | None, is_met: bool | None) -> dict[str, Any]:
+    return {
+        "what": what,
+        "aim": wanted,
+        "found": None if found is None else float(f"{found:.3g}"),
+        "met": None if found is None else is_met,
+    }
+
+
+def at_most(what: str, figures: Figures, way: str, key: str, most: float, per: float | None = 1.0) -> dict[str, Any]:
+    """An aim of ``way``: its figure over ``per`` is at most ``most``."""
+    value = figures[way].get(key)
+    found = None if value is None or not per else value / per
+    return aim(what, f"<= {most:g}", found, found is not None and found <= most)
+
+
+def slow_aims(figures: Figures) -> list[dict[str, Any]]:
+    """Those for the state on a slow line."""
+    found = [
+        at_most("slow line: stands still, spooled, s", figures, "ununennium", "stands_still_s", 0.6),
+        at_most("slow line: stands still, snapshot, s", figures, "snapshot", "stands_still_s", 0.2),
+        at_most("slow line: extra memory, spooled, MB", figures, "ununennium", "extra_memory_mb", 64),
+    ]
+    for way in ("ununennium", "snapshot"):
+        value = figures[way].get("speed_meanwhile")
+        found.append(aim(f"slow line: speed meanwhile, {way}", ">= 0.9", value, value is not None and value >= 0.9))
+    return found
+
+
+def size_aims(figures: Figures, size_mb: int, place: str) -> list[dict[str, Any]]:
+    """Those for a state of ``size_mb`` at ``place``."""
+    label = f"{size_mb} MB, {place}"
+    blocking = figures["torch.save"].get("stands_still_s")
+    plain = figures[RAW].get("durable_s")
+    return [
+        at_most(
+            f"{label}: snapshot stands still / blocking save", figures, "snapshot", "stands_still_s", 0.05, blocking
+        ),
+        at_most(f"{label}: durable / plain put", figures, "ununennium", "durable_s", 1.2, plain),
+        at_most(f"{label}: extra memory / state", figures, "ununennium", "extra_memory_mb", 1.15, size_mb),
+        at_most(f"{label}: extra memory / state, snapshot", figures, "snapshot", "extra_memory_mb", 1.15, size_mb),
+    ]
+
+
+def limits(size: int, folder: Path) -> str:
+    """What no way can be faster than, on this machine."""
+    data = os.urandom(size)
+    times: dict[str, list[float]] = {"hash": [], "disk": [], "copy": []}
+    for _ in range(3):
+        started = time.monotonic()
+        hashlib.sha256(data)
+        hashed = time.monotonic()
+        with (folder / "limit").open("wb", buffering=0) as file:
+            file.write(data)
+            os.fsync(file.fileno())
+        written = time.monotonic()
+        bytearray(data)
+        copied = time.monotonic()
+        for name, seconds in zip(times, (hashed - started, written - hashed, copied - written), strict=True):
+            times[name].append(seconds)
+    best = {name: min(values) for name, values in times.items()}
+    return (
+        f"For {size // MB} MB, SHA-256 takes {best['hash']:.2f} s, a write that is forced to the disk "
+        f"{best['disk']:.2f} s, and a copy in memory {best['copy']:.2f} s: spooling cannot stand still for less than "
+        "the first two side by side, nor a snapshot for less than the last."
+    )
 
 
 if __name__ == "__main__":
