@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tests.processes import (
 )
 from ununennium.errors import ProcessLost
 from ununennium.runs import RunDirectory
-from ununennium.training.launch import launch
+from ununennium.training.launch import launch, torchrun_command
 from ununennium.training.result import Preempted, TrainingResult
 
 pytestmark = [
@@ -102,6 +103,24 @@ def test_sigterm_to_torchrun(prepared: Prepared, nproc: int) -> None:
     assert_resumable(run, nproc)
     with pytest.raises(Preempted, match="--resume"):
         result.require_usable()
+
+
+def test_sigterm_to_torchrun_again_and_again(prepared: Prepared, nproc: int) -> None:
+    """correctness 75: torchrun that is told while it ends its ranks ends too, by itself, though nobody waits for it."""
+    run = prepared(*FOR_EVER, f"launcher.nproc_per_node={nproc}", f"launcher.grace_s={GRACE_S}")
+    command = torchrun_command(run, nproc=nproc, grace_s=GRACE_S)
+    environment = {**os.environ, "UNUNENNIUM_GRACE_S": str(GRACE_S), "UNUNENNIUM_LAUNCH": "again"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as torchrun:
+        try:
+            assert wait_until(lambda: has_checkpoint(run))
+            torchrun.send_signal(signal.SIGTERM)
+            time.sleep(0.2)  # it is at work on the first one
+            torchrun.send_signal(signal.SIGTERM)
+            assert torchrun.wait(LONG_S) != 0
+        finally:
+            torchrun.kill()
+    assert_nothing_left(run, GRACE_S)
+    assert_resumable(run, nproc)
 
 
 def test_sigkill_of_torchrun(prepared: Prepared, nproc: int) -> None:

@@ -95,7 +95,7 @@ def torchrun_command(
 ) -> list[str]:
     """The command that trains ``run``: the same here, on a cluster, and under a scheduler."""
     return [
-        *(sys.executable, "-m", "torch.distributed.run", *(nodes or Nodes()).arguments(run.run_id)),
+        *(sys.executable, "-m", "ununennium.training.torchrun", *(nodes or Nodes()).arguments(run.run_id)),
         *(f"--nproc-per-node={nproc}", f"--max-restarts={max_restarts}"),
         *(f"--log-dir={run.logs_folder}", "--tee=3"),
         *(f"--shutdown-timeout={max(1, round(grace_s))}", "--module", "ununennium.training.worker", str(run.run_file)),
