@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
-import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,18 +18,15 @@ from typing import Any
 from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.checkpoints.storage import open_storage
 from ununennium.config import RunConfig
-from ununennium.data.index_cache import indexed
-from ununennium.errors import CheckpointError, ConfigError, GateError, ProcessLost
+from ununennium.errors import CheckpointError, ConfigError, GateError
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import check_metrics
-from ununennium.runs import finite, read_json, resolve_storage, work_root, write_json
+from ununennium.measuring import measure_champion
+from ununennium.runs import finite, resolve_storage
 from ununennium.tasks import goodness
-from ununennium.training.result import failed_process
-from ununennium.training.supervise import how_it_ended, supervise
 from ununennium.training.watch import OnLine
 
 _FORMAT = 1
-_GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +107,7 @@ def check_champion(config: RunConfig, *, tolerance: float, actor: str, on_line: 
         raise ConfigError(
             "name", config.name, f"has no champion in {storage}; 'ununennium registry list' shows who has"
         )
-    measured = _measure(config, storage, on_line)
+    measured = measure_champion(config, storage, on_line=on_line)
     if measured["generation"] != champion.generation:
         raise GateError(f"another champion of {config.name!r} was promoted during the check; check that one")
     drift = compare(
@@ -192,35 +186,6 @@ def drift_history(storage: str, model: str) -> list[Drift]:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{records.url(key)} is no record of a check: {error}") from error
     return found
-
-
-def _measure(config: RunConfig, storage: str, on_line: OnLine) -> dict[str, Any]:
-    """Index the data, and evaluate the champion in a process of its own; what it found."""
-    work = work_root() / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-drift-{config.name}-{secrets.token_hex(2)}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the notes are said below
-            index = indexed(config.data, on_line).index
-        for note in index.notes:
-            on_line(f"warning: {note}")
-        work.mkdir(parents=True)
-        index.save(work / "index.json")
-        write_json(work / "job.json", {"storage": storage, "config": config.model_dump(mode="json")})
-
-        def on_output(line: str) -> bool:
-            on_line(line)
-            return True
-
-        command = [sys.executable, "-m", "ununennium.evaluation.champion_worker", str(work / "job.json")]
-        outcome = supervise(command, grace_s=_GRACE_S, on_line=on_output)
-        if outcome.returncode < 0:
-            raise ProcessLost(f"the evaluation {how_it_ended(outcome.returncode)}")
-        if outcome.returncode != 0:
-            raise failed_process(work / "error.json", "evaluation of the champion", outcome.returncode)
-        found: dict[str, Any] = read_json(work / "measured.json")
-        return found
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _keep(storage: str, drift: Drift) -> Drift:

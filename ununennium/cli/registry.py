@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -137,6 +138,58 @@ def verify(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json
     print_json(rows) if as_json else print_table(rows, empty="")
     if not all(row["whole"] for row in rows):
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run's YAML: the model's name and the data.")],
+    version: Annotated[
+        str, typer.Option("--version", metavar="VERSION", help="A version, or an alias such as 'previous'.")
+    ] = "champion",
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URL", help="Where the registry is; the YAML's if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a version on the holdout of a configuration's data, as they are now; decides and keeps nothing."""
+    from ununennium import report
+    from ununennium.cli.console import say
+    from ununennium.config import RunConfig
+    from ununennium.measuring import measure_version
+    from ununennium.runs import resolve_storage
+
+    described = RunConfig.load(config)
+    place = resolve_storage(storage or described.storage)
+    found = _registry(place, described.name).resolve(version)
+    measured = measure_version(described, place, found, on_line=say)
+    if as_json:
+        print_json({"model": described.name, "version": found, "evaluation": measured.to_json()})
+        return
+    print_table(report.metric_rows({"challenger": measured.to_json()}), empty="no metrics")
+    typer.echo(f"\n{described.name}, version {found}")
+
+
+@app.command()
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .onnx file to write.")],
+    version: Annotated[
+        str, typer.Option("--version", metavar="VERSION", help="A version, or an alias such as 'previous'.")
+    ] = "champion",
+    tile: Annotated[
+        int | None,
+        typer.Option("--tile", min=1, metavar="PX", help="Side of its tiles; that of training if not given."),
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+) -> None:
+    """Write a version as an ONNX file that takes pixels as they are, once ONNX Runtime agrees with PyTorch."""
+    from ununennium.checkpoints.artifact import load_artifact
+    from ununennium.inference.onnx_export import export_onnx
+
+    registry = _registry(storage, model)
+    found = registry.resolve(version)
+    difference = export_onnx(*load_artifact(registry.version_url(found)), output, tile=tile)
+    typer.echo(f"{output}: version {found} of {model}; ONNX Runtime is within {difference:.2g} of PyTorch")
 
 
 def _registry(storage: str, model: str) -> Any:

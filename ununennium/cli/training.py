@@ -27,7 +27,10 @@ TRAIN_EXAMPLES = (
     "Examples: ununennium train run.yaml | ununennium train run.yaml --set trainer.epochs=5 --set seed=1 | "
     "ununennium train --resume latest"
 )
-EVALUATE_EXAMPLES = "Examples: ununennium evaluate latest | ununennium evaluate 20260102T030405Z-roads-1a2b --json"
+EVALUATE_EXAMPLES = (
+    "Examples: ununennium evaluate latest | ununennium evaluate 20260102T030405Z-roads-1a2b --json | "
+    "ununennium evaluate latest --checkpoint last"
+)
 PROMOTE_EXAMPLES = (
     "Exit code 3 if the gate does not allow it. Examples: ununennium promote latest | "
     "ununennium promote latest --reject --reason 'the river is gone'"
@@ -97,12 +100,26 @@ def train(
     say(f"Next: ununennium evaluate {run.run_id} --storage {run.storage}")
 
 
-def evaluate(run: RunArgument, storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
-    """Measure a run's best checkpoint, and the champion, on the holdout; decides, but promotes nothing."""
+def evaluate(
+    run: RunArgument,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", metavar="EPOCH", help="Measure this one alone: an epoch, 'last' or 'best'."),
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Measure a run's best checkpoint, and the champion, on the holdout; decides, but promotes nothing.
+
+    With --checkpoint another checkpoint of the run is measured: nothing is decided, and no file of the run changes.
+    """
     from ununennium import pipeline, report
     from ununennium.runs import RunDirectory, read_json
 
     directory = RunDirectory.fetch(storage, run)
+    if checkpoint is not None:
+        _measure(directory, checkpoint, as_json=as_json)
+        return
     gate = pipeline.evaluate(directory, on_line=say)
     pipeline.summarise(directory)
     directory.publish([directory.summary_file])
@@ -119,6 +136,19 @@ def evaluate(run: RunArgument, storage: StorageOption = DEFAULT_STORAGE, as_json
     )
     if gate["verdict"] == "promoted":
         say(f"Next: ununennium promote {directory.run_id} --storage {directory.storage}")
+
+
+def _measure(run: Any, which: str, *, as_json: bool) -> None:
+    """Print the metrics of one checkpoint."""
+    from ununennium import report
+    from ununennium.measuring import measure_checkpoint
+
+    manifest, found = measure_checkpoint(run, which, on_line=say)
+    if as_json:
+        print_json({"checkpoint": manifest.url, "epoch": manifest.epoch, "evaluation": found.to_json()})
+        return
+    print_table(report.metric_rows({"challenger": found.to_json()}), empty="no metrics")
+    typer.echo(f"\nepoch {manifest.epoch}: {manifest.url}")
 
 
 def promote(

@@ -1,6 +1,7 @@
-"""The process that measures a champion on its own: ``python -m ununennium.evaluation.champion_worker JOB_JSON``.
+"""The process that measures one model: ``python -m ununennium.evaluation.measure_worker JOB_JSON``.
 
-Beside ``job.json`` lies the index of the data; it leaves ``measured.json``, or ``error.json``.
+Beside ``job.json`` lies the index of the data and, for a checkpoint, the statistics of its run; it leaves
+``measured.json``, or ``error.json``. See ``ununennium.measuring``.
 """
 
 from __future__ import annotations
@@ -8,13 +9,20 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
+import torch
 from rasterio.errors import NotGeoreferencedWarning
 
+from ununennium.checkpoints.artifact import load_artifact
+from ununennium.checkpoints.registry import Registry
+from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import RunConfig
 from ununennium.data.index import ChipIndex
+from ununennium.data.statistics import BandStatistics
 from ununennium.errors import CheckpointError
-from ununennium.evaluation.worker import evaluate_champion
+from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
+from ununennium.evaluation.worker import evaluate_artifact, evaluate_champion, load_checkpoint
 from ununennium.runs import RunDirectory, read_json, write_json
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.failures import report_error
@@ -23,7 +31,7 @@ from ununennium.training.worker import die_with_parent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluate the champion that the ``job.json``, the only argument, asks for; returns the exit status."""
+    """Evaluate what the ``job.json``, the only argument, asks for; returns the exit status."""
     (job_file,) = sys.argv[1:] if arguments is None else arguments
     work = Path(job_file).parent
     mark_levels()
@@ -32,16 +40,38 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         job = read_json(Path(job_file))
         config = RunConfig.parse(job["config"], source=job_file)
-        place = RunDirectory(work.name, work, job["storage"])  # of no run: nothing of it is ever published
         device = resolve_device(TrainerConfig(device=config.trainer.device))
-        measured = evaluate_champion(place, config, ChipIndex.load(work / "index.json"), device)
-        if measured["champion"] is None:
-            raise CheckpointError(measured["champion_error"] or f"{config.name!r} has no champion in {job['storage']}")
-        write_json(work / "measured.json", measured)
+        write_json(work / "measured.json", measure(job, config, work, device))
     except Exception as error:
         report_error(work / "error.json", 0, error)
         return 1
     return 0
+
+
+def measure(job: dict[str, Any], config: RunConfig, work: Path, device: torch.device) -> dict[str, Any]:
+    """What ``job`` asks for: the champion, as ``evaluate_champion`` gives it, or the ``evaluation`` of one model.
+
+    Raises:
+        CheckpointError: the model cannot be loaded, or does not fit.
+        ConfigError: it knows other classes, or was made for another task.
+    """
+    index = ChipIndex.load(work / "index.json")
+    if "checkpoint" in job:
+        statistics = BandStatistics.load(work / "statistics.json")
+        store, (manifest,) = CheckpointStore.at(job["checkpoint"])
+        model = load_checkpoint(store, manifest, config, index).to(device)
+        tta = config.inference.tta
+        temperature = fit_temperature_on(model, index, statistics, config.data, device=device, tta=tta)
+        measured = evaluate(model, index, statistics, config.data, device=device, tta=tta, temperature=temperature)
+        return {"evaluation": measured.to_json()}
+    if "version" in job:
+        loaded = load_artifact(Registry(job["storage"], config.name).version_url(job["version"]))
+        return {"evaluation": evaluate_artifact(*loaded, config, index, device).to_json()}
+    place = RunDirectory(work.name, work, job["storage"])  # of no run: nothing of it is ever published
+    champion = evaluate_champion(place, config, index, device)
+    if champion["champion"] is None:
+        raise CheckpointError(champion["champion_error"] or f"{config.name!r} has no champion in {job['storage']}")
+    return champion
 
 
 if __name__ == "__main__":

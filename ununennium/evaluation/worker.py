@@ -108,7 +108,7 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
 
 
 def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[nn.Module, Manifest]:
-    """The model of the best checkpoint, averaged weights if it has them, and that checkpoint's manifest.
+    """The model of the best checkpoint, and that checkpoint's manifest.
 
     Raises:
         CheckpointError: there is no checkpoint with a finite score, or it does not fit the model.
@@ -117,14 +117,23 @@ def load_best(run: RunDirectory, config: RunConfig, index: ChipIndex) -> tuple[n
     best = store.best()
     if best is None:
         raise CheckpointError(f"{run.checkpoints_url} holds no checkpoint with a finite {config.checkpoints.monitor}")
-    checkpoint = store.load(best)
+    return load_checkpoint(store, best, config, index), best
+
+
+def load_checkpoint(store: CheckpointStore, manifest: Manifest, config: RunConfig, index: ChipIndex) -> nn.Module:
+    """The model of a checkpoint in evaluation mode, with the averaged weights if it has them.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or does not fit the model.
+    """
+    checkpoint = store.load(manifest)
     weights = averaged_weights(checkpoint) or checkpoint["model"]
     model = build_model(config, index)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{best.url} does not fit the model: {' '.join(str(error).split())}") from error
-    return model.eval(), best
+        raise CheckpointError(f"{manifest.url} does not fit the model: {' '.join(str(error).split())}") from error
+    return model.eval()
 
 
 def evaluate_champion(run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device) -> dict[str, Any]:

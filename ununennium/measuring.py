@@ -1,0 +1,136 @@
+"""Measure a checkpoint, or a version of a model, on a holdout; nothing is decided, kept or promoted.
+
+No torch here: the measurement runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ununennium.checkpoints.manifest import Manifest
+from ununennium.checkpoints.store import CheckpointStore
+from ununennium.config import RunConfig
+from ununennium.data.index import ChipIndex
+from ununennium.data.index_cache import check_unchanged, indexed
+from ununennium.errors import CheckpointError, ProcessLost
+from ununennium.evaluation.evaluation import Evaluation
+from ununennium.runs import RunDirectory, read_json, work_root, write_json
+from ununennium.training.result import failed_process
+from ununennium.training.supervise import how_it_ended, supervise
+from ununennium.training.watch import OnLine
+
+_GRACE_S = 5.0
+
+
+def measure_checkpoint(run: RunDirectory, which: str, *, on_line: OnLine = print) -> tuple[Manifest, Evaluation]:
+    """Measure a checkpoint of ``run`` on the holdout of that run.
+
+    Args:
+        run: whose checkpoint it is.
+        which: the number of an epoch (of several checkpoints the last one within it), ``last`` or ``best``.
+        on_line: told what is being done, from a thread.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        DataError: the imagery or labels changed since the run indexed them.
+        ProcessLost: the measuring process was killed; a new call begins anew.
+    """
+    manifest = find_checkpoint(run.checkpoints_url, which)
+    index = ChipIndex.load(run.index_file)
+    check_unchanged(index)
+    job = {"checkpoint": manifest.url}
+    found = in_process(run.config(), run.storage, index, job, statistics=run.statistics_file, on_line=on_line)
+    return manifest, Evaluation.from_json(found["evaluation"])
+
+
+def measure_version(config: RunConfig, storage: str, version: str, *, on_line: OnLine = print) -> Evaluation:
+    """Measure a version of the model ``config.name`` on the holdout of ``config.data``.
+
+    Args:
+        config: the data and the split; nothing is trained.
+        storage: where the registry is.
+        version: which.
+        on_line: told what is being done, from a thread.
+
+    Raises:
+        CheckpointError: the version is not there, or is damaged.
+        ConfigError: it knows other classes, or was made for another task.
+        DataError: imagery or labels that cannot be used.
+        ProcessLost: the measuring process was killed; a new call begins anew.
+    """
+    found = in_process(config, storage, index_of(config, on_line), {"version": version}, on_line=on_line)
+    return Evaluation.from_json(found["evaluation"])
+
+
+def measure_champion(config: RunConfig, storage: str, *, on_line: OnLine = print) -> dict[str, Any]:
+    """The same of the champion: what ``evaluation.worker.evaluate_champion`` gives."""
+    return in_process(config, storage, index_of(config, on_line), {}, on_line=on_line)
+
+
+def find_checkpoint(url: str, which: str) -> Manifest:
+    """The checkpoint ``which`` (see ``measure_checkpoint``) of those at ``url``.
+
+    Raises:
+        CheckpointError: there is none; the message names those that are there.
+    """
+    store = CheckpointStore(url)
+    manifests = store.manifests()
+    found = {"best": store.best(), "last": manifests[-1] if manifests else None}.get(which)
+    found = found or next((each for each in reversed(manifests) if str(each.epoch) == which), None)
+    if found is None:
+        there = ", ".join(str(epoch) for epoch in sorted({each.epoch for each in manifests})) or "none"
+        raise CheckpointError(
+            f"{url} has no checkpoint {which!r}: say 'best', 'last', or the number of an epoch (there: {there})"
+        )
+    return found
+
+
+def index_of(config: RunConfig, on_line: OnLine) -> ChipIndex:
+    """The index of the data of ``config`` as they are now; its notes are said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the notes are said below
+        index = indexed(config.data, on_line).index
+    for note in index.notes:
+        on_line(f"warning: {note}")
+    return index
+
+
+def in_process(
+    config: RunConfig,
+    storage: str,
+    index: ChipIndex,
+    job: Mapping[str, Any],
+    *,
+    statistics: Path | None = None,
+    on_line: OnLine,
+) -> dict[str, Any]:
+    """What ``evaluation.measure_worker`` finds for ``job``, in a process of its own that leaves nothing behind."""
+    work = work_root() / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-measure-{config.name}-{secrets.token_hex(2)}"
+    try:
+        work.mkdir(parents=True)
+        index.save(work / "index.json")
+        if statistics is not None:
+            shutil.copyfile(statistics, work / "statistics.json")
+        write_json(work / "job.json", {"storage": storage, "config": config.model_dump(mode="json"), **job})
+
+        def on_output(line: str) -> bool:
+            on_line(line)
+            return True
+
+        command = [sys.executable, "-m", "ununennium.evaluation.measure_worker", str(work / "job.json")]
+        outcome = supervise(command, grace_s=_GRACE_S, on_line=on_output)
+        if outcome.returncode < 0:
+            raise ProcessLost(f"the evaluation {how_it_ended(outcome.returncode)}")
+        if outcome.returncode != 0:
+            raise failed_process(work / "error.json", "evaluation", outcome.returncode)
+        found: dict[str, Any] = read_json(work / "measured.json")
+        return found
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
