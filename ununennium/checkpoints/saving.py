@@ -268,7 +268,7 @@ class BackgroundSaver:
 
     def _write(self, state: dict[str, Any], about: dict[str, Any]) -> None:
         with self._spool.new() as (path, file):
-            manifest = self._store.serialise(state, path, file, **about)
+            manifest = self._store.serialise(state, path, file, force=False, **about)
             with self._changed:
                 self._left_by_another.discard(manifest.key)
                 if any(manifest.key == other.key for other in (*self._waiting, *self._keeper.kept)):
@@ -316,6 +316,7 @@ class BackgroundSaver:
             try:
                 if attempts and not self._spool.is_whole(manifest):
                     raise CheckpointError(f"{self._spool.file(manifest)} is damaged; it is not uploaded")
+                self._spool.force(manifest)  # here, and not in the caller's thread, which it would keep waiting
                 committed = self._store.publish(manifest, self._spool.file(manifest))
             except Exception as error:
                 attempts += 1

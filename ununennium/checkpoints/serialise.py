@@ -30,11 +30,13 @@ class HashingSink:
         file: what is written into.
         threads: two threads, which hash a large piece while it is written, and force to the disk what has been
             written, so that all three go on at once; None does one after the other.
+        ahead: whether to force to the disk what has been written while the rest comes.
     """
 
-    def __init__(self, file: IO[bytes], threads: Executor | None = None) -> None:
+    def __init__(self, file: IO[bytes], threads: Executor | None = None, *, ahead: bool = True) -> None:
         self._file = file
         self._threads = threads
+        self._ahead = ahead
         self._digest = hashlib.sha256()
         self._forced_bytes = 0
         self._forcing: Future[None] | None = None
@@ -75,7 +77,7 @@ class HashingSink:
 
     def _force_ahead(self) -> None:
         """Let the disk begin, instead of leaving everything to the end."""
-        if self._threads is None or self.size_bytes - self._forced_bytes < _FORCE_BYTES:
+        if self._threads is None or not self._ahead or self.size_bytes - self._forced_bytes < _FORCE_BYTES:
             return
         if self._forcing is not None:
             if not self._forcing.done():
@@ -85,24 +87,25 @@ class HashingSink:
         self._forcing = self._threads.submit(_force_data, self._file.fileno())
 
 
-def write_state(state: Mapping[str, Any], path: Path, file: IO[bytes]) -> tuple[int, str]:
-    """Write ``state`` into ``file``, and force it to the disk; returns its length and SHA-256.
+def write_state(state: Mapping[str, Any], path: Path, file: IO[bytes], *, force: bool = True) -> tuple[int, str]:
+    """Write ``state`` into ``file``; returns its length and SHA-256.
 
     Args:
         state: what ``sanitise`` returned.
         path: where ``file`` lies, for the error message.
         file: open for writing.
+        force: wait until it is on the disk itself.
 
     Raises:
         StorageError: the disk is full.
         CheckpointError: the state cannot be serialised.
     """
     with ThreadPoolExecutor(2, "checkpoint-hash") as threads:
-        sink = HashingSink(file, threads)
+        sink = HashingSink(file, threads, ahead=force)
         try:
             with _without_crc32():
                 torch.save(state, cast(IO[bytes], sink))
-            sink.force()
+            sink.force() if force else sink.flush()
         except Exception as error:
             if sink.error is not None:  # torch reports a failed write as a RuntimeError about positions
                 with translated_full_disk(str(path)):

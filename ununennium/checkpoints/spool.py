@@ -1,7 +1,8 @@
 """Checkpoints on the local disk that wait for their upload, and outlive the process that wrote them.
 
 Each destination has a folder of its own, in which a checkpoint is a pair of files: the checkpoint, and the manifest
-that will commit it once it is uploaded. The manifest is written last, so a pair is complete if it is there.
+that will commit it once it is uploaded. The manifest is written last, so a pair is complete if it is there. After a
+power cut only its hash tells, which is compared before what another process left is uploaded.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class Spool:
                 path.unlink(missing_ok=True)
 
     def keep(self, path: Path, manifest: Manifest) -> None:
-        """Take the file at ``path``, which is on the disk already, as the checkpoint of ``manifest``.
+        """Take the file at ``path`` as the checkpoint of ``manifest``: from here on it outlives this process.
 
         Raises:
             StorageError: the disk is full.
@@ -137,14 +138,23 @@ class Spool:
         with self.new() as (note, file):
             file.write(manifest.to_json())
             file.flush()
-            os.fsync(file.fileno())
             os.replace(path, self.file(manifest))
             os.replace(note, self.folder / manifest.manifest_key)
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+
+    def force(self, manifest: Manifest) -> None:
+        """Wait until the pair is on the disk itself: from here on it outlives the machine's power, too.
+
+        Raises:
+            FileNotFoundError: it is not there any more.
+            StorageError: the disk is full.
+        """
+        with translated_full_disk(str(self.file(manifest))):
+            for path in (self.file(manifest), self.folder / manifest.manifest_key, self.folder):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
 
     def file(self, manifest: Manifest) -> Path:
         """Where the checkpoint of ``manifest`` waits."""

@@ -127,8 +127,11 @@ class CheckpointStore:
         monitor: str = "",
         mode: Literal["min", "max"] = "min",
         score: float | None = None,
+        force: bool = True,
     ) -> Manifest:
         """The first half of ``save``: write what ``sanitise`` returned into the local ``file``, which lies at ``path``.
+
+        With ``force=False`` it need not be on the disk itself when this returns.
 
         Returns:
             The manifest that commits it, once ``publish`` has uploaded it.
@@ -137,7 +140,7 @@ class CheckpointStore:
             CheckpointError: ``state`` holds something that cannot be saved.
             StorageError: the disk is full.
         """
-        size_bytes, sha256 = write_state(state, path, file)
+        size_bytes, sha256 = write_state(state, path, file, force=force)
         key = checkpoint_key(epoch=epoch, step=step, sha256=sha256)
         return Manifest(
             key=key,
