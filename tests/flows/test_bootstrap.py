@@ -98,6 +98,12 @@ def test_twice_is_once_and_changes_by_hand_are_found(
     assert mended["id"] == automation["id"]
     assert mended["enabled"]
     _assert_people_are_told(server_environment, *told, tmp_path)
+    pool = str(ROOT / "infra" / "kubernetes" / "gpu-job.json")
+    said = bootstrap(server_environment, ROOT, "--pool", pool)
+    assert said.splitlines()[0] == "work pool gpu-job: is missing"
+    (made,) = [each for each in post(api, "/work_pools/filter") if each["name"] == "gpu-job"]
+    assert made["type"] == "kubernetes"
+    assert "all is as it should be" in bootstrap(server_environment, ROOT, "--pool", pool)
 
 
 def _assert_people_are_told(
