@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from ununennium.checkpoints.manifest import Manifest, retained
 from ununennium.checkpoints.sanitise import sanitise
-from ununennium.checkpoints.serialise import Snapshots
+from ununennium.checkpoints.serialise import Snapshots, hash_of
 from ununennium.checkpoints.spool import Spool, spools
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, StorageError, StorageUnavailable, UnunenniumError
@@ -141,8 +142,9 @@ class BackgroundSaver:
         save_top_k: see ``retained``.
         kept: what was kept before, oldest first.
         protected: URLs that are never deleted.
-        snapshot: copy the state, and write the copy to the disk in a thread too: the caller waits for the copy alone,
-            and the memory of a second state is taken.
+        snapshot: copy the state, and write the copy to the disk in a thread: the caller waits for the copy alone, and
+            the memory of a second state is taken. Without, the caller waits until the state is in a file, which the
+            system need not have on the disk yet; a thread hashes it.
 
     Raises:
         StorageError: the spool cannot be written.
@@ -172,11 +174,12 @@ class BackgroundSaver:
         self._deleting = False
         self._closing = False
         self._snapshots = Snapshots() if snapshot else None
-        self._to_write: tuple[dict[str, Any], dict[str, Any]] | None = None
+        self._to_write: tuple[dict[str, Any] | Path, dict[str, Any]] | None = None
         self._not_written: Exception | None = None
-        self._threads = [threading.Thread(target=self._upload_all, name="checkpoint-upload", daemon=True)]
-        if snapshot:
-            self._threads.append(threading.Thread(target=self._write_all, name="checkpoint-write", daemon=True))
+        self._threads = [
+            threading.Thread(target=self._upload_all, name="checkpoint-upload", daemon=True),
+            threading.Thread(target=self._write_all, name="checkpoint-write", daemon=True),
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -187,17 +190,15 @@ class BackgroundSaver:
 
         Raises:
             CheckpointError: this state, or with ``snapshot`` the one before, holds something that cannot be saved.
-            StorageError: the local disk is full or gone; storage that does not answer is no error here.
+            StorageError: the local disk is full or gone, now or after the save before; storage that does not answer is
+                no error here.
         """
         plain = sanitise(state)
         self._wait_until_written(_WRITE_S)
-        if self._snapshots is None:
-            self._write(plain, about)
-        else:
-            copy = self._snapshots.copy(plain)
-            with self._changed:
-                self._to_write = (copy, about)
-                self._changed.notify_all()
+        held = self._spool.spill(plain) if self._snapshots is None else self._snapshots.copy(plain)
+        with self._changed:
+            self._to_write = (held, about)
+            self._changed.notify_all()
         return self._report()
 
     def expected(self) -> list[Manifest]:
@@ -264,20 +265,6 @@ class BackgroundSaver:
         if not written:
             raise StorageError(f"the last checkpoint was not written to {self._spool.folder} within {timeout_s:.0f} s")
 
-    # ------------------------------------------------------------------ in either
-
-    def _write(self, state: dict[str, Any], about: dict[str, Any]) -> None:
-        with self._spool.new() as (path, file):
-            manifest = self._store.serialise(state, path, file, force=False, **about)
-            with self._changed:
-                self._left_by_another.discard(manifest.key)
-                if any(manifest.key == other.key for other in (*self._waiting, *self._keeper.kept)):
-                    return  # the very same state
-                self._spool.keep(path, manifest)
-                self._waiting.append(manifest)
-                self._drop_superfluous()
-                self._changed.notify_all()
-
     def _drop_superfluous(self) -> None:
         """Forget what a newer one in the spool would have replaced anyway, unless it is on its way already."""
         ours = self._ours()
@@ -300,15 +287,36 @@ class BackgroundSaver:
                 self._changed.wait_for(lambda: self._closing or self._to_write is not None)
                 if self._to_write is None:
                     return
-                state, about = self._to_write
+                held, about = self._to_write
             failure: Exception | None = None
             try:
-                self._write(state, about)
+                self._write(held, about)
             except Exception as error:
                 failure = error if isinstance(error, UnunenniumError) else StorageError(f"the spool failed: {error!r}")
             with self._changed:
                 self._to_write, self._not_written = None, failure
                 self._changed.notify_all()
+
+    def _write(self, held: dict[str, Any] | Path, about: dict[str, Any]) -> None:
+        """Make a checkpoint that waits of a copied state, or of the file that a state is in."""
+        if isinstance(held, Path):
+            try:
+                self._take(held, self._store.describe(*hash_of(held), **about))
+            finally:
+                held.unlink(missing_ok=True)
+            return
+        with self._spool.new() as (path, file):
+            self._take(path, self._store.serialise(held, path, file, **about))
+
+    def _take(self, path: Path, manifest: Manifest) -> None:
+        with self._changed:
+            self._left_by_another.discard(manifest.key)
+            if any(manifest.key == other.key for other in (*self._waiting, *self._keeper.kept)):
+                return  # the very same state
+            self._spool.keep(path, manifest)
+            self._waiting.append(manifest)
+            self._drop_superfluous()
+            self._changed.notify_all()
 
     def _upload_all(self) -> None:
         attempts = 0

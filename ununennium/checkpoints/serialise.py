@@ -18,38 +18,59 @@ from ununennium.checkpoints.storage_errors import translated_full_disk
 from ununennium.errors import CheckpointError
 
 _LARGE_BYTES = 1 << 16
+_CHUNK = 1 << 20
 _FORCE_BYTES = 32 << 20
 _crc32_setting = threading.Lock()
 _force_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 
-class HashingSink:
-    """A writable file that hashes and counts what passes, and keeps the first error of the file below it.
+class Sink:
+    """A writable file that counts what passes, and keeps the first error of the file below it.
+
+    Args:
+        file: what is written into.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size_bytes = 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        self.size_bytes += written
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+class HashingSink(Sink):
+    """A ``Sink`` that hashes what passes, and forces it to the disk.
 
     Args:
         file: what is written into.
         threads: two threads, which hash a large piece while it is written, and force to the disk what has been
             written, so that all three go on at once; None does one after the other.
-        ahead: whether to force to the disk what has been written while the rest comes.
     """
 
-    def __init__(self, file: IO[bytes], threads: Executor | None = None, *, ahead: bool = True) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], threads: Executor | None = None) -> None:
+        super().__init__(file)
         self._threads = threads
-        self._ahead = ahead
         self._digest = hashlib.sha256()
         self._forced_bytes = 0
         self._forcing: Future[None] | None = None
-        self.size_bytes = 0
-        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         hashing = None
         if self._threads is not None and len(data) >= _LARGE_BYTES:
             hashing = self._threads.submit(self._digest.update, data)
         try:
-            written = self._file.write(data)
-            self.size_bytes += written
+            written = super().write(data)
             self._force_ahead()
         except OSError as error:
             self.error = self.error or error
@@ -60,9 +81,6 @@ class HashingSink:
             else:
                 hashing.result()  # the data is the caller's, who may free it once this returns
         return written
-
-    def flush(self) -> None:
-        self._file.flush()
 
     def force(self) -> None:
         """To the disk itself: a full or failing one speaks up here."""
@@ -77,7 +95,7 @@ class HashingSink:
 
     def _force_ahead(self) -> None:
         """Let the disk begin, instead of leaving everything to the end."""
-        if self._threads is None or not self._ahead or self.size_bytes - self._forced_bytes < _FORCE_BYTES:
+        if self._threads is None or self.size_bytes - self._forced_bytes < _FORCE_BYTES:
             return
         if self._forcing is not None:
             if not self._forcing.done():
@@ -87,34 +105,65 @@ class HashingSink:
         self._forcing = self._threads.submit(_force_data, self._file.fileno())
 
 
-def write_state(state: Mapping[str, Any], path: Path, file: IO[bytes], *, force: bool = True) -> tuple[int, str]:
-    """Write ``state`` into ``file``; returns its length and SHA-256.
+def write_state(state: Mapping[str, Any], path: Path, file: IO[bytes]) -> tuple[int, str]:
+    """Write ``state`` into ``file``, and force it to the disk; returns its length and SHA-256.
 
     Args:
         state: what ``sanitise`` returned.
         path: where ``file`` lies, for the error message.
         file: open for writing.
-        force: wait until it is on the disk itself.
 
     Raises:
         StorageError: the disk is full.
         CheckpointError: the state cannot be serialised.
     """
     with ThreadPoolExecutor(2, "checkpoint-hash") as threads:
-        sink = HashingSink(file, threads, ahead=force)
-        try:
-            with _without_crc32():
-                torch.save(state, cast(IO[bytes], sink))
-            sink.force() if force else sink.flush()
-        except Exception as error:
-            if sink.error is not None:  # torch reports a failed write as a RuntimeError about positions
-                with translated_full_disk(str(path)):
-                    raise sink.error from error
-            if isinstance(error, OSError):
-                with translated_full_disk(str(path)):
-                    raise
-            raise CheckpointError(f"the state cannot be serialised: {type(error).__name__}: {error}") from error
+        sink = HashingSink(file, threads)
+        with _translated(sink, path):
+            _save(state, sink)
+            sink.force()
     return sink.size_bytes, sink.sha256
+
+
+def spill_state(state: Mapping[str, Any], path: Path, file: IO[bytes]) -> None:
+    """Write ``state`` into ``file`` as fast as the system takes it: neither hashed nor forced to the disk.
+
+    The arguments and what is raised are those of ``write_state``.
+    """
+    sink = Sink(file)
+    with _translated(sink, path):
+        _save(state, sink)
+        sink.flush()
+
+
+def hash_of(path: Path) -> tuple[int, str]:
+    """Length and SHA-256 of a file."""
+    digest, size_bytes = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+    return size_bytes, digest.hexdigest()
+
+
+def _save(state: Mapping[str, Any], sink: Sink) -> None:
+    with _without_crc32():
+        torch.save(state, cast(IO[bytes], sink))
+
+
+@contextlib.contextmanager
+def _translated(sink: Sink, path: Path) -> Iterator[None]:
+    """The errors of writing a state; torch reports a failed write as a RuntimeError about positions."""
+    try:
+        yield
+    except Exception as error:
+        if sink.error is not None:
+            with translated_full_disk(str(path)):
+                raise sink.error from error
+        if isinstance(error, OSError):
+            with translated_full_disk(str(path)):
+                raise
+        raise CheckpointError(f"the state cannot be serialised: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager

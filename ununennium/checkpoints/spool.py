@@ -13,11 +13,12 @@ import hashlib
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ununennium.checkpoints.manifest import Manifest, is_manifest_key
+from ununennium.checkpoints.serialise import hash_of, spill_state
 from ununennium.checkpoints.storage_errors import translated_full_disk
 from ununennium.errors import CheckpointError, StorageError
 
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 DESTINATION = "destination.txt"
 TEMPORARY = ".tmp-"
 _LOCK = ".lock"
-_CHUNK = 1 << 20
 _MANY = 64
 _held: set[Path] = set()  # a lock of the process does not keep two of its own threads apart
 
@@ -129,6 +129,17 @@ class Spool:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
+    def spill(self, state: Mapping[str, Any]) -> Path:
+        """Write what ``sanitise`` returned into a new file, which is the caller's to ``keep`` or to remove.
+
+        Raises:
+            CheckpointError: it cannot be serialised.
+            StorageError: the disk is full, or cannot be written.
+        """
+        with self.new() as (path, file):
+            spill_state(state, path, file)
+            return path.rename(path.with_name(f"{path.name}-spilled"))
+
     def keep(self, path: Path, manifest: Manifest) -> None:
         """Take the file at ``path`` as the checkpoint of ``manifest``: from here on it outlives this process.
 
@@ -177,12 +188,7 @@ class Spool:
 
     def is_whole(self, manifest: Manifest) -> bool:
         """Whether the file still has the length and hash that it was written with."""
-        digest, size_bytes = hashlib.sha256(), 0
-        with open(self.file(manifest), "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                size_bytes += len(chunk)
-        return (size_bytes, digest.hexdigest()) == (manifest.size_bytes, manifest.sha256)
+        return hash_of(self.file(manifest)) == (manifest.size_bytes, manifest.sha256)
 
     def remove(self, manifest: Manifest) -> None:
         """Let go of a checkpoint that is uploaded, or that nobody wants any more: manifest first."""

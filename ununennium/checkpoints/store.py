@@ -114,24 +114,14 @@ class CheckpointStore:
                 self._discard(manifest)
                 raise
 
-    def serialise(
-        self,
-        state: Mapping[str, Any],
-        path: Path,
-        file: IO[bytes],
-        *,
-        epoch: int,
-        step: int,
-        batches_done: int = 0,
-        metrics: Mapping[str, float] | None = None,
-        monitor: str = "",
-        mode: Literal["min", "max"] = "min",
-        score: float | None = None,
-        force: bool = True,
-    ) -> Manifest:
+    def serialise(self, state: Mapping[str, Any], path: Path, file: IO[bytes], **about: Any) -> Manifest:
         """The first half of ``save``: write what ``sanitise`` returned into the local ``file``, which lies at ``path``.
 
-        With ``force=False`` it need not be on the disk itself when this returns.
+        Args:
+            state: the state.
+            path: of the file.
+            file: open for writing.
+            about: see ``describe``.
 
         Returns:
             The manifest that commits it, once ``publish`` has uploaded it.
@@ -140,7 +130,22 @@ class CheckpointStore:
             CheckpointError: ``state`` holds something that cannot be saved.
             StorageError: the disk is full.
         """
-        size_bytes, sha256 = write_state(state, path, file, force=force)
+        return self.describe(*write_state(state, path, file), **about)
+
+    def describe(
+        self,
+        size_bytes: int,
+        sha256: str,
+        *,
+        epoch: int,
+        step: int,
+        batches_done: int = 0,
+        metrics: Mapping[str, float] | None = None,
+        monitor: str = "",
+        mode: Literal["min", "max"] = "min",
+        score: float | None = None,
+    ) -> Manifest:
+        """The manifest of a file of this length and hash, written now."""
         key = checkpoint_key(epoch=epoch, step=step, sha256=sha256)
         return Manifest(
             key=key,
