@@ -43,7 +43,9 @@ from ununennium.training.callbacks import (
     CheckpointCallback,
     EarlyStopping,
     MetricsFile,
+    MLflow,
     Progress,
+    TensorBoard,
 )
 from ununennium.training.config import TrainerConfig
 from ununennium.training.cost import cost_of
@@ -156,6 +158,7 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
         Progress(_say),
         Heartbeat(run),
         SamplePrediction(run.sample_file, index),
+        *trackers(run, config),
         checkpoint,
     ]
     if config.trainer.ema_decay is not None:
@@ -182,6 +185,17 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
         batch_transform=transform,
     )
     return trainer, checkpoint
+
+
+def trackers(run: RunDirectory, config: RunConfig) -> list[Callback]:
+    """The callbacks that the section ``tracking`` asks for."""
+    tracking, found = config.tracking, list[Callback]()
+    if tracking.tensorboard is not None:
+        found.append(TensorBoard(f"{tracking.tensorboard.rstrip('/')}/{run.run_id}"))
+    if tracking.mlflow is not None:
+        experiment = tracking.mlflow_experiment or config.name
+        found.append(MLflow(tracking.mlflow, experiment, run.run_id, config.model_dump(mode="json")))
+    return found
 
 
 def build_model(config: RunConfig, index: ChipIndex) -> nn.Module:
