@@ -21,7 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, Crashed
 
-from flows import approval, lineage
+from flows import approval, lineage, live
 from flows.events import EARLY_STOPPED, FINISHED, PROMOTED, emit
 from flows.logs import passed_on
 from ununennium import pipeline, report
@@ -120,7 +120,8 @@ def _a_restart_may_mend(task: Task[Any, Any], task_run: TaskRun, state: State[An
 def train(run: RunDirectory) -> TrainingResult:
     """Train under torchrun. Called directly, never submitted: a cancellation must reach the thread that waits."""
     log = get_run_logger()
-    result = pipeline.train(run, on_line=passed_on(log), on_heartbeat=heartbeat.debug)
+    with live.shown(run, log):
+        result = pipeline.train(run, on_line=passed_on(log), on_heartbeat=heartbeat.debug)
     finished(run, result)
     link_report(run)
     if result.stop_reason == "preempted":

@@ -231,6 +231,16 @@ class RunDirectory:
         return self.work / "pictures"
 
     @property
+    def live_folder(self) -> Path:
+        """What is shown while it trains: pictures of how far it came, replaced as it goes."""
+        return self.work / "live"
+
+    @property
+    def sample_file(self) -> Path:
+        """What the model made of one chip of the validation fold, the last time that it was drawn."""
+        return self.live_folder / "sample.png"
+
+    @property
     def report_file(self) -> Path:
         """All of it on one page, for people."""
         return self.work / "report.html"

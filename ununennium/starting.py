@@ -34,6 +34,7 @@ from ununennium.training.watch import processes
 
 _LOOKED_AT = 10
 _HOW_TO_SAVE = ("resume", "background", "snapshot")
+_HOW_TO_TELL = ("tracking", "card")
 _MARGIN_S = 5.0
 
 Say = Callable[[str], None]
@@ -78,7 +79,7 @@ def started(
     if found is not None:
         run, lease = found
         with lease, _summarised(run):
-            _take_up(run, started_by or {})
+            _take_up(run, started_by or {}, config)
             yield run
         return
     run = RunDirectory.create(config, started_by=started_by)
@@ -110,10 +111,13 @@ def resumed(run: RunDirectory, *, started_by: Mapping[str, Any] | None = None) -
         yield run
 
 
-def _take_up(run: RunDirectory, started_by: Mapping[str, Any]) -> None:
-    """Record who goes on with ``run``; it has no end any more."""
+def _take_up(run: RunDirectory, started_by: Mapping[str, Any], config: RunConfig | None = None) -> None:
+    """Record who goes on with ``run``, and whom it tells from now on; it has no end any more."""
     _wait_for_processes(run)
     _record_start(run, started_by)
+    if config is not None:
+        record, asked = run.record(), config.model_dump(mode="json")
+        write_json(run.run_file, {**record, "config": record["config"] | {name: asked[name] for name in _HOW_TO_TELL}})
     run.result_file.unlink(missing_ok=True)
     summarise(run)
     run.publish([run.run_file, run.summary_file])
@@ -246,7 +250,7 @@ def _require_same_data(config: RunConfig, run: RunDirectory) -> None:
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a configuration decides the result."""
     checkpoints = {key: value for key, value in config["checkpoints"].items() if key not in _HOW_TO_SAVE}
-    return {**config, "checkpoints": checkpoints}
+    return {**{key: value for key, value in config.items() if key not in _HOW_TO_TELL}, "checkpoints": checkpoints}
 
 
 def _lease(run: RunDirectory) -> IO[str] | None:

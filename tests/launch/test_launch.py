@@ -52,6 +52,22 @@ def test_a_run_trains_to_its_end(prepared: Prepared) -> None:
     assert (again.stop_reason, again.epochs, again.history) == ("completed", 2, result.history)
 
 
+def test_trackers_are_told_what_the_metrics_file_has(prepared: Prepared, tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    mlflow = pytest.importorskip("mlflow", reason="the extra 'mlflow' is not installed")
+    run = prepared(f"tracking.tensorboard={tmp_path}/events/", f"tracking.mlflow=sqlite:///{tmp_path}/mlflow.db")
+    launch(run, on_line=lambda line: None).require_usable()
+    losses = [json.loads(line)["val_loss"] for line in run.metrics_file.read_text().splitlines()]
+    events = event_accumulator.EventAccumulator(str(tmp_path / "events" / run.run_id)).Reload()
+    assert [event.value for event in events.Scalars("val_loss")] == pytest.approx(losses)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("atlanta-buildings")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert (found.info.run_name, found.info.status) == (run.run_id, "FINISHED")
+    assert [metric.value for metric in client.get_metric_history(found.info.run_id, "val_loss")] == losses
+    assert found.data.params["data.chip_size"] == "64"
+
+
 def test_two_ranks_train_together(prepared: Prepared) -> None:
     run = prepared("launcher.nproc_per_node=2", "trainer.epochs=1", "data.batch_size=2")
     result = launch(run, nproc=2, on_line=lambda line: None)

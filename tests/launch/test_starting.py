@@ -86,6 +86,26 @@ def test_another_configuration_is_another_run(configured: Configured) -> None:
     assert ask(configured("checkpoints.resume=false"))[0] != before
 
 
+def test_whom_a_run_tells_may_change_when_it_goes_on(configured: Configured) -> None:
+    before = interrupt(configured("tracking.tensorboard=first"))
+    now = configured("tracking.mlflow=sqlite:///mlflow.db", "card.contact=ana")
+    with started(now) as run:
+        assert run.run_id == before
+        config = run.config()
+    assert (config.tracking, config.card) == (now.tracking, now.card)
+    assert config.tracking.tensorboard is None
+    assert config.seed == now.seed
+
+
+def test_a_run_of_a_version_without_trackers_goes_on(configured: Configured) -> None:
+    run = RunDirectory.open(Path("work") / interrupt(configured()))
+    record = run.record()
+    del record["config"]["tracking"]
+    write_json(run.run_file, record)
+    run.publish([run.run_file])
+    assert ask(configured())[0] == run.run_id
+
+
 def test_a_run_that_failed_or_ended_is_not_taken_up(configured: Configured) -> None:
     failed = interrupt(configured(), ValueError("the loss is not finite"))
     assert list_runs("storage")[0]["stop_reason"] == "failed"

@@ -203,7 +203,7 @@ def test_importing_training_loads_nothing_heavy_beyond_torch():
         """
     )
     heavy = {"prefect", "pydantic", "rasterio", "matplotlib", "rich", "yaml", "safetensors", "tensorboard", "s3fs",
-             "torchvision", "sklearn", "aiohttp", "botocore", "sympy"}  # fmt: skip
+             "mlflow", "torchvision", "sklearn", "aiohttp", "botocore", "sympy"}  # fmt: skip
     assert not heavy & set(json.loads(out))
 
 

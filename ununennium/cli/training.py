@@ -35,7 +35,7 @@ PROMOTE_EXAMPLES = (
     "Exit code 3 if the gate does not allow it. Examples: ununennium promote latest | "
     "ununennium promote latest --reject --reason 'the river is gone'"
 )
-RUNS_EXAMPLES = "Examples: ununennium runs | ununennium runs --json | jq '.[0].holdout.IoU'"
+RUNS_EXAMPLES = "Examples: ununennium runs | ununennium runs --watch | ununennium runs --json | jq '.[0].holdout.IoU'"
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or 'latest'.")]
 
@@ -200,11 +200,22 @@ def runs(
     storage: StorageOption = DEFAULT_STORAGE,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Only this model's runs.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many, the newest.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the runs that are under way, until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List runs, newest first, with how each ended and what came of it."""
+    """List runs, newest first, with how each ended and what came of it.
+
+    With --watch: how far those are that train on this machine, and which others the storage knows of.
+    """
     from ununennium.runs import list_runs
 
+    if watch:
+        if as_json or limit:
+            raise ConfigError("runs --watch", True, "shows what is under way: without --json and --limit")
+        from ununennium.cli.watch import watch as watch_runs
+
+        watch_runs(storage, model)
+        return
     found = list_runs(storage, name=model)[:limit]
     if as_json:
         print_json(found)

@@ -20,6 +20,7 @@ from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, Scen
 from ununennium.config.launcher import LauncherConfig
 from ununennium.config.parsing import apply_overrides, as_config_error
 from ununennium.config.section import Component, Location, PositiveInt, Section
+from ununennium.config.tracking import TrackingConfig
 from ununennium.errors import ConfigError
 from ununennium.tasks import TASKS
 
@@ -39,6 +40,7 @@ __all__ = [
     "SceneConfig",
     "Section",
     "SplitConfig",
+    "TrackingConfig",
     "TrainerSettings",
     "apply_overrides",
 ]
@@ -180,6 +182,8 @@ class RunConfig(Section):
     """How the model is applied."""
     launcher: LauncherConfig = LauncherConfig()
     """How the training processes are started."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where metrics go beside the run's own files: TensorBoard, MLflow."""
     card: CardConfig = CardConfig()
     """What people should know of the model: goes into the model card beside each promoted version."""
     storage: Location = "storage"

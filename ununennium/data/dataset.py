@@ -391,10 +391,16 @@ class GridChips(_Chips):
         enough = mine.sum() >= max(1, self.index.task.least_shown * mine.size)
         return bool(enough and self.index.is_labelled(self.targets[place].read(*window)[mine]).any())
 
+    def place_of(self, key: int) -> tuple[int, int, int]:
+        """Number of the scene, first row and first column of a chip."""
+        window, row, col = self._chips[key]
+        scene = self.index.scenes[window.place]
+        return window.place, min(row, scene.height - self.chip_size), min(col, scene.width - self.chip_size)
+
     def _fill(self, key: int, image: npt.NDArray[Any], target: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> bool:
         window, row, col = self._chips[key]
-        scene, size = self.index.scenes[window.place], self.chip_size
-        first_row, first_col = min(row, scene.height - size), min(col, scene.width - size)
+        size = self.chip_size
+        _, first_row, first_col = self.place_of(key)
         decoded = self._decoded(window, self.fold)
         top, left = first_row - window.row, first_col - window.col
         part = ..., slice(top, top + size), slice(left, left + size)

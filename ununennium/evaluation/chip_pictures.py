@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,15 @@ def value_panels(truth: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> dict[
         "Prediction": shown(prediction, low, high, "viridis"),
         "Error": shown(error, -most, most, "RdBu_r"),
     }
+
+
+def side_by_side(panels: Sequence[Picture], gap: int = 4) -> Picture:
+    """Panels of one size beside each other, with white between them; large ones thinned out, small ones enlarged."""
+    side = max(panels[0].shape[:2])
+    step, times = -(-side // _MOST_SIDE), max(1, _MOST_SIDE // side)
+    sized = [panel[::step, ::step].repeat(times, 0).repeat(times, 1) for panel in panels]
+    white = np.full((len(sized[0]), gap, 3), 255, np.uint8)
+    return np.concatenate([part for panel in sized for part in (panel, white)][:-1], 1)
 
 
 def save_png(picture: npt.NDArray[Any], path: Path) -> None:

@@ -121,6 +121,15 @@ def number(value: Any) -> str:
     return "-" if value is None or value != value else f"{float(value):.4f}"
 
 
+def duration_text(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
 def _labels(metrics: Mapping[str, Any]) -> list[str]:
     """The classes of metrics that have a value for each, ``mean`` first."""
     found = next((list(value) for value in metrics.values() if isinstance(value, Mapping)), [])

@@ -9,7 +9,7 @@ from pathlib import Path
 from ununennium.report import findings, scores, sections
 from ununennium.report.facts import Facts
 from ununennium.report.page import Page, Section, Text, render
-from ununennium.report.rows import WORDS, number
+from ununennium.report.rows import WORDS, duration_text, number
 from ununennium.runs import RunDirectory, write_text
 from ununennium.version import __version__
 
@@ -94,9 +94,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     if result:
         best = result.get("best_epoch")
         tiles.append(("Epochs", str(result.get("epochs", 0)), f"best {best}" if best else "no checkpoint"))
-        tiles.append(
-            ("Training", sections.duration_text(float(result.get("duration_s") or 0)), str(result.get("device", "")))
-        )
+        tiles.append(("Training", duration_text(float(result.get("duration_s") or 0)), str(result.get("device", ""))))
     speed = sections.chips_per_second(facts)
     if speed is not None:
         tiles.append(("Throughput", f"{speed:,.{0 if speed >= 100 else 1}f} chips/s", "training steps"))

@@ -11,7 +11,7 @@ import yaml
 from ununennium.report.charts import Line, line_chart
 from ununennium.report.facts import Facts
 from ununennium.report.page import Cell, Charts, Folded, Gallery, Listing, Pairs, Picture, Section, Table, Text, picture
-from ununennium.report.rows import number
+from ununennium.report.rows import duration_text, number
 
 _MOST_ROWS = 200
 _FIRST = ("epoch", "train_loss", "val_loss")
@@ -317,15 +317,6 @@ def interval_text(interval: Any) -> str:
     if not interval or any(_finite(bound) is None for bound in interval):
         return "-"
     return f"{interval[0]:.4f} to {interval[1]:.4f}"
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def _finite(value: Any) -> float | None:

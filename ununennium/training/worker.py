@@ -43,7 +43,9 @@ from ununennium.training.callbacks import (
     CheckpointCallback,
     EarlyStopping,
     MetricsFile,
+    MLflow,
     Progress,
+    TensorBoard,
 )
 from ununennium.training.config import TrainerConfig
 from ununennium.training.cost import cost_of
@@ -51,6 +53,7 @@ from ununennium.training.failures import ended_for_good, report_error, restarts
 from ununennium.training.launch import PREEMPTED_EXIT_CODE
 from ununennium.training.lines import mark_levels
 from ununennium.training.result import rank_error_file
+from ununennium.training.sample import SamplePrediction
 from ununennium.training.state import StopReason
 from ununennium.training.trainer import Trainer
 from ununennium.training.watch import STACKS_SIGNAL, register_process
@@ -154,6 +157,8 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
         MetricsFile(str(run.metrics_file)),
         Progress(_say),
         Heartbeat(run),
+        SamplePrediction(run.sample_file, index),
+        *trackers(run, config),
         checkpoint,
     ]
     if config.trainer.ema_decay is not None:
@@ -180,6 +185,17 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
         batch_transform=transform,
     )
     return trainer, checkpoint
+
+
+def trackers(run: RunDirectory, config: RunConfig) -> list[Callback]:
+    """The callbacks that the section ``tracking`` asks for."""
+    tracking, found = config.tracking, list[Callback]()
+    if tracking.tensorboard is not None:
+        found.append(TensorBoard(f"{tracking.tensorboard.rstrip('/')}/{run.run_id}"))
+    if tracking.mlflow is not None:
+        experiment = tracking.mlflow_experiment or config.name
+        found.append(MLflow(tracking.mlflow, experiment, run.run_id, config.model_dump(mode="json")))
+    return found
 
 
 def build_model(config: RunConfig, index: ChipIndex) -> nn.Module:
@@ -260,8 +276,12 @@ class Heartbeat(Callback):
     def __init__(self, run: RunDirectory) -> None:
         self._file = run.heartbeat_file
         self._next = 0.0
+        self._started = 0.0
+        self._started_at = 0
 
     def on_fit_start(self, trainer: Trainer) -> None:
+        state = trainer.state
+        self._started, self._started_at = time.time(), state.epoch * len(trainer.train_loader) + state.batches_done
         self._beat(trainer)
 
     def on_step_end(self, trainer: Trainer) -> None:
@@ -286,6 +306,8 @@ class Heartbeat(Callback):
                     "batches_done": trainer.state.batches_done,
                     "batches": len(trainer.train_loader),
                     "global_step": trainer.state.global_step,
+                    "started": self._started,  # when this process began to train, and after how many batches
+                    "started_at": self._started_at,
                 },
             )
 

@@ -4,6 +4,7 @@ from ununennium.training.callbacks.callback import Callback
 from ununennium.training.callbacks.checkpoint import CheckpointCallback
 from ununennium.training.callbacks.early_stopping import EarlyStopping
 from ununennium.training.callbacks.ema import EMA
+from ununennium.training.callbacks.mlflow import MLflow
 from ununennium.training.callbacks.monitor import Monitor
 from ununennium.training.callbacks.presence_metrics import PresenceMetrics
 from ununennium.training.callbacks.regression_metrics import RegressionMetrics
@@ -15,6 +16,7 @@ __all__ = [
     "Callback",
     "CheckpointCallback",
     "EarlyStopping",
+    "MLflow",
     "MetricsFile",
     "Monitor",
     "PresenceMetrics",

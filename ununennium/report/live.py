@@ -1,0 +1,34 @@
+"""A run that trains, in words and for a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ununennium.report.rows import duration_text, number
+from ununennium.training.standing import Standing
+
+_SHOWN = ("train_loss", "val_loss")
+_SCORES = ("val_IoU", "val_F1", "val_RMSE")
+
+
+def standing_text(standing: Standing) -> str:
+    """``epoch 2 of 9, batch 4 of 16; 3.1 batches/s, at most 5 min 10 s left``."""
+    text = f"epoch {standing.epoch} of {standing.epochs}, batch {standing.batches_done} of {standing.batches}"
+    left_s = standing.left_s
+    if standing.speed is None or left_s is None:
+        return text
+    return f"{text}; {standing.speed:.3g} batches/s, at most {duration_text(left_s)} left"
+
+
+def metrics_text(row: Mapping[str, Any]) -> str:
+    """The main metrics of an epoch, from its line of ``metrics.jsonl``."""
+    score = next((name for name in _SCORES if name in row), None)
+    shown = [name for name in (*_SHOWN, score) if name is not None and name in row]
+    return "  ".join(f"{name} {number(row[name])}" for name in shown)
+
+
+def history_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """Metric name to one value per epoch, from the lines of ``metrics.jsonl``; None where there is none."""
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith(("train_loss", "val_")))
+    return {name: [row.get(name) for row in rows] for name in names}

@@ -1,0 +1,114 @@
+"""Which runs are under way: those that train here by their heartbeats, others by what the storage shows of them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ununennium.checkpoints.storage import open_storage
+from ununennium.errors import UnunenniumError
+from ununennium.report.facts import epoch_rows
+from ununennium.report.rows import duration_text
+from ununennium.runs import RunDirectory, newest_summaries, work_root
+from ununennium.training.standing import Standing
+from ununennium.training.watch import processes
+
+TRAINS = "trains"
+_SILENT_S = 30.0
+_LOOKED_AT = 30
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run that is under way.
+
+    Attributes:
+        run_id: its name.
+        state: what it does, in words; ``TRAINS`` as long as batches are done.
+        standing: where it stands; None of a run that does not train here.
+        metrics: the last epoch's line of ``metrics.jsonl``; empty before the first.
+    """
+
+    run_id: str
+    state: str
+    standing: Standing | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def training_here(storage: str, name: str | None = None) -> list[Running]:
+    """The runs of ``storage`` that train on this machine, or into its work folder, newest first.
+
+    Args:
+        storage: as ``resolve_storage`` gives it.
+        name: only this model's.
+    """
+    found = []
+    for file in sorted(work_root().glob("*/heartbeat.json"), reverse=True):
+        run = RunDirectory(file.parent.name, file.parent, storage)
+        standing = Standing.of(run)
+        if standing is None:
+            continue
+        silent_s = time.time() - standing.told
+        if not any(process.alive for process in processes(run)) and not _is_told_by_another(run, silent_s):
+            continue
+        try:
+            record = run.record()
+            mine = record["storage"] == storage and name in (None, record["name"])
+        except (UnunenniumError, KeyError, TypeError):
+            continue
+        if mine:
+            state = TRAINS if silent_s < _SILENT_S else f"silent for {duration_text(silent_s)}"
+            rows = epoch_rows(run.metrics_file)
+            found.append(Running(run.run_id, state, standing, rows[-1] if rows else {}))
+    return found
+
+
+def _is_told_by_another(run: RunDirectory, silent_s: float) -> bool:
+    """Whether another machine, whose processes cannot be seen from here, trains into this work folder."""
+    if silent_s > _SILENT_S:
+        return False
+    try:
+        return _host(run.record()) != platform.node()
+    except (UnunenniumError, KeyError, TypeError):
+        return False
+
+
+def without_an_end(storage: str, name: str | None = None) -> list[Running]:
+    """The newest runs of ``storage`` whose summary has no end, wherever they are: under way, or lost.
+
+    A run tells the storage when it begins and when training ends, and nothing between.
+
+    Args:
+        storage: as ``resolve_storage`` gives it.
+        name: only this model's.
+    """
+    found = []
+    for summary in newest_summaries(storage, name, _LOOKED_AT):
+        if summary["stop_reason"] is not None or summary["verdict"] is not None:
+            continue
+        run_id = str(summary["run_id"])
+        host = _host(json.loads(open_storage(f"{storage}/runs/{run_id}").read_bytes("run.json")))
+        if host == platform.node():
+            state = "does not train at the moment, or was lost"
+        else:
+            state = f"on {host} (the storage will tell its end)"
+        found.append(Running(run_id, state))
+    return found
+
+
+def end_of(storage: str, run_id: str) -> str:
+    """How a run that is no longer under way ended, in words, as the storage has it."""
+    summary = json.loads(open_storage(f"{storage}/runs/{run_id}").read_bytes("summary.json"))
+    if summary["stop_reason"] is None:
+        return "does not train any more"
+    words = f"training ended: {summary['stop_reason']} after {summary['epochs'] or 0} epochs"
+    return f"{words}, {str(summary['verdict']).replace('_', ' ')}" if summary["verdict"] else words
+
+
+def _host(record: Mapping[str, Any]) -> str:
+    """Where a run was last started."""
+    return str([record, *record.get("resumed", [])][-1]["host"])
