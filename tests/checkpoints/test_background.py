@@ -383,3 +383,19 @@ def test_storage_has_no_leftovers_after_all_that(s3):
     """Uploads in parts that were begun were ended, or aborted."""
     assert [left.key for left in open_storage("s3://checkpoints").leftovers()] == []
     assert retained([], 1) == []
+
+
+def test_a_smaller_state_written_over_the_file_of_a_larger_one_is_whole(url, spool, background):
+    """What the spool keeps of an uploaded checkpoint to write over is nobody's checkpoint, and gone at the end."""
+    saver = background(url, save_top_k=-1)
+    states = [{"model": torch.full((values,), 1.0 + values)} for values in (100_000, 10, 50_000)]
+    for number, state in enumerate(states, 1):
+        saver.save(state, epoch=number, step=number)
+        assert saver.flush(FLUSH_S).waiting == []
+        assert waiting_in(spool) == []
+    assert list(spool.glob("*/.tmp-*")) != []
+    store = CheckpointStore(url)
+    for manifest, state in zip(store.manifests(), states, strict=True):
+        assert torch.equal(store.load(manifest)["model"], state["model"])
+    saver.close()
+    assert list(spool.glob("*/.tmp-*")) == []

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 DESTINATION = "destination.txt"
 TEMPORARY = ".tmp-"
 _LOCK = ".lock"
+_SPARE = f"{TEMPORARY}spare"
 _MANY = 64
 _held: set[Path] = set()  # a lock of the process does not keep two of its own threads apart
 
@@ -108,20 +109,31 @@ class Spool:
     def release(self) -> None:
         """Let another process have the spool."""
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self.folder / _SPARE).unlink(missing_ok=True)
             _held.discard(self.folder)
             self._lock.close()
             self._lock = None
 
     @contextlib.contextmanager
-    def new(self) -> Iterator[tuple[Path, IO[bytes]]]:
+    def new(self, *, recycled: bool = False) -> Iterator[tuple[Path, IO[bytes]]]:
         """A new file in the spool, gone afterwards unless ``keep`` took it.
+
+        Args:
+            recycled: overwrite a file that was uploaded, if there is one: what the system still has of it in memory is
+                written many times faster than memory that it has to find. It may be longer than what is written.
 
         Raises:
             StorageError: the disk is full, or cannot be written.
         """
         path = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+        mode = "xb"
+        if recycled:
+            with contextlib.suppress(OSError):
+                os.replace(self.folder / _SPARE, path)
+                mode = "r+b"
         try:
-            with translated_full_disk(str(path)), open(path, "xb") as file:
+            with translated_full_disk(str(path)), open(path, mode) as file:
                 yield path, file
         except OSError as error:
             raise StorageError(f"no checkpoint can wait in {self.folder}: {type(error).__name__}: {error}") from error
@@ -136,8 +148,9 @@ class Spool:
             CheckpointError: it cannot be serialised.
             StorageError: the disk is full, or cannot be written.
         """
-        with self.new() as (path, file):
+        with self.new(recycled=True) as (path, file):
             spill_state(state, path, file)
+            file.truncate()
             return path.rename(path.with_name(f"{path.name}-spilled"))
 
     def keep(self, path: Path, manifest: Manifest) -> None:
@@ -191,10 +204,13 @@ class Spool:
         return hash_of(self.file(manifest)) == (manifest.size_bytes, manifest.sha256)
 
     def remove(self, manifest: Manifest) -> None:
-        """Let go of a checkpoint that is uploaded, or that nobody wants any more: manifest first."""
+        """Let go of a checkpoint that is uploaded, or that nobody wants any more: manifest first.
+
+        Its file is kept, nameless, until ``release``: the next one is written over it.
+        """
         with contextlib.suppress(OSError):
             (self.folder / manifest.manifest_key).unlink(missing_ok=True)
-            self.file(manifest).unlink(missing_ok=True)
+            os.replace(self.file(manifest), self.folder / _SPARE)
 
     def _sweep(self) -> None:
         """Remove what a process that was killed while writing left; this one has the spool to itself."""
