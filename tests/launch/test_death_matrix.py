@@ -106,13 +106,15 @@ def test_sigterm_to_torchrun(prepared: Prepared, nproc: int) -> None:
 
 
 def test_sigterm_to_torchrun_again_and_again(prepared: Prepared, nproc: int) -> None:
-    """correctness 75: torchrun that is told while it ends its ranks ends too, by itself, though nobody waits for it."""
+    """correctness 75: torchrun that is told while it ends its ranks ends by itself, though nobody waits or reads."""
     run = prepared(*FOR_EVER, f"launcher.nproc_per_node={nproc}", f"launcher.grace_s={GRACE_S}")
     command = torchrun_command(run, nproc=nproc, grace_s=GRACE_S)
     environment = {**os.environ, "UNUNENNIUM_GRACE_S": str(GRACE_S), "UNUNENNIUM_LAUNCH": "again"}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as torchrun:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as torchrun:
         try:
             assert wait_until(lambda: has_checkpoint(run))
+            assert torchrun.stdout is not None
+            torchrun.stdout.close()  # as when the caller was killed
             torchrun.send_signal(signal.SIGTERM)
             time.sleep(0.2)  # it is at work on the first one
             torchrun.send_signal(signal.SIGTERM)

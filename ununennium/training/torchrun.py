@@ -27,7 +27,10 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    status = 1
+    try:
+        status = main()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # also where whoever read the output is gone, and nothing can be said any more
+        os._exit(status)
