@@ -8,7 +8,7 @@ STAMP := $(VENV)/.complete
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack stack-status stack-down demo test test-quick lint format docs bench bench-checkpoint bench-loader bench-flow peers clean
+.PHONY: help setup stack stack-status stack-down demo test test-quick lint format docs bench peers clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -63,15 +63,6 @@ peers: setup ## Build .venv-peers: the project and what it is measured against
 
 bench: peers ## Measure against the peers; ARGS=--quick, ARGS='--only step', ARGS=--help
 	$(PEERS)/bin/python -m benchmarks $(ARGS)
-
-bench-flow: setup ## Measure what the flow costs beside its training and evaluation
-	$(BIN)/python -m benchmarks.flow_overhead
-
-bench-loader: setup ## Measure chips per second of the loader against TorchGeo's (if installed) and plain rasterio
-	$(BIN)/python -m benchmarks.loader_speed
-
-bench-checkpoint: setup ## Measure what a checkpoint of 300 MB on S3 at 25 MB/s costs training
-	$(BIN)/python -m benchmarks.checkpoint_cost --json $(VENV)/checkpoint_cost.json
 
 clean: ## Remove the environment and everything the demo made
 	rm -rf $(VENV) $(PEERS) .uv .ununennium storage .pytest_cache .mypy_cache .ruff_cache .hypothesis

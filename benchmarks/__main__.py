@@ -5,8 +5,8 @@ costs its own figures and no others. A run of all rows writes its figures to ben
 docs/performance.md; so does `--update`. Nothing else should run on the machine meanwhile.
 
 examples:
-  make bench                                 every row, about 20 minutes on 2 cores
-  make bench ARGS=--quick                    every row in few rounds, about 3 minutes; not to be quoted
+  make bench                                 every row, about an hour on 2 cores
+  make bench ARGS=--quick                    every row in few rounds, about 10 minutes; not to be quoted
   make bench ARGS='--only step ddp'          these alone; the figures are printed
   make bench ARGS='--only ddp --update'      measure one row anew, keep the others of the newest run
   python -m benchmarks --list                what there is, against whom, with which aim

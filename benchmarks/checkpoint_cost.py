@@ -12,7 +12,6 @@ need not be on the disk yet; ours, and the plain copy that they are compared wit
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import http.client
@@ -29,13 +28,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import harness
 from benchmarks.checkpoint_ways import WAYS, missing
+from benchmarks.harness import Aim, Result, Table, say
 from benchmarks.object_store import CHECKPOINTS, ObjectStore
 
 MB = 10**6
 BYTES_PER_S = 25e6
 RAW = "plain put"
-Figures = dict[str, dict[str, Any]]
+Measured = dict[str, dict[str, Any]]
 
 
 class Plan(NamedTuple):
@@ -47,60 +48,30 @@ class Plan(NamedTuple):
     idle_s: float
 
 
-FULL = Plan(300, (50, 200, 500), 3, 2.0)
+FULL = Plan(300, (50, 200, 500), 2, 2.0)
 QUICK = Plan(40, (50,), 1, 0.5)
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    parser.add_argument("--quick", action="store_true", help="small states, once: does it all work?")
-    parser.add_argument("--only", choices=("slow", "sizes"), help="one of the two comparisons")
-    parser.add_argument("--rounds", type=int, help="turns that are counted")
-    options = parser.parse_args()
-    plan = QUICK if options.quick else FULL
-    result = compare(plan._replace(rounds=options.rounds or plan.rounds), options.only)
-    for table in result["tables"]:
-        print(f"\n{table['title']}")
-        for name, figures in table["contenders"].items():
-            print(f"  {name:11} " + ", ".join(f"{heading} {value}" for heading, value in figures.items()))
-    print()
-    for aim in result["aims"]:
-        print(f"{'met   ' if aim['met'] else 'MISSED'} {aim['what']}: {aim['found']} ({aim['aim']})")
-    print(f"\n{result['limit']}")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def measure(quick: bool = False) -> dict[str, Any]:
-    """Both comparisons: tables, aims, and what bounds the figures, as plain values."""
-    return compare(QUICK if quick else FULL)
-
-
-def compare(plan: Plan, only: str | None = None) -> dict[str, Any]:
-    """The comparisons of ``plan``, or ``only`` one of them; see ``measure``."""
+def measure(quick: bool = False) -> Result:
+    """Both comparisons."""
+    plan = QUICK if quick else FULL
     tables, aims = [], []
     with tempfile.TemporaryDirectory(prefix="checkpoint-cost-") as name, servers(Path(name)) as (direct, slow):
         folder = Path(name)
-        if only != "sizes":
-            with contestants(slow, folder) as found:
-                url = f"s3://{CHECKPOINTS}/{uuid.uuid4().hex}"
-                figures = take_turns(found, url, plan.slow_mb * MB, plan, slow, folder)
-            tables.append(table(f"{plan.slow_mb} MB to S3 at {BYTES_PER_S / MB:.0f} MB/s", figures))
-            aims += slow_aims(figures)
-        if only != "slow":
-            with contestants(direct, folder) as found:
-                for size in plan.sizes_mb:
-                    for place in ("folder", "S3"):
-                        url = f"{folder}/saved" if place == "folder" else f"s3://{CHECKPOINTS}"
-                        url = f"{url}/{uuid.uuid4().hex}"
-                        figures = take_turns(found, url, size * MB, plan, direct, folder)
-                        tables.append(table(f"{size} MB to {'a folder' if place == 'folder' else place}", figures))
-                        aims += size_aims(figures, size, place)
-        limit = limits(plan.slow_mb * MB, folder)
-    return {"tables": tables, "aims": aims, "limit": limit}
+        with contestants(slow, folder) as found:
+            url = f"s3://{CHECKPOINTS}/{uuid.uuid4().hex}"
+            figures = take_turns(found, url, plan.slow_mb * MB, plan, slow, folder)
+        tables.append(table(f"{plan.slow_mb} MB to S3 at {BYTES_PER_S / MB:.0f} MB/s", figures))
+        aims += slow_aims(figures)
+        with contestants(direct, folder) as found:
+            for size in plan.sizes_mb:
+                for place in ("folder", "S3"):
+                    url = f"{folder}/saved" if place == "folder" else f"s3://{CHECKPOINTS}"
+                    figures = take_turns(found, f"{url}/{uuid.uuid4().hex}", size * MB, plan, direct, folder)
+                    tables.append(table(f"{size} MB to {'a folder' if place == 'folder' else place}", figures))
+                    aims += size_aims(figures, size, place)
+        return {"tables": tables, "aims": aims, "limit": limits(plan.slow_mb * MB, folder)}
 
 
 # ---------------------------------------------------------------------- servers and contestants
@@ -140,7 +111,7 @@ def contestants(environment: dict[str, str], folder: Path) -> Iterator[dict[str,
         for way in WAYS:
             reason = missing(way)
             if reason:
-                print(f"{way} is left out: {reason}", flush=True)
+                say(f"  {way} is left out: {reason}")
                 found[way] = reason
                 continue
             log = stack.enter_context((folder / f"{way}.log").open("a"))
@@ -168,7 +139,7 @@ def end(process: subprocess.Popen[str]) -> None:
 def take_turns(
     found: dict[str, subprocess.Popen[str] | str], url: str, size: int, plan: Plan, environment: dict[str, str],
     folder: Path,
-) -> Figures:  # fmt: skip
+) -> Measured:  # fmt: skip
     """Median figures per way, and of a plain put of as many bytes; ``failed`` where there are none."""
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (RAW, *found)}
     failed = {name: process for name, process in found.items() if isinstance(process, str)}
@@ -184,8 +155,8 @@ def take_turns(
                 failed[name] = row["failed"]
             elif number:
                 rows[name].append(row)
-        print(f"{size // MB} MB, {url.partition(':')[0][:2]}: turn {number} of {plan.rounds}", flush=True)
-    figures: Figures = {name: {"failed": reason} for name, reason in failed.items()}
+        say(f"  {size // MB} MB to {'S3' if '://' in url else 'a folder'}: turn {number} of {plan.rounds}")
+    figures: Measured = {name: {"failed": reason} for name, reason in failed.items()}
     for name, values in rows.items():
         if name not in failed:
             figures[name] = {key: median([value[key] for value in values]) for key in values[0]}
@@ -251,7 +222,7 @@ def median(values: list[float | None]) -> float | None:
 # ---------------------------------------------------------------------- figures against aims
 
 
-def table(title: str, figures: Figures) -> dict[str, Any]:
+def table(title: str, figures: Measured) -> Table:
     """The figures as they are shown."""
     headings = {
         "stands_still_s": "stands still, s",
@@ -265,26 +236,17 @@ def table(title: str, figures: Figures) -> dict[str, Any]:
         name: {text: row[key] for key, text in headings.items() if row.get(key) is not None}
         for name, row in figures.items()
     }
-    return {"title": title, "contenders": shown}
+    return harness.table(title, shown)
 
 
-def aim(what: str, wanted: str, found: float | None, is_met: bool | None) -> dict[str, Any]:
-    return {
-        "what": what,
-        "aim": wanted,
-        "found": None if found is None else float(f"{found:.3g}"),
-        "met": None if found is None else is_met,
-    }
-
-
-def at_most(what: str, figures: Figures, way: str, key: str, most: float, per: float | None = 1.0) -> dict[str, Any]:
+def at_most(what: str, figures: Measured, way: str, key: str, most: float, per: float | None = 1.0) -> Aim:
     """An aim of ``way``: its figure over ``per`` is at most ``most``."""
     value = figures[way].get(key)
-    found = None if value is None or not per else value / per
-    return aim(what, f"<= {most:g}", found, found is not None and found <= most)
+    found = None if value is None or not per else harness.significant(value / per)
+    return harness.aim(what, f"<= {most:g}", found, lambda value: value <= most)
 
 
-def slow_aims(figures: Figures) -> list[dict[str, Any]]:
+def slow_aims(figures: Measured) -> list[Aim]:
     """Those for the state on a slow line."""
     found = [
         at_most("slow line: stands still, spooled, s", figures, "ununennium", "stands_still_s", 0.6),
@@ -293,11 +255,11 @@ def slow_aims(figures: Figures) -> list[dict[str, Any]]:
     ]
     for way in ("ununennium", "snapshot"):
         value = figures[way].get("speed_meanwhile")
-        found.append(aim(f"slow line: speed meanwhile, {way}", ">= 0.9", value, value is not None and value >= 0.9))
+        found.append(harness.aim(f"slow line: speed meanwhile, {way}", ">= 0.9", value, lambda value: value >= 0.9))
     return found
 
 
-def size_aims(figures: Figures, size_mb: int, place: str) -> list[dict[str, Any]]:
+def size_aims(figures: Measured, size_mb: int, place: str) -> list[Aim]:
     """Those for a state of ``size_mb`` at ``place``."""
     label = f"{size_mb} MB, {place}"
     blocking = figures["torch.save"].get("stands_still_s")
@@ -330,11 +292,7 @@ def limits(size: int, folder: Path) -> str:
             times[name].append(seconds)
     best = {name: min(values) for name, values in times.items()}
     return (
-        f"For {size // MB} MB, SHA-256 takes {best['hash']:.2f} s, a write that is forced to the disk "
-        f"{best['disk']:.2f} s, and a copy in memory {best['copy']:.2f} s: spooling cannot stand still for less than "
-        "the first two side by side, nor a snapshot for less than the last."
+        f"for {size // MB} MB, SHA-256 takes {best['hash']:.2f} s, a write that is forced to the disk "
+        f"{best['disk']:.2f} s, a copy in memory {best['copy']:.2f} s; training has {len(CORES) - 1 or 1} core(s), on "
+        "which uploads and hashes run, too"
     )
-
-
-if __name__ == "__main__":
-    main()

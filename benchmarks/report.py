@@ -85,7 +85,7 @@ def markdown(run: Run) -> str:
 
 
 def _provenance(run: Run) -> str:
-    machine = ", ".join(f"{value} {unit}" for value, unit in _machine(run))
+    machine = ", ".join(f"{value} {unit}".strip() for value, unit in _machine(run))
     packages = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     kind = "`make bench ARGS=--quick`: too few rounds to quote" if run["quick"] else "`make bench`"
     return f"{kind}, {run['started']}, commit `{run['commit']}`, {machine}; {packages}."

@@ -48,5 +48,38 @@ ROWS = {
             "benchmarks.ddp_speed",
             (110, 15),
         ),
+        Row(
+            "loader",
+            "shuffled chips of 4 x 256 x 256 from a GeoTIFF of 4096 x 4096, one core",
+            "plain rasterio, TorchGeo, ununennium; decoding alone",
+            ">= 2,000 chips per second in 96 MB; at least 3 times TorchGeo's with every layout of the file",
+            "benchmarks.loader_speed",
+            (420, 90),
+        ),
+        Row(
+            "checkpoint",
+            "a checkpoint: 300 MB to S3 at 25 MB/s; 50, 200 and 500 MB to a folder and to S3",
+            "torch.save, Lightning, torch.distributed.checkpoint, ununennium (spooled, snapshot); a plain put",
+            "stands still <= 0.6 s spooled, 0.2 s with snapshot, <= 5 % of a blocking save; >= 0.9 of the speed "
+            "meanwhile; durable within 1.2 of a plain put; <= 64 MB spooled",
+            "benchmarks.checkpoint_cost",
+            (960, 120),
+        ),
+        Row(
+            "scene",
+            "a map of 4096 x 4096 x 4 pixels in 10 classes, file to file",
+            "bare model, MONAI, TerraTorch, ununennium",
+            ">= 0.90 of the bare model's pixels per second, <= 200 MB, flat in the number of rows",
+            "benchmarks.scene_inference",
+            (1500, 60),
+        ),
+        Row(
+            "flow",
+            "what Prefect costs: wall time of a small retraining without its subprocesses",
+            "the library without Prefect, the flow on its own server, the flow on a running one",
+            "<= 6 s on its own server, <= 3 s on a running one",
+            "benchmarks.flow_overhead",
+            (420, 150),
+        ),
     )
 }

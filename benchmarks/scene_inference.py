@@ -1,44 +1,61 @@
-"""Mapping a scene from file to file, beside the bare model over as many windows: speed, and memory by rows.
+"""Mapping a scene, file to file: pixels per second beside the bare model's, and memory by the number of rows.
 
-Usage: python -m benchmarks.scene_inference [--side 4096] [--rounds 3] [--json FILE] [--no-memory]
-
-The scene has 4 bands of uint16 and is mapped to 10 classes by a U-Net with random weights: windows of 256 px that share
-64, softmax, blending, a cloud-optimised GeoTIFF. The bare model gets the same number of windows, in the same batches,
-from memory, and its output is thrown away. Both run interleaved in one process. Memory is the highest resident set of a
-process that maps a scene of so many rows, less that of one that has imported the same and run the model over a row of
-windows; medians of three processes each.
+The scene has 4 bands of uint16 and is mapped to 10 classes by a U-Net with random weights, in windows of 256 px that
+share 64. The bare model gets as many windows in batches of 4 from memory, and its output is thrown away. The others
+read the file, predict, blend, and write a GeoTIFF of classes, each as its documentation shows: MONAI's
+``sliding_window_inference`` (Gaussian weights) and TerraTorch's ``tiled_inference`` take and give a tensor of the whole
+scene. Contenders take turns in one process. Memory is measured in processes of their own: the highest resident set
+while a scene is mapped, less the highest before, when everything was imported and the model had run.
 """
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, NamedTuple
 
+import numpy as np
 import rasterio
 import torch
 from rasterio.windows import Window
 from torch import nn
 
+from benchmarks.harness import (
+    Figures,
+    Result,
+    aim,
+    missing_peers,
+    one_line,
+    peak_mb,
+    run_python,
+    say,
+    significant,
+    spread,
+    table,
+    take_turns,
+)
 from benchmarks.scene_file import BANDS, make_scene
 from ununennium.inference.scene import map_scene
 from ununennium.inference.tiles import place_tiles
 from ununennium.models import UNet
 
 CLASSES = 10
-TILE, BATCH = 256, 4
-FOLDER = Path(tempfile.gettempdir()) / "ununennium-bench"
+TILE, SHARED, BATCH = 256, 64, 4
+MEAN, STD = 9000.0, 2000.0
+BARE, OURS, MONAI, TERRATORCH = "bare model", "ununennium", "MONAI", "TerraTorch"
+PEERS = {MONAI: "monai", TERRATORCH: "terratorch"}
+SENTINEL = 10980
 CONTRACT: dict[str, Any] = {
     "classes": [f"class {number}" for number in range(CLASSES)],
     "bands": [1, 2, 3, 4],
-    "statistics": {"mean": [9000.0] * BANDS, "std": [2000.0] * BANDS},
+    "statistics": {"mean": [MEAN] * BANDS, "std": [STD] * BANDS},
     "nodata": None,
     "resolution": [30.0, 30.0],
     "crs": "EPSG:32621",
@@ -46,15 +63,183 @@ CONTRACT: dict[str, Any] = {
 }
 
 
+class Plan(NamedTuple):
+    """How much is measured: side of the scene that is timed, rounds, and rows of the scenes for memory."""
+
+    side: int
+    rounds: int
+    rows: tuple[int, ...]
+
+
+FULL = Plan(4096, 2, (2048, 4096, 16384))
+QUICK = Plan(512, 1, (512, 1024))
+
+
+def measure(quick: bool) -> Result:
+    """Speed of all contenders, then memory."""
+    plan = QUICK if quick else FULL
+    absent = missing_peers(PEERS)
+    scene, _ = make_scene(_folder(), "deflate", plan.side)
+    model = make_model()
+    contenders = {name: _timed(name, model, scene) for name in (BARE, OURS, MONAI, TERRATORCH) if name not in absent}
+    seconds, failed = take_turns(contenders, plan.rounds, warm_up=int(quick), label=f"{plan.side} px")
+    lines: dict[str, Figures] = {}
+    ratio = None
+    for name, values in seconds.items():
+        lines[name] = {"megapixels per second": spread(plan.side**2 / 1e6 / value for value in values)}
+        shares = spread(bare / value for bare, value in zip(seconds[BARE], values, strict=True))
+        lines[name]["of the bare model's"] = shares
+        ratio = shares["median"] if name == OURS else ratio
+    for name in (MONAI, TERRATORCH):
+        if name in lines:
+            lines[name]["added peak memory, MB"] = added_mb(name, plan.side, plan.side)
+    measured = {rows: added_mb(OURS, rows, plan.side) for rows in plan.rows}
+    grown = {rows: mb for rows, mb in measured.items() if mb is not None}
+    middle = grown.get(plan.side)
+    if OURS in lines:
+        lines[OURS]["added peak memory, MB"] = middle
+    rows_of_memory: dict[str, Figures] = {f"{rows} rows": {"added peak memory, MB": mb} for rows, mb in grown.items()}
+    growth = None
+    if len(grown) > 1:
+        first, last = min(grown), max(grown)
+        growth = significant((grown[last] - grown[first]) / (last - first) * 1024)
+    title = f"{plan.side} x {plan.side} x {BANDS} to {CLASSES} classes"
+    notes = _extrapolated(plan.side, middle, seconds.get(OURS, []))
+    return {
+        "tables": [
+            table(title, lines, {**absent, **failed}),
+            table(f"memory of {OURS}, {plan.side} columns", rows_of_memory),
+        ],
+        "aims": [
+            aim("pixels per second, of the bare model's", ">= 0.90", ratio, lambda value: value >= 0.90),
+            aim("added peak memory, MB", "<= 200", middle, lambda value: value <= 200),
+            aim("memory per row, kB", "about 0", growth, lambda value: value <= 1.0),
+        ],
+        "limit": "the bare model over the same windows, which read, blend and write nothing",
+        "notes": notes,
+    }
+
+
+def _extrapolated(side: int, memory_mb: float | None, seconds: list[float]) -> list[str]:
+    """What a Sentinel-2 tile would take: memory grows with the width, time with the pixels."""
+    if not seconds or memory_mb is None:
+        return []
+    wide, many = SENTINEL / side, (SENTINEL / side) ** 2
+    return [
+        f"Extrapolated to {SENTINEL} x {SENTINEL} (a Sentinel-2 tile): at most {memory_mb * wide:.0f} MB, as bands of "
+        f"the width of the scene are held, and {min(seconds) * many / 60:.0f} minutes on this machine's CPU."
+    ]
+
+
+# ---------------------------------------------------------------------- contenders
+
+
 def make_model() -> nn.Module:
+    """A small U-Net with random weights."""
     torch.manual_seed(0)
     return UNet(BANDS, CLASSES, base_channels=16, depth=3).eval()
 
 
+def bare(model: nn.Module, windows: int) -> None:
+    """The model alone, over so many windows."""
+    batch = torch.randn(BATCH, BANDS, TILE, TILE)
+    with torch.no_grad():
+        for first in range(0, windows, BATCH):
+            model(batch[: windows - first])
+
+
+def by_us(model: nn.Module, scene: Path, output: Path) -> None:
+    map_scene(model, CONTRACT, str(scene), output)
+
+
+def by_monai(model: nn.Module, scene: Path, output: Path) -> None:
+    from monai.inferers import sliding_window_inference
+
+    with torch.no_grad():
+        logits: Any = sliding_window_inference(
+            _read(scene)[None], (TILE, TILE), BATCH, model, overlap=SHARED / TILE, mode="gaussian"
+        )
+    _write(scene, output, logits[0].argmax(0))
+
+
+def by_terratorch(model: nn.Module, scene: Path, output: Path) -> None:
+    from terratorch.tasks.tiled_inference import tiled_inference
+
+    logits = tiled_inference(
+        model, _read(scene)[None], CLASSES, crop=TILE, stride=TILE - SHARED, delta=0, batch_size=BATCH
+    )
+    _write(scene, output, logits[0].argmax(0))
+
+
+MAPPERS: dict[str, Callable[[nn.Module, Path, Path], None]] = {
+    OURS: by_us,
+    MONAI: by_monai,
+    TERRATORCH: by_terratorch,
+}
+
+
+def _read(scene: Path) -> torch.Tensor:
+    with rasterio.open(scene) as source:
+        pixels = torch.from_numpy(source.read(out_dtype=np.float32))
+    return pixels.sub_(MEAN).div_(STD)
+
+
+def _write(scene: Path, output: Path, classes: torch.Tensor) -> None:
+    with rasterio.open(scene) as source:
+        profile = {**source.profile, "count": 1, "dtype": "uint8"}
+    with rasterio.open(output, "w", **profile) as target:
+        target.write(classes.to(torch.uint8).numpy(), 1)
+
+
+def _timed(name: str, model: nn.Module, scene: Path) -> Callable[[], float]:
+    with rasterio.open(scene) as source:
+        windows = len(place_tiles(source.width, TILE, SHARED).starts) * len(
+            place_tiles(source.height, TILE, SHARED).starts
+        )
+
+    def once() -> float:
+        started = perf_counter()
+        if name == BARE:
+            bare(model, windows)
+        else:
+            MAPPERS[name](model, scene, _folder() / "map.tif")
+        return perf_counter() - started
+
+    return once
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def added_mb(name: str, rows: int, width: int) -> float | None:
+    """The memory that mapping a scene of so many rows adds, in processes of their own; None if it failed."""
+    found = []
+    for _ in range(3 if rows <= width else 1):
+        words = ["-m", "benchmarks.scene_inference", json.dumps({"name": name, "rows": rows, "width": width})]
+        try:
+            found.append(float(run_python(*words, timeout_s=1800).split()[-1]))
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            say(f"  {name}, {rows} rows: {one_line(error)}")
+            return None
+    say(f"  {name}, {rows} rows: {statistics.median(found):.0f} MB")
+    return statistics.median(found)
+
+
+def as_process(name: str, rows: int, width: int) -> None:
+    """Map a scene, and print the memory that this added."""
+    model, scene = make_model(), tall_scene(rows, width)
+    bare(model, 24)
+    if name in PEERS:  # their own size is no cost of the scene
+        importlib.import_module({MONAI: "monai.inferers", TERRATORCH: "terratorch.tasks.tiled_inference"}[name])
+    before = peak_mb()
+    MAPPERS[name](model, scene, _folder() / f"tall-{name}.tif")
+    print(round(peak_mb() - before, 1))
+
+
 def tall_scene(rows: int, width: int) -> Path:
     """A scene of so many rows: the square one, again and again."""
-    square, _ = make_scene(FOLDER, "deflate", width)
-    path = FOLDER / f"tall-{rows}x{width}.tif"
+    square, _ = make_scene(_folder(), "deflate", width)
+    path = _folder() / f"tall-{rows}x{width}.tif"
     if not path.exists():
         with rasterio.open(square) as source:
             profile = {**source.profile, "height": rows}
@@ -66,77 +251,9 @@ def tall_scene(rows: int, width: int) -> Path:
     return path
 
 
-def bare(model: nn.Module, windows: int, batch: torch.Tensor) -> None:
-    """The model alone, over as many windows."""
-    with torch.no_grad():
-        for _ in range(windows // BATCH):
-            model(batch)
-        if windows % BATCH:
-            model(batch[: windows % BATCH])
-
-
-def peak_mb(rows: int, width: int) -> float:
-    """Highest resident set, in MB, of a process that maps so many rows; of none, the model over a row of windows."""
-    command = [sys.executable, "-m", "benchmarks.scene_inference", "--peak-of", str(rows), "--side", str(width)]
-    found = []
-    for _ in range(3):
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=3600)
-        found.append(float(done.stdout.split()[-1]))
-    return statistics.median(found)
-
-
-def report_peak(rows: int, width: int) -> None:
-    model = make_model()
-    bare(model, 24, torch.randn(BATCH, BANDS, TILE, TILE))
-    if rows:
-        map_scene(model, CONTRACT, str(tall_scene(rows, width)), FOLDER / "peak.tif")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=4096, help="columns, and rows of what is timed")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="where the figures are written")
-    parser.add_argument("--no-memory", action="store_true", help="measure the speed alone")
-    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.peak_of is not None:
-        report_peak(options.peak_of, options.side)
-        return 0
-    side = options.side
-    scene, _ = make_scene(FOLDER, "deflate", side)
-    model, batch = make_model(), torch.randn(BATCH, BANDS, TILE, TILE)
-    windows = len(place_tiles(side, TILE, TILE // 4).starts) ** 2
-    seconds: dict[str, list[float]] = {"bare": [], "ours": []}
-    contenders = {
-        "bare": lambda: bare(model, windows, batch),
-        "ours": lambda: map_scene(model, CONTRACT, str(scene), FOLDER / "map.tif"),
-    }
-    for number in range(options.rounds):
-        for name in list(contenders) if number % 2 else list(reversed(contenders)):
-            started = time.perf_counter()
-            contenders[name]()
-            seconds[name].append(time.perf_counter() - started)
-    ratios = [alone / ours for alone, ours in zip(seconds["bare"], seconds["ours"], strict=True)]
-    figures: dict[str, Any] = {
-        "windows": windows,
-        "pixels_per_s": {name: round(side**2 / statistics.median(found)) for name, found in seconds.items()},
-        "ratio": round(statistics.median(ratios), 3),
-        "ratios": [round(ratio, 3) for ratio in ratios],
-    }
-    speed, share = figures["pixels_per_s"]["ours"], f"{figures['ratio']} of the bare model's {figures['ratios']}"
-    print(f"{side} x {side} x {BANDS} to {CLASSES} classes, {windows} windows: {speed:,} px/s, {share}")
-    if not options.no_memory:
-        alone = peak_mb(0, side)
-        figures["added_mb"] = {str(rows): round(peak_mb(rows, side) - alone) for rows in (2048, 4096, 16384)}
-        per_row = (figures["added_mb"]["16384"] - figures["added_mb"]["2048"]) / (16384 - 2048)
-        figures["kb_per_row"] = round(1024 * per_row, 3)
-        print(f"added peak memory by rows, in MB: {figures['added_mb']}; the model alone: {alone:.0f} MB")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0
+def _folder() -> Path:
+    return Path(tempfile.gettempdir()) / "scene-inference"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_process(**json.loads(sys.argv[1]))

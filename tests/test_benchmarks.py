@@ -1,0 +1,162 @@
+"""The program behind `make bench`: its rows are there, a contender's failure costs only itself, the report is whole."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks import harness, report
+from benchmarks.harness import Measured, Result, Run
+from benchmarks.rows import ROWS, Row
+
+ROOT = Path(__file__).parents[1]
+
+
+def measured(name: str, result: Result | None, reason: str = "") -> Measured:
+    return {
+        "name": name,
+        "status": "failed" if result is None else "measured",
+        "reason": reason,
+        "commit": "abc",
+        "started": "2026-01-01T00:00:00Z",
+        "seconds": 1.0,
+        "load": [0.0, 0.0],
+        "result": result,
+    }
+
+
+def run_of(*rows: Measured) -> Run:
+    return {
+        "started": "2026-01-01T00:00:00Z",
+        "quick": False,
+        "commit": "abc",
+        "hardware": {"cpu": "some", "cores": 2},
+        "versions": {"python": "3"},
+        "rows": list(rows),
+    }
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
+def test_every_row_is_a_module_that_measures(row: Row) -> None:
+    assert callable(importlib.import_module(row.module).measure)
+    assert 0 < row.about_s[True] < row.about_s[False]
+
+
+def test_the_list_names_every_row_with_its_aim(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    for row in ROWS.values():
+        assert row.name in listed
+        assert row.aim in listed
+
+
+def test_a_contender_that_fails_costs_only_itself() -> None:
+    calls: list[str] = []
+
+    def good() -> float:
+        calls.append("good")
+        return 2.0
+
+    def bad() -> float:
+        calls.append("bad")
+        raise OSError("no disk")
+
+    taken, failed = harness.take_turns({"good": good, "bad": bad}, rounds=3)
+    assert taken == {"good": [2.0, 2.0, 2.0]}
+    assert failed == {"bad": "OSError: no disk"}
+    assert calls.count("bad") == 1
+    shown = harness.table("work", {"good": {"s": harness.spread(taken["good"])}}, failed)
+    text = report.markdown(run_of(measured("step", {"tables": [shown], "aims": []})))
+    assert "| good | 2 (2 to 2) |" in text
+    assert "| bad | left out: OSError: no disk |" in text
+
+
+def test_contenders_take_turns_and_the_order_turns_round() -> None:
+    order: list[str] = []
+
+    def contender(name: str) -> float:
+        order.append(name)
+        return 1.0
+
+    harness.take_turns({"a": lambda: contender("a"), "b": lambda: contender("b")}, rounds=2, warm_up=1)
+    assert order == ["b", "a", "a", "b", "b", "a"]
+
+
+def test_the_report_says_what_was_missed_and_what_was_not_measured() -> None:
+    aims = [
+        harness.aim("speed", ">= 0.9", 0.95, lambda found: found >= 0.9),
+        harness.aim("memory", "<= 200 MB", 300.0, lambda found: found <= 200),
+        harness.aim("peers", "<= 1", None, lambda found: found <= 1),
+    ]
+    text = report.markdown(
+        run_of(measured("step", {"tables": [], "aims": aims, "limit": "the disk"}), measured("ddp", None, "it died"))
+    )
+    assert "| step | speed | >= 0.9 | 0.95 | yes |" in text
+    assert "| step | memory | <= 200 MB | 300 | **no** |" in text
+    assert "| step | peers | <= 1 |  | not measured |" in text
+    assert "Physical limit: the disk." in text
+    assert "| ddp | not measured: it died |" in text
+
+
+def test_the_report_replaces_its_part_of_the_document_and_nothing_else(tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    document.write_text("before\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nafter\n", encoding="utf-8")
+    report.put("new", "measured", document)
+    assert document.read_text(encoding="utf-8").splitlines() == [
+        "before", "<!-- measured: begin -->", "new", "<!-- measured: end -->", "after",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="lacks the line"):
+        report.put("new", "other", document)
+
+
+def test_the_committed_figures_are_those_of_the_document() -> None:
+    newest = report.newest()
+    if newest is None:
+        pytest.skip("no complete comparison is committed")
+    text = report.markdown(report.read(newest)).strip()
+    assert text in report.DOCUMENT.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise RuntimeError('no luck')", "status 1"),
+        ("return {'tables': [], 'aims': 'none'}", "aims"),
+        ("import os; os._exit(7)", "status 7"),
+    ],
+    ids=["raises", "another form", "dies"],
+)
+def test_a_row_that_fails_is_reported_and_the_others_are_measured(body: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "bad_row.py").write_text(f"def measure(quick):\n    {body}\n", encoding="utf-8")
+    (tmp_path / "good_row.py").write_text(
+        "def measure(quick):\n    return {'tables': [], 'aims': [], 'limit': f'quick: {quick}'}\n", encoding="utf-8"
+    )
+    (tmp_path / "sitecustomize.py").write_text(
+        textwrap.dedent("""
+            import benchmarks.rows as rows
+            rows.ROWS.clear()
+            for name in ("bad_row", "good_row"):
+                rows.ROWS[name] = rows.Row(name, "work", "us", "fast", name, (2, 1))
+        """),
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    out = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--out", str(out)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    bad, good = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert (bad["status"], good["status"]) == ("failed", "measured")
+    assert reason in bad["reason"]
+    assert good["result"]["limit"] == "quick: True"
+    assert "not measured: bad_row" in done.stdout
