@@ -7,6 +7,10 @@ STAMP := $(VENV)/.complete
 # Workers for the test suite; torch inside each is held to one thread (tests/conftest.py).
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
+# A run starts a process for each thing that it does: without the bytecode that Python keeps, each of them compiles torch
+# and Prefect anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup stack stack-status stack-down demo test test-quick lint format docs bench bench-gpu peers clean
 

@@ -7,6 +7,8 @@ ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim-bookworm AS build
 RUN pip install --no-cache-dir --disable-pip-version-check "uv>=0.8,<1"
+# Nobody can write into the environment later: compiled here, or by every process anew, for seconds.
+ENV UV_COMPILE_BYTECODE=1
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY ununennium ununennium
