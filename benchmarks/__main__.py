@@ -5,7 +5,7 @@ costs its own figures and no others. A run of all rows writes its figures to ben
 docs/performance.md; so does `--update`. Nothing else should run on the machine meanwhile.
 
 examples:
-  make bench                                 every row, about an hour on 2 cores
+  make bench                                 every row, about 80 minutes on 2 cores
   make bench ARGS=--quick                    every row in few rounds, about 10 minutes; not to be quoted
   make bench ARGS='--only step ddp'          these alone; the figures are printed
   make bench ARGS='--only ddp --update'      measure one row anew, keep the others of the newest run
@@ -116,6 +116,7 @@ def measure_one(row: Row, quick: bool, commit: str) -> Measured:
         out = Path(folder) / "result.json"
         words = [sys.executable, "-m", "benchmarks", "--measure", row.name, "--out", str(out)]
         environment = {**os.environ, "TMPDIR": folder}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a row starts compiles its imports
         process = subprocess.Popen(
             [*words, *(["--quick"] if quick else [])], cwd=harness.ROOT, env=environment, start_new_session=True
         )
@@ -138,6 +139,7 @@ def measure_one(row: Row, quick: bool, commit: str) -> Measured:
         "status": "failed" if result is None else "measured",
         "reason": reason,
         "commit": commit,
+        "hardware": harness.hardware(),
         "started": started,
         "seconds": round(time.monotonic() - clock, 1),
         "load": [before, harness.load()],

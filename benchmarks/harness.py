@@ -72,6 +72,7 @@ class Measured(TypedDict):
     status: str  # "measured", "failed"
     reason: str
     commit: str
+    hardware: NotRequired[dict[str, str | float | int]]
     started: str
     seconds: float
     load: list[float]  # of the machine over the last minute, before and after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,15 +85,15 @@ def markdown(run: Run) -> str:
 
 
 def _provenance(run: Run) -> str:
-    machine = ", ".join(f"{value} {unit}".strip() for value, unit in _machine(run))
+    machine = ", ".join(_machine(run["hardware"]))
     packages = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     kind = "`make bench ARGS=--quick`: too few rounds to quote" if run["quick"] else "`make bench`"
     return f"{kind}, {run['started']}, commit `{run['commit']}`, {machine}; {packages}."
 
 
-def _machine(run: Run) -> Iterable[tuple[Any, str]]:
-    units = {"cores": "cores", "memory_gb": "GB of memory"}
-    return ((value, units.get(name, "")) for name, value in run["hardware"].items())
+def _machine(hardware: Mapping[str, Any]) -> Iterable[str]:
+    units = {"cores": " cores", "memory_gb": " GB of memory"}
+    return (f"{value}{units.get(name, '')}" for name, value in hardware.items())
 
 
 def _overview(rows: Iterable[Measured]) -> list[str]:
@@ -116,10 +116,21 @@ def _cells(one: Aim) -> str:
 def _row(measured: Measured, run: Run) -> list[str]:
     lines = []
     if measured["commit"] != run["commit"] or measured["started"] < run["started"]:
-        lines += ["", f"Measured by itself: {measured['started']}, commit `{measured['commit']}`."]
-    result = measured["result"]
-    if result is None:
+        machine = ", ".join(_machine(measured.get("hardware", {})))
+        lines += ["", f"Measured by itself: {measured['started']}, commit `{measured['commit']}`, {machine}."]
+    if measured["result"] is None:
         return [*lines, "", f"Not measured: {measured['reason']}"]
+    return [*lines, *_shown(measured["result"])]
+
+
+def standing_alone(result: Result, heading: str) -> str:
+    """One result as Markdown, with its aims, outside the comparison of all rows."""
+    lines = [f"{heading}.", "", "| what | aim | found | met |", "| --- | --- | --- | --- |"]
+    return "\n".join([*lines, *(f"| {_cells(one)} |" for one in result["aims"]), *_shown(result)])
+
+
+def _shown(result: Result) -> list[str]:
+    lines: list[str] = []
     for each in result["tables"]:
         lines += ["", *_table(each)]
     if "limit" in result:

@@ -65,9 +65,8 @@ def unet_batches(steps: int) -> Batches:
 def measure(quick: bool) -> Result:
     """The two models; microseconds a step."""
     torch.set_num_threads(1)
-    rounds = 3 if quick else 15
-    small, added, _ = compare("tiny MLP", mlp, mlp_batches(200 if quick else 1000), rounds)
-    large, _, ratio = compare("small U-Net", unet, unet_batches(8 if quick else 60), rounds)
+    small, added, _ = compare("tiny MLP", mlp, mlp_batches(200 if quick else 500), 3 if quick else 40)
+    large, _, ratio = compare("small U-Net", unet, unet_batches(8 if quick else 30), 3 if quick else 60)
     return {
         "tables": [small, large],
         "aims": [

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import __main__ as program
 from benchmarks import harness, report
@@ -160,3 +161,41 @@ def test_a_row_that_fails_is_reported_and_the_others_are_measured(body: str, rea
     assert reason in bad["reason"]
     assert good["result"]["limit"] == "quick: True"
     assert "not measured: bad_row" in done.stdout
+
+
+def test_time_to_the_same_is_that_of_the_first_look_that_is_as_good() -> None:
+    from benchmarks.accuracy import times_to_the_same
+    from benchmarks.accuracy_ways import Outcome
+
+    by_hand = Outcome(0.5, 40.0, [(10.0, 0.2), (20.0, 0.4), (40.0, 0.5)])
+    sooner = Outcome(0.6, 40.0, [(10.0, 0.3), (20.0, 0.55), (40.0, 0.6)])
+    never = Outcome(0.4, 40.0, [(10.0, 0.3), (20.0, 0.45), (40.0, 0.4)])
+    runs = {"by hand": [by_hand, by_hand], "ununennium": [sooner, never]}
+    assert times_to_the_same(runs, "ununennium") == [0.5, None]
+
+
+def gpu(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_without_a_card_the_gpu_measurement_says_so() -> None:
+    assert gpu("--update") == "not run: no CUDA device\n"
+
+
+@pytest.mark.slow
+def test_the_gpu_measurement_does_on_the_cpu_what_it_would_on_a_card(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    shown = gpu("--device", "cpu", "--out", str(file))
+    found = json.loads(file.read_text(encoding="utf-8"))
+    rates, ways = found["result"]["tables"]
+    assert list(rates["contenders"]) == ["fp32", "tf32", "fp16", "bf16"]
+    assert not [name for name, figures in ways["contenders"].items() if "failed" in figures]
+    assert {"fp16, accumulation 4", "fp32", "bf16, channels_last"} <= set(ways["contenders"])
+    assert len(found["curves"]["fp16"]) == len(found["curves"]["fp32"])
+    assert "| fp16 over fp32, least gain | >= 2 |" in shown
