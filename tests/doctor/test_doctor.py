@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from ununennium.cli import run
 from ununennium.doctor.api import Api
 from ununennium.doctor.finding import Finding
 from ununennium.doctor.machine import look_at_disks, look_at_gpu, look_at_spools
-from ununennium.doctor.packages import look_at_packages
+from ununennium.doctor.packages import look_at_bytecode, look_at_packages
 from ununennium.doctor.server import look_at_server
 from ununennium.doctor.storage import look_at_storage
 
@@ -57,6 +58,20 @@ def test_a_package_beyond_its_cap_is_named_with_what_it_breaks(tmp_path: Path, m
     assert finding.level == "problem"
     assert finding.says.startswith("0.165.0 is installed, and <0.151 is needed: with this one, Prefect's server dies")
     assert finding.remedy == "pip install 'fastapi<0.151'"
+
+
+def test_python_that_keeps_no_bytecode_is_slow_in_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "compiled"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (finding,) = look_at_bytecode()
+    assert finding.level == "ok"
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (finding,) = look_at_bytecode()
+    assert finding.level == "warning"
+    assert finding.says.startswith("PYTHONDONTWRITEBYTECODE is set, and torch is not compiled")
+    assert "-m compileall -q " in finding.remedy
 
 
 def test_a_gpu_that_the_driver_sees_and_torch_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ununennium.doctor.api import Api
 from ununennium.doctor.finding import Finding
 from ununennium.doctor.machine import look_at_disks, look_at_gpu, look_at_spools
-from ununennium.doctor.packages import look_at_packages
+from ununennium.doctor.packages import look_at_bytecode, look_at_packages
 from ununennium.doctor.server import look_at_server
 from ununennium.doctor.storage import look_at_storage
 
@@ -21,6 +21,7 @@ def look_at_everything(storage: str, *, api_url: str | None = None, least_free_g
         least_free_gb: less than so much room on a disk is a problem.
     """
     yield from look_at_packages()
+    yield from look_at_bytecode()
     yield from look_at_gpu()
     yield from look_at_disks(storage, least_free_gb)
     yield from look_at_storage(storage)

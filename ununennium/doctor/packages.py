@@ -1,11 +1,14 @@
-"""Are the installed packages those that the project was tested with?"""
+"""Are the installed packages those that the project was tested with, and are they compiled only once?"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from ununennium.doctor.finding import Finding
 
@@ -68,3 +71,20 @@ def _absent(absent: list[tuple[str, str]]) -> Iterator[Finding]:
         yield Finding(
             f"extra {extra}", "note", says, f"pip install '{DISTRIBUTION}[{extra}]', if this machine needs it"
         )
+
+
+def look_at_bytecode() -> Iterator[Finding]:
+    """Does Python keep what it compiles? Each process of a run imports torch, which else takes seconds every time."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return
+    cached = Path(importlib.util.cache_from_source(found.origin))
+    there = next(folder for folder in cached.parents if folder.exists())
+    if cached.exists() or (os.access(there, os.W_OK) and not sys.dont_write_bytecode):
+        yield Finding("bytecode", "ok", "Python keeps what it compiles")
+        return
+    why = "PYTHONDONTWRITEBYTECODE is set" if sys.dont_write_bytecode else f"{there} cannot be written"
+    says = f"{why}, and torch is not compiled: every process of a run compiles it anew, for seconds"
+    yield Finding(
+        "bytecode", "warning", says, f"{sys.executable} -m compileall -q {Path(found.origin or '').parents[1]}"
+    )
