@@ -73,12 +73,13 @@ def main(words: list[str] | None = None) -> int:
     kept = {row["name"]: row for row in report.read(newest)["rows"]} if options.update and newest else {}
     is_full = options.out is None and not options.quick and (options.only is None or options.update)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    kind = "full" if is_full else "quick" if options.quick else "part"
+    kind = "quick" if options.quick else "part"
     file = options.out or report.RESULTS / f"{stamp}-{kind}.json"
     run = measure_all(names, kept, options.quick, file)
     say("")
     say(report.markdown(run))
-    if is_full:
+    if is_full:  # only now: what is interrupted must not pass for all rows
+        file = file.replace(file.with_name(f"{stamp}-full.json"))
         report.put(report.markdown(run), "measured")
         report.remove_older(file)
     failed = [row["name"] for row in run["rows"] if row["result"] is None]
