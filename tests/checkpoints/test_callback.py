@@ -87,6 +87,15 @@ def test_mode_max_keeps_the_largest(tmp_path, make_trainer):
     assert callback.best_score == 5.0
 
 
+def test_the_monitor_epoch_calls_the_newest_the_best(tmp_path, make_trainer):
+    """Without validation, too, and whatever the loss says."""
+    callback = CheckpointCallback(str(tmp_path), "epoch", "max", save_top_k=2)
+    make_trainer(callback, validate=False, epochs=4).fit()
+    assert epochs_in(tmp_path) == [3, 4]
+    assert callback.best_score == 4.0
+    assert CheckpointStore.read(callback.best_model_path)["state"]["epoch"] == 4
+
+
 class BreakAt(Callback):
     def __init__(self, epoch, value=None):
         self.epoch = epoch

@@ -1,6 +1,6 @@
 """Pictures of Prefect's pages for docs/images: ``python -m tests.flows.take_pictures_of_ui``.
 
-A server, a worker and a small retraining that stops early are real, and end with it. Needs a Chromium of the system's
+A server, a worker and a retraining that stops early are real, and end with it. Needs a Chromium of the system's
 own: ``CHROMIUM``, or /usr/bin/chromium.
 """
 
@@ -14,11 +14,11 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from tests.flows.conftest import ROOT, TINY, bootstrap, ended, post, prefect_cli, prefect_server, worker_of
+from tests.flows.conftest import ROOT, bootstrap, ended, post, prefect_cli, prefect_server, worker_of
 from ununennium.config import RunConfig
 
 PICTURES = ROOT / "docs" / "images"
-_EARLY = "early_stopping={monitor: train_loss, patience: 1, min_delta: 1000}"
+_CHANGES = ["early_stopping={monitor: train_loss, patience: 11, min_delta: 1000}", "storage=storage", "gate.floors={}"]
 _SIZE = {"width": 1280, "height": 900}
 _PATIENCE_MS = 120_000
 
@@ -41,9 +41,7 @@ def main() -> None:
 
 def retrained(environment: dict[str, str], checkout: Path) -> str:
     """Id of a retraining that stopped early, and was promoted."""
-    config = RunConfig.load(
-        ROOT / "examples" / "atlanta" / "run.yaml", [*TINY, "trainer.epochs=20", _EARLY, "storage=storage"]
-    )
+    config = RunConfig.load(ROOT / "examples" / "atlanta" / "run.yaml", _CHANGES)
     parameters = f"config={json.dumps(config.model_dump(mode='json'))}"
     prefect_cli(environment, checkout, "deployment", "run", "retrain/on-demand", "--param", parameters)
     run = ended(environment["PREFECT_API_URL"], "retrain")
@@ -57,6 +55,7 @@ def look(api: str, run: str) -> None:
     flow = post(api, "/flows/filter", {"flows": {"name": {"any_": ["retrain"]}}})[0]["id"]
     deployments = post(api, "/deployments/filter", {"flows": {"id": {"any_": [flow]}}})
     deployment = next(each["id"] for each in deployments if each["name"] == "on-demand")
+    live = post(api, "/artifacts/filter", {"artifacts": {"key": {"any_": ["atlanta-buildings-live"]}}})[0]["id"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox"]
@@ -65,15 +64,19 @@ def look(api: str, run: str) -> None:
         page.set_default_timeout(_PATIENCE_MS)
         keep(page, f"{site}/deployments/deployment/{deployment}/run", "Name of the model", "ui-form")
         keep(page, f"{site}/runs/flow-run/{run}", "EarlyStopped", "ui-early-stopped")
-        keep(page, f"{site}/runs/flow-run/{run}", "EarlyStopped", "ui-artifacts", tab="Artifacts")
+        keep(page, f"{site}/runs/flow-run/{run}", "EarlyStopped", "ui-artifacts", tab="Artifacts", scroll=700)
+        keep(page, f"{site}/artifacts/artifact/{live}", "epoch", "ui-live")
         browser.close()
 
 
-def keep(page: Page, address: str, shows: str, name: str, *, tab: str | None = None) -> None:
+def keep(page: Page, address: str, shows: str, name: str, *, tab: str | None = None, scroll: int = 0) -> None:
+    """Show ``address`` until it says ``shows``, open its ``tab``, go down by ``scroll`` pixels, take a picture."""
     page.goto(address)
     page.get_by_text(shows).first.wait_for()
     if tab is not None:
         page.get_by_text(tab, exact=True).first.click()
+    page.mouse.move(_SIZE["width"] / 2, _SIZE["height"] - 100)
+    page.mouse.wheel(0, scroll)
     page.wait_for_timeout(3000)  # graphs and lists of the page are drawn
     page.screenshot(path=PICTURES / f"{name}.png")
 

@@ -83,9 +83,10 @@ class CheckpointSettings(Section):
     """Which checkpoints are kept, and whether a run goes on from them by itself."""
 
     monitor: str = "val_loss"
-    """Metric that ranks checkpoints: ``val_loss``, ``val_IoU``, ``val_F1``, or one class's, ``val_IoU_building``."""
+    """Metric that ranks checkpoints: ``val_loss``, ``val_IoU``, ``val_F1``, or one class's, ``val_IoU_building``; or
+    ``epoch`` with mode ``max``: the newest is the best, as under a one-cycle learning rate."""
     mode: Literal["min", "max"] = "min"
-    """``min`` for a loss, ``max`` for accuracy or IoU."""
+    """``min`` for a loss, ``max`` for accuracy, IoU or ``epoch``."""
     save_top_k: int = Field(default=1, ge=-1)
     """Best checkpoints kept beside the newest one; -1 keeps all, 0 writes none."""
     every_n_steps: PositiveInt | None = None

@@ -46,7 +46,8 @@ class CheckpointCallback(Callback):
 
     Args:
         dirpath: a folder or any fsspec URL, such as ``s3://bucket/run/checkpoints``.
-        monitor: metric that ranks checkpoints, a key in the history such as ``val_loss`` or ``val_IoU``.
+        monitor: metric that ranks checkpoints, a key in the history such as ``val_loss`` or ``val_IoU``; or ``epoch``,
+            which with ``mode="max"`` calls the newest the best, as fits a learning rate that ends at zero.
         mode: ``min`` if smaller is better, ``max`` if larger is.
         save_top_k: how many of the best to keep; -1 keeps all checkpoints, 0 writes none.
         every_n_steps: save within epochs too, after every so many optimizer steps, for recovery.
@@ -152,7 +153,7 @@ class CheckpointCallback(Callback):
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         try:
-            score = self.monitor.value(trainer.metrics)
+            score = self.monitor.value({**trainer.metrics, "epoch": float(trainer.state.epoch)})
         except ConfigError:
             self._save(trainer, score=None)  # the epoch's work is not lost with the misspelt name
             raise

@@ -13,7 +13,7 @@ from ununennium.errors import ConfigError
 if TYPE_CHECKING:
     from ununennium.training.trainer import Trainer
 
-_LIKES_TO_GROW = ("iou", "f1", "acc", "dice", "precision", "recall", "kappa", "auc", "r2")
+_LIKES_TO_GROW = ("iou", "f1", "acc", "dice", "precision", "recall", "kappa", "auc", "r2", "epoch")
 
 
 @dataclass(frozen=True)
