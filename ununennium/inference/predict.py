@@ -120,6 +120,7 @@ def predict_bands(
                     inside, part = overlap_with(width, across.starts[place], tile)
                     share = row_shares[number][:, None] * across.shares[place, part].to(device)
                     sums[:, :, inside] += probabilities[:, :, part] * share
+                del images, predicted, probabilities  # not held while the next batch takes the most memory
             if number >= first:
                 yield _finished(top, height if top == down.starts[-1] else top + stride, sums, valid)
             sums[:, :overlap], valid[:overlap] = sums[:, stride:], valid[stride:]

@@ -25,6 +25,7 @@ from ununennium.errors import ConfigError
 from ununennium.inference.fit import FittingScene, open_fitting
 from ununennium.inference.forward import CPU_BATCH, Forward, find_batch_size
 from ununennium.inference.layers import layers_of
+from ununennium.inference.memory import return_freed_memory
 from ununennium.inference.outputs import MappedScene, write_outputs
 from ununennium.inference.predict import Band, ReadWindow, predict_bands
 from ununennium.inference.store import BandStore, band_store
@@ -235,10 +236,14 @@ class Predictor:
         scene, mine = plan.opened.scene, range(plan.count * rank // ranks, plan.count * (rank + 1) // ranks)
         missing = set(store.missing(plan.count))
         for run in _runs([number for number in mine if number in missing]):
-            for number, band in zip(range(*run), self._bands(plan, store, run), strict=True):
+            number = run[0]
+            for band in self._bands(plan, store, run):
                 store.put(number, layers_of(band, self.scores, plan.outputs))
                 if on_rows is not None:
                     on_rows(band.row + len(band.valid), scene.height)
+                number += 1
+                del band  # or it would be held while the next is made
+                return_freed_memory()
 
     def write(
         self, plan: ScenePlan, store: BandStore, target: Path, polygons: PolygonsConfig | None = None, **options: Any
