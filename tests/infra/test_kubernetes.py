@@ -197,6 +197,19 @@ def test_as_many_machines_meet_as_there_are(training: list[dict[str, Any]]) -> N
     assert described.storage.startswith("s3://")
 
 
+def test_the_machines_train_the_sample_run() -> None:
+    sample = RunConfig.load(ROOT / "examples" / "atlanta" / "run.yaml").model_dump()
+    theirs = RunConfig.load(KUBERNETES / "training" / "run.yaml").model_dump()
+    (scene,), (their_scene,) = sample["data"].pop("scenes"), theirs["data"].pop("scenes")
+    for key in ("image", "label"):
+        assert scene[key] == their_scene[key].replace("/srv/ununennium", str(ROOT))
+    assert theirs["trainer"].pop("device") == "cuda"
+    sample["trainer"].pop("device")
+    for key in ("storage", "launcher"):
+        del sample[key], theirs[key]
+    assert theirs == sample
+
+
 def test_terraform_is_formatted_and_a_mutation_is_found(tmp_path: Path) -> None:
     if shutil.which("terraform") is None:
         pytest.skip("needs terraform")
