@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ununennium.training.trainer import Trainer
 
 EVERY_S = 20.0
+LOOKED_AT = 256  # chips, of which the most telling is drawn
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ logger = logging.getLogger(__name__)
 class SamplePrediction(Callback):
     """Draws one chip of the validation fold, its label, prediction and errors, by rank 0; the same chip every time.
 
-    It takes what validation has predicted anyway: no random number, no forward pass, and some milliseconds. Where
-    whole patches are what is predicted, nothing is drawn. A picture that cannot be made is warned of, once.
+    It is the chip with the most to see, of the first 256 or so that rank 0 validates. It takes what validation has
+    predicted anyway: no random number, no forward pass, and some milliseconds. Where whole patches are what is
+    predicted, nothing is drawn. A picture that cannot be made is warned of, once.
 
     Args:
         file: the PNG, replaced whole.
@@ -40,32 +42,44 @@ class SamplePrediction(Callback):
         self._file, self._index, self._every_s = file, index, every_s
         self._next = 0.0
         self._wanted = False
-        self._item: int | None = None
+        self._item: int | None = None  # its number in the order of validation
+        self._passed = 0
+        self._most_telling = -1.0
+        self._chosen = False
         self._seen: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
         self._views: list[npt.NDArray[np.uint8]] = []
 
     def on_epoch_start(self, trainer: Trainer) -> None:
         drawn = trainer.is_main_process and self._index.task.of_patch(self._index) is None
         self._wanted = drawn and time.monotonic() >= self._next
-        self._seen = None
+        self._seen, self._passed = None, 0
 
     def on_validation_batch(self, trainer: Trainer, output: Tensor, target: Tensor) -> None:
         if not self._wanted:
             return
-        self._wanted = False  # the chip is in the first batch
-        if self._item is None:
-            self._item = max(range(len(target)), key=lambda item: self._telling(target[item].cpu().numpy()))
-        self._seen = target[self._item].cpu().numpy(), output[self._item].float().cpu().numpy()
+        first, self._passed = self._passed, self._passed + len(target)
+        if not self._chosen and first < LOOKED_AT:
+            self._look_at(target.cpu().numpy(), first)
+        if self._item is not None and first <= self._item < self._passed:
+            here = self._item - first
+            self._seen = target[here].cpu().numpy(), output[here].float().cpu().numpy()
 
     def on_validation_end(self, trainer: Trainer) -> None:
         if self._seen is None:
             return
+        self._chosen = True
         try:
             self._draw(trainer, *self._seen)
             self._next = time.monotonic() + self._every_s
         except Exception as error:  # no picture is worth a training
             logger.warning("no sample prediction is drawn: %r", error)
             self._next = float("inf")
+
+    def _look_at(self, targets: npt.NDArray[Any], first: int) -> None:
+        """Takes the chip of a batch that has more to see than any before; ``first`` is the number of its first chip."""
+        for item, target in enumerate(targets, first):
+            if (telling := self._telling(target)) > self._most_telling:
+                self._item, self._most_telling = item, telling
 
     def _draw(self, trainer: Trainer, target: npt.NDArray[Any], output: npt.NDArray[Any]) -> None:
         from ununennium.evaluation import chip_pictures as draw
