@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ununennium.errors import ConfigError, DataError
+from ununennium.inference.forward import cpu_batch_size
 from ununennium.inference.predict import predict_bands
 from ununennium.models import UNet
 
@@ -120,10 +123,10 @@ def test_no_seam_shows_where_tiles_disagree():
 
 
 def test_rows_come_as_soon_as_no_later_tile_touches_them():
-    """Memory does not grow with the height: what has been read when a band comes reaches one tile at most below it."""
+    """Memory does not grow with the height: when a band comes, the next row of tiles at most has begun to be read."""
     read = Array(noise(2000, 40))
     for band in predict_bands(Logistic(), read, 2000, 40, num_classes=2, tile=64, overlap=16):
-        assert max(row + height for row, _, height, _ in read.windows) <= band.row + 64 + 16
+        assert max(row + height for row, _, height, _ in read.windows) <= band.row + 48 + 64
         assert len(band.valid) <= 64
     assert len(read.windows) == len(set(read.windows)) == -(-2000 // 48)
 
@@ -143,6 +146,60 @@ def test_batches_are_filled_across_a_row_of_tiles():
     joined(predict_bands(model, read, 64, 7 * 32, num_classes=2, tile=32, overlap=0, batch_size=3))
     assert model.batches == [3, 3, 1] * 2
     assert len(read.windows) == 14
+
+
+def test_the_next_row_of_tiles_is_being_read_while_a_band_is_used():
+    begun = threading.Event()
+
+    def read(row, col, height, width):
+        if row > 0:
+            begun.set()
+        return np.zeros((1, height, width), np.float32), np.ones((height, width), bool)
+
+    band = next(predict_bands(Logistic(), read, 128, 64, num_classes=2, tile=64, overlap=0))
+    assert band.row == 0
+    assert begun.wait(10)
+
+
+@pytest.mark.parametrize(("tile", "expected"), [(32, 128), (256, 2), (512, 1), (4096, 1)])
+def test_a_cpu_predicts_about_as_many_pixels_at_a_time(tile, expected):
+    assert cpu_batch_size(tile) == expected
+
+
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_channels_come_last_on_a_cpu_and_weights_are_left_as_they_were(asked):
+    torch.manual_seed(0)
+    model, image = UNet(2, 3, base_channels=4, depth=2), np.concatenate([noise(70, 50), noise(70, 50, seed=1)])
+    before = [weight.stride() for weight in model.parameters()]
+    seen = []
+    model.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    weight = next(weight for weight in model.parameters() if weight.dim() == 4)
+    model.register_forward_hook(lambda *_: seen.append(weight.is_contiguous(memory_format=torch.channels_last)))
+    predicted, _ = joined(predict_bands(model, Array(image), 70, 50, num_classes=3, tile=32, channels_last=asked))
+    assert set(seen) == {asked is not False}
+    assert [weight.stride() for weight in model.parameters()] == before
+    plain, _ = joined(predict_bands(model, Array(image), 70, 50, num_classes=3, tile=32, channels_last=False))
+    np.testing.assert_allclose(predicted, plain, atol=1e-5)
+
+
+def test_a_model_that_cannot_have_channels_last_goes_without():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(2, 3, 3, padding=1)
+
+        def forward(self, image):
+            out = self.convolution(image)
+            return out.view(len(out), -1).view(out.shape)
+
+    torch.manual_seed(0)
+    model, image = Flat(), np.concatenate([noise(70, 50), noise(70, 50, seed=1)])
+    predicted, _ = joined(predict_bands(model, Array(image), 70, 50, num_classes=3, tile=32))
+    plain, _ = joined(predict_bands(model, Array(image), 70, 50, num_classes=3, tile=32, channels_last=False))
+    np.testing.assert_array_equal(predicted, plain)
+    assert model.convolution.weight.is_contiguous()
 
 
 def test_averaging_over_flips_and_turns_is_symmetric():

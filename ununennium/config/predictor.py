@@ -16,12 +16,14 @@ class PredictorConfig(Section):
 
     mixed_precision: bool | Literal["fp16", "bf16", "no"] = False
     """Precision of the forward pass: true for the device's best, ``fp16``, ``bf16``, or false for 32 bits."""
-    channels_last: bool = False
-    """Keep tiles and weights with channels last in memory, which some convolutions are faster with."""
+    channels_last: bool | None = None
+    """Keep tiles and weights with channels last in memory, which some convolutions are faster with; if not given, on a
+    CPU, where most are."""
     compile: bool = False
     """Compile the model with ``torch.compile``: slow to begin, worth it for many or large scenes on a GPU."""
     batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Tiles at a time; ``auto`` tries what is fastest on a GPU, and is 4 on a CPU. Halved where memory runs out."""
+    """Tiles at a time, halved where memory runs out; ``auto`` tries what is fastest on a GPU, and on a CPU is two of
+    256 pixels, or as many smaller ones."""
     tile: int | None = Field(default=None, ge=16, le=8192)
     """Side of a tile in pixels; if not given, the training chips', and at least 256."""
     overlap: int | None = Field(default=None, ge=0)

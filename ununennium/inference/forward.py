@@ -6,7 +6,7 @@ import contextlib
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -26,8 +26,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "values": lambda logits: logits,
     "presences": torch.sigmoid,
 }
-CPU_BATCH = 4
-"""Tiles at a time on a CPU, where larger batches gain nothing: what they hold leaves its caches."""
+_CPU_PIXELS = 2 * 256 * 256  # at a time: what a larger batch holds leaves a CPU's caches, and is mapped anew each time
 _WORTH_IT = 1.05
 _MOST = 256
 
@@ -44,7 +43,8 @@ class Forward:
         autocast: dtype of the forward pass, such as ``torch.bfloat16``; float32 if not given.
         tta: average over the eight flips and turns of each tile.
         output: what the model's output is made into.
-        channels_last: memory layout of the tiles.
+        channels_last: memory layout of the tiles, and of weights (see ``ready``); given up where the model has a
+            ``view`` of what then is not contiguous.
         pad_to: fill each batch up to so many tiles, for a compiled model that should meet one shape only.
         temperature: logits are divided by it before they become probabilities.
     """
@@ -82,9 +82,14 @@ class Forward:
             try:
                 parts = [self._predict(part) for part in torch.split(images, self._most or len(images))]
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if _is_out_of_memory(error):
+                    self._halve(min(self._most or len(images), len(images)), images, error)
+                elif self.channels_last and "view size is not compatible" in str(error):
+                    logger.info("the model cannot have channels last (%s): going on without", error)
+                    self.channels_last = False
+                    _lay_out(self.model.parameters(), torch.contiguous_format)
+                else:
                     raise
-                self._halve(min(self._most or len(images), len(images)), images, error)
             else:
                 return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -102,8 +107,7 @@ class Forward:
         number = len(images)
         if self.pad_to is not None and number < self.pad_to:
             images = torch.cat([images, images.new_zeros(self.pad_to - number, *images.shape[1:])])
-        if self.channels_last and images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if self.channels_last and images.dim() == 4 else torch.contiguous_format
         total: Tensor | None = None
         context: AbstractContextManager[Any] = (
             contextlib.nullcontext()
@@ -112,8 +116,9 @@ class Forward:
         )
         with torch.no_grad(), context:
             for turns, mirrored in self._views:
-                view = torch.rot90(images.flip(-1) if mirrored else images, turns, (-2, -1))
-                logits = self.model(view)
+                view = images.flip(-1) if mirrored else images
+                view = torch.rot90(view, turns, (-2, -1)) if turns else view
+                logits = self.model(view.contiguous(memory_format=layout))
                 self._check(images, logits)
                 scaled = logits.float() if self.temperature == 1.0 else logits.float() / self.temperature
                 values = _ACTIVATIONS[self.output](scaled)
@@ -135,6 +140,11 @@ class Forward:
             f"the model gives {got} for an image of {tuple(images.shape)}: it must be {expected}, {channels} at the "
             "image's own size"
         )
+
+
+def cpu_batch_size(tile: int) -> int:
+    """Tiles of ``tile`` pixels that a CPU predicts at a time: two of 256."""
+    return max(1, min(_CPU_PIXELS // max(tile, 1) ** 2, _MOST))
 
 
 def find_batch_size(forward: Callable[[Tensor], Tensor], tile: Tensor, *, most: int = _MOST) -> int:
@@ -177,15 +187,28 @@ def _time(forward: Callable[[Tensor], Tensor], batch: Tensor) -> float:
 
 
 @contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in evaluation mode, and afterwards as it was: a frozen one stays frozen."""
+def ready(model: nn.Module, *, channels_last: bool) -> Iterator[None]:
+    """Put every submodule in evaluation mode and weights in a memory layout, and afterwards as they were."""
     flags = {module: module.training for module in model.modules()}
+    weights = [
+        weight
+        for weight in model.parameters()
+        if channels_last and weight.dim() == 4 and not weight.is_contiguous(memory_format=torch.channels_last)
+    ]
     model.eval()
+    _lay_out(weights, torch.channels_last)
     try:
         yield
     finally:
+        _lay_out(weights, torch.contiguous_format)
         for module, training in flags.items():
             module.training = training
+
+
+def _lay_out(weights: Iterable[nn.Parameter], layout: torch.memory_format) -> None:
+    for weight in weights:
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=layout)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

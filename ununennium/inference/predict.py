@@ -8,7 +8,7 @@ its axes. Rows that no later tile touches are handed out at once: memory is that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ununennium.errors import ConfigError, DataError
-from ununennium.inference.forward import Forward, Output, evaluation_mode
+from ununennium.inference.forward import Forward, Output, cpu_batch_size, ready
 from ununennium.inference.tiles import check_sizes, num_bands, overlap_of, overlap_with, place_tiles
 
 __all__ = ["Band", "Output", "ReadWindow", "predict_bands"]
@@ -32,7 +32,18 @@ A tile whose mask is all False is not predicted.
 """
 
 
-_Batch = tuple[list[int], Tensor]
+class _Tiles(NamedTuple):
+    """Tiles of one row of them, to be predicted together.
+
+    Attributes:
+        places: where each lies, counted from the left.
+        images: float32 (N, C, tile, tile); None if there is nothing to predict.
+        valid: bool (tile, width), of the whole row, with its last tiles; None before.
+    """
+
+    places: list[int]
+    images: Tensor | None
+    valid: NDArray[np.bool_] | None
 
 
 class Band(NamedTuple):
@@ -59,13 +70,13 @@ def predict_bands(
     num_classes: int,
     tile: int = 256,
     overlap: int | None = None,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
     tta: bool = False,
     output: Output = "probabilities",
     temperature: float = 1.0,
-    channels_last: bool = False,
+    channels_last: bool | None = None,
     compiled: bool = False,
     bands: tuple[int, int] | None = None,
 ) -> Iterator[Band]:
@@ -80,13 +91,15 @@ def predict_bands(
         num_classes: classes K.
         tile: side of a tile in pixels.
         overlap: pixels that neighbouring tiles share, at most half a tile; a quarter if not given, 0 for none.
-        batch_size: tiles per forward pass; halved where memory does not suffice.
+        batch_size: tiles per forward pass, halved where memory does not suffice; if not given, ``cpu_batch_size`` on a
+            CPU, and 4 elsewhere.
         device: where the model is, and the bands are put together.
         autocast: dtype of the forward pass, such as ``torch.bfloat16``; float32 if not given.
         tta: average over the eight flips and turns of each tile.
         output: what the model's output is made into, before tiles are blended.
         temperature: logits are divided by it first.
-        channels_last: memory layout of the tiles, which the model's weights should have, too.
+        channels_last: memory layout of tiles and weights; if not given, that of a CPU, where convolutions are faster
+            with it.
         compiled: the model is compiled: every batch is filled up to one size, so that it is compiled once.
         bands: only these of the region's bands (``tiles.num_bands``): the first, and the one after the last. Each is,
             bit for bit, what it is among all; the row of tiles above the first is predicted once more for that.
@@ -98,7 +111,9 @@ def predict_bands(
         ConfigError: sizes that cannot work.
         DataError: the model's output does not have ``num_classes`` channels and the tile's size, or is NaN.
     """
-    overlap = overlap_of(tile, overlap)
+    overlap, on_cpu = overlap_of(tile, overlap), torch.device(device).type == "cpu"
+    batch_size = (cpu_batch_size(tile) if on_cpu else 4) if batch_size is None else batch_size
+    channels_last = on_cpu if channels_last is None else channels_last
     check_sizes(height=height, width=width, num_classes=num_classes, tile=tile, overlap=overlap, batch_size=batch_size)
     first, last = _chosen(bands, num_bands(height, tile, overlap))
     stride = tile - overlap
@@ -109,22 +124,23 @@ def predict_bands(
     )  # fmt: skip
     row_shares = down.shares.to(device)
     sums = torch.zeros(num_classes, tile, width, device=device)
-    valid = np.zeros((tile, width), dtype=bool)
-    with evaluation_mode(model), ThreadPoolExecutor(1, "read-ahead") as reading:
-        # The row of tiles above the first band hands its half of the pixels that both see down to it.
-        for number in range(max(first - 1, 0), last):
-            top = down.starts[number]
-            for places, images in _ahead(reading, _batches(read, top, across.starts, tile, batch_size, valid)):
-                predicted = forward(images.to(device))
-                for place, probabilities in zip(places, predicted, strict=True):
+    number = max(first - 1, 0)  # the row of tiles above hands its half of the pixels that both see down to the first
+    batches = _batches(read, down.starts[number:last], across.starts, tile, batch_size, width)
+    with ready(model, channels_last=channels_last), ThreadPoolExecutor(1, "read-ahead") as reading:
+        for places, images, valid in _ahead(reading, batches):
+            if images is not None:
+                for place, predicted in zip(places, forward(images.to(device)), strict=True):
                     inside, part = overlap_with(width, across.starts[place], tile)
                     share = row_shares[number][:, None] * across.shares[place, part].to(device)
-                    sums[:, :, inside] += probabilities[:, :, part] * share
-                del images, predicted, probabilities  # not held while the next batch takes the most memory
+                    sums[:, :, inside].addcmul_(predicted[:, :, part], share)
+                del images, predicted  # not held while the next batch takes the most memory
+            if valid is None:
+                continue
             if number >= first:
+                top = down.starts[number]
                 yield _finished(top, height if top == down.starts[-1] else top + stride, sums, valid)
-            sums[:, :overlap], valid[:overlap] = sums[:, stride:], valid[stride:]
-            sums[:, overlap:], valid[overlap:] = 0.0, False
+            sums[:, :overlap], sums[:, overlap:] = sums[:, stride:], 0.0
+            number += 1
 
 
 def _chosen(bands: tuple[int, int] | None, count: int) -> tuple[int, int]:
@@ -137,7 +153,7 @@ def _chosen(bands: tuple[int, int] | None, count: int) -> tuple[int, int]:
 def _finished(top: int, stop: int, sums: Tensor, valid: NDArray[np.bool_]) -> Band:
     """The rows from ``top`` to ``stop`` that lie in the region."""
     rows = slice(max(-top, 0), stop - top)
-    band = Band(top + rows.start, sums[:, rows].to("cpu", copy=True).numpy(), valid[rows].copy())
+    band = Band(top + rows.start, sums[:, rows].to("cpu", copy=True).numpy(), valid[rows])
     band.probabilities[:, ~band.valid] = 0.0
     if not np.isfinite(band.probabilities).all():
         raise DataError(
@@ -147,8 +163,8 @@ def _finished(top: int, stop: int, sums: Tensor, valid: NDArray[np.bool_]) -> Ba
     return band
 
 
-def _ahead(reading: ThreadPoolExecutor, batches: Iterator[_Batch]) -> Iterator[_Batch]:
-    """``batches``, each read in a thread while the one before it is predicted."""
+def _ahead(reading: ThreadPoolExecutor, batches: Iterator[_Tiles]) -> Iterator[_Tiles]:
+    """``batches``, each read in a thread while the one before it is predicted, and its band is used."""
     upcoming = reading.submit(next, batches, None)
     while (batch := upcoming.result()) is not None:
         upcoming = reading.submit(next, batches, None)
@@ -156,23 +172,21 @@ def _ahead(reading: ThreadPoolExecutor, batches: Iterator[_Batch]) -> Iterator[_
 
 
 def _batches(
-    read: ReadWindow, top: int, starts: list[int], tile: int, batch_size: int, valid: NDArray[np.bool_]
-) -> Iterator[_Batch]:
-    """Read a row of tiles: places and images (N, C, tile, tile) of those with something to predict.
-
-    ``valid`` (tile, width) is filled in.
-    """
-    places: list[int] = []
-    images: list[Tensor] = []
-    for place, left in enumerate(starts):
-        image, mask = read(top, left, tile, tile)
-        inside, part = overlap_with(valid.shape[1], left, tile)
-        valid[:, inside] = mask[:, part]
-        if mask[:, part].any():
-            places.append(place)
-            images.append(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
-        if len(images) == batch_size:
-            yield places, torch.stack(images)
-            places, images = [], []
-    if images:
-        yield places, torch.stack(images)
+    read: ReadWindow, tops: Sequence[int], starts: Sequence[int], tile: int, batch_size: int, width: int
+) -> Iterator[_Tiles]:
+    """Read rows of tiles, of which those are kept that have something to predict."""
+    for top in tops:
+        valid = np.zeros((tile, width), dtype=bool)
+        places: list[int] = []
+        images: list[Tensor] = []
+        for place, left in enumerate(starts):
+            if len(images) == batch_size:
+                yield _Tiles(places, torch.stack(images), None)
+                places, images = [], []
+            image, mask = read(top, left, tile, tile)
+            inside, part = overlap_with(width, left, tile)
+            valid[:, inside] = mask[:, part]
+            if mask[:, part].any():
+                places.append(place)
+                images.append(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
+        yield _Tiles(places, torch.stack(images) if images else None, valid)

@@ -23,9 +23,8 @@ from ununennium.config.predictor import FitConfig, PolygonsConfig, PredictorConf
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import ConfigError
 from ununennium.inference.fit import FittingScene, open_fitting
-from ununennium.inference.forward import CPU_BATCH, Forward, find_batch_size
+from ununennium.inference.forward import Forward, cpu_batch_size, find_batch_size, ready
 from ununennium.inference.layers import layers_of
-from ununennium.inference.memory import return_freed_memory
 from ununennium.inference.outputs import MappedScene, write_outputs
 from ununennium.inference.predict import Band, ReadWindow, predict_bands
 from ununennium.inference.store import BandStore, band_store
@@ -98,8 +97,6 @@ class Predictor:
         precision = resolve_precision(self.settings.mixed_precision, self.device)
         self.autocast = None if precision.name == "fp32" else precision.dtype
         self.model: Any = self.task.dense(network).to(self.device).eval()
-        if self.settings.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
         if self.settings.compile:
             self.model = torch.compile(self.model)
         self.scores = self.task.scores(
@@ -243,7 +240,6 @@ class Predictor:
                     on_rows(band.row + len(band.valid), scene.height)
                 number += 1
                 del band  # or it would be held while the next is made
-                return_freed_memory()
 
     def write(
         self, plan: ScenePlan, store: BandStore, target: Path, polygons: PolygonsConfig | None = None, **options: Any
@@ -285,14 +281,16 @@ class Predictor:
     def _tiles_at_a_time(self, read: ReadWindow) -> int:
         if self._batch_size is None:
             asked = self.settings.batch_size
-            self._batch_size = asked if asked != "auto" else CPU_BATCH
+            self._batch_size = asked if asked != "auto" else cpu_batch_size(self.tile)
             if asked == "auto" and self.device.type != "cpu":
+                channels_last = bool(self.settings.channels_last)
                 forward = Forward(
                     self.model, len(self.classes), autocast=self.autocast, tta=self.tta, output=self.scores.output,
-                    channels_last=self.settings.channels_last,
+                    channels_last=channels_last,
                 )  # fmt: skip
                 example = torch.from_numpy(read(0, 0, self.tile, self.tile)[0])
-                self._batch_size = find_batch_size(forward, example.to(self.device))
+                with ready(self.model, channels_last=channels_last):
+                    self._batch_size = find_batch_size(forward, example.to(self.device))
         return self._batch_size
 
     def _tiling(self) -> tuple[int, int]:

@@ -50,10 +50,12 @@ def window_reader(
         pixels, valid = reader.read(first_row, first_col, *span, cache_bytes=cache_bytes)
         if (scale, offset) != (1.0, 0.0):
             pixels = pixels * np.float32(scale) + np.float32(offset)
+        image = arrange(normalise(pixels, valid, statistics), scene.num_dates, layout)
+        if row_inside.all() and col_inside.all():
+            return image, valid
         shown_rows, shown_cols = (rows - first_row)[:, None], (cols - first_col)[None, :]
-        image: FloatArray = normalise(pixels, valid, statistics)[:, shown_rows, shown_cols]
-        image = arrange(image, scene.num_dates, layout)
-        return image, valid[shown_rows, shown_cols] & row_inside[:, None] & col_inside[None, :]
+        inside = row_inside[:, None] & col_inside[None, :]
+        return image[..., shown_rows, shown_cols], valid[shown_rows, shown_cols] & inside
 
     return read
 
