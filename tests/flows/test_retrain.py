@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -20,17 +22,18 @@ from typing import Any
 
 import pytest
 
+from tests.processes import LONG_S, has_checkpoint, rank_pids, when
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, TrainingError
-from ununennium.runs import list_runs
+from ununennium.runs import RunDirectory, list_runs
 
 pytestmark = pytest.mark.slow
 Tiny = Callable[..., RunConfig]
 ROOT = Path(__file__).parents[2]
 
 
-def events(name: str, *, resource: str) -> list[Any]:
-    """Events of that name and resource, as the server has them, newest first."""
+def events(name: str, *, resource: str, count: int = 1) -> list[Any]:
+    """Events of that name and resource, as the server has them, newest first, once there are ``count``."""
     from prefect.client.orchestration import get_client
     from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
@@ -42,10 +45,10 @@ def events(name: str, *, resource: str) -> list[Any]:
 
     for _ in range(200):  # they arrive by another road than the states
         found = asyncio.run(read())
-        if found:
+        if len(found) >= count:
             return found
         time.sleep(0.25)
-    return []
+    return found
 
 
 def artifact(key: str) -> Any:
@@ -231,6 +234,50 @@ def test_settings_are_validated_before_anything_runs(tiny: Tiny) -> None:
         flow(wrong)
     with pytest.raises(ConfigError, match="save_top_k"):
         retrain(tiny("checkpoints.save_top_k=0", "storage=failed")).result()
+
+
+@pytest.mark.usefixtures("server")
+def test_training_that_is_asked_to_stop_is_tried_again_and_goes_on_from_its_checkpoint(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a spot machine's agent does it: a training process gets the signal, and the flow lives on."""
+    monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path / "work"))
+
+    def run() -> RunDirectory:
+        return RunDirectory.open(next((tmp_path / "work").glob("*/run.json")))
+
+    striker = when(
+        lambda: any((tmp_path / "work").glob("*/run.json")) and has_checkpoint(run()),
+        lambda: os.kill(rank_pids(run())[0], signal.SIGTERM),
+    )
+    state = retrain(tiny("trainer.epochs=12", "data.batch_size=2", "storage=preempted", "gate.min_improvement=-1"))
+    striker.join(LONG_S)
+
+    assert (state.type.value, state.name) == ("COMPLETED", "Completed"), state.message
+    assert tries_of_training(state.state_details.flow_run_id) == 2
+    summary = state.result()
+    assert (summary["stop_reason"], summary["epochs"]) == ("completed", 12)
+    told = events("ununennium.training.finished", resource=f"ununennium.run.{summary['run_id']}", count=2)
+    second, first = [event["payload"] for event in told]
+    assert (first["stop_reason"], second["stop_reason"]) == ("preempted", "completed")
+    assert 0 < first["epochs"] < second["epochs"] == 12
+    epochs = [json.loads(line)["epoch"] for line in run().metrics_file.read_text().splitlines()]
+    assert sorted(set(epochs)) == list(range(1, 13))
+
+
+def tries_of_training(flow_run: Any) -> int:
+    """How often the training task of a flow run was begun."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    async def read() -> list[int]:
+        of_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
+        async with get_client() as client:
+            tasks = await client.read_task_runs(flow_run_filter=of_run)
+            return [task.run_count for task in tasks if task.name.startswith("train")]
+
+    (tries,) = asyncio.run(read())
+    return tries
 
 
 def test_the_flow_process_imports_no_torch() -> None:
