@@ -39,17 +39,24 @@ RAW = "plain put"
 Measured = dict[str, dict[str, Any]]
 
 
-class Plan(NamedTuple):
-    """How much is measured."""
+class Turns(NamedTuple):
+    """How many turns count, and how long a way trains undisturbed in each, before the save and after it."""
 
-    slow_mb: int
-    sizes_mb: tuple[int, ...]
     rounds: int
     idle_s: float
 
 
-FULL = Plan(300, (50, 200, 500), 2, 2.0)
-QUICK = Plan(40, (50,), 1, 0.5)
+class Plan(NamedTuple):
+    """How much is measured."""
+
+    slow_mb: int
+    slow: Turns
+    sizes_mb: tuple[int, ...]
+    sizes: Turns
+
+
+FULL = Plan(300, Turns(5, 4.0), (50, 200, 500), Turns(2, 1.0))
+QUICK = Plan(40, Turns(1, 0.5), (50,), Turns(1, 0.5))
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 
 
@@ -61,14 +68,14 @@ def measure(quick: bool = False) -> Result:
         folder = Path(name)
         with contestants(slow, folder) as found:
             url = f"s3://{CHECKPOINTS}/{uuid.uuid4().hex}"
-            figures = take_turns(found, url, plan.slow_mb * MB, plan, slow, folder)
+            figures = take_turns(found, url, plan.slow_mb * MB, plan.slow, slow, folder)
         tables.append(table(f"{plan.slow_mb} MB to S3 at {BYTES_PER_S / MB:.0f} MB/s", figures))
         aims += slow_aims(figures)
         with contestants(direct, folder) as found:
             for size in plan.sizes_mb:
                 for place in ("folder", "S3"):
                     url = f"{folder}/saved" if place == "folder" else f"s3://{CHECKPOINTS}"
-                    figures = take_turns(found, f"{url}/{uuid.uuid4().hex}", size * MB, plan, direct, folder)
+                    figures = take_turns(found, f"{url}/{uuid.uuid4().hex}", size * MB, plan.sizes, direct, folder)
                     tables.append(table(f"{size} MB to {'a folder' if place == 'folder' else place}", figures))
                     aims += size_aims(figures, size, place)
         return {"tables": tables, "aims": aims, "limit": limits(plan.slow_mb * MB, folder)}
@@ -137,25 +144,25 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def take_turns(
-    found: dict[str, subprocess.Popen[str] | str], url: str, size: int, plan: Plan, environment: dict[str, str],
+    found: dict[str, subprocess.Popen[str] | str], url: str, size: int, turns: Turns, environment: dict[str, str],
     folder: Path,
 ) -> Measured:  # fmt: skip
     """Median figures per way, and of a plain put of as many bytes; ``failed`` where there are none."""
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (RAW, *found)}
     failed = {name: process for name, process in found.items() if isinstance(process, str)}
-    for number in range(plan.rounds + 1):
+    for number in range(turns.rounds + 1):
         for name in rows:
             if name in failed:
                 continue
             if name == RAW:
                 row = plain_put(url, size, environment, folder)
             else:
-                row = ask(found[name], {"url": f"{url}/{name}", "bytes": size, "idle_s": plan.idle_s})
+                row = ask(found[name], {"url": f"{url}/{name}", "bytes": size, "idle_s": turns.idle_s})
             if "failed" in row:
                 failed[name] = row["failed"]
             elif number:
                 rows[name].append(row)
-        say(f"  {size // MB} MB to {'S3' if '://' in url else 'a folder'}: turn {number} of {plan.rounds}")
+        say(f"  {size // MB} MB to {'S3' if '://' in url else 'a folder'}: turn {number} of {turns.rounds}")
     figures: Measured = {name: {"failed": reason} for name, reason in failed.items()}
     for name, values in rows.items():
         if name not in failed:
