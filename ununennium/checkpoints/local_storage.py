@@ -29,6 +29,7 @@ class LocalStorage:
         self._folder = os.path.abspath(path)
         self._scheme = scheme
         self._swept = False
+        self._drafts: set[str] = set()
 
     @property
     def root(self) -> str:
@@ -42,8 +43,24 @@ class LocalStorage:
     def creates_exclusively(self) -> bool:
         return True
 
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[tuple[Path, IO[bytes]]]:
+        with contextlib.ExitStack() as stack:
+            with translated_errors("written", self.root):
+                path, file = stack.enter_context(self._temporary(self._path("draft")))
+            self._drafts.add(path)
+            stack.callback(self._drafts.discard, path)
+            yield Path(path), file
+
     def put_file(self, local: Path, key: str) -> None:
         target = self._path(key)
+        if str(local) in self._drafts:
+            with translated_errors("written", self.url(key)):
+                _force_path(local)
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                os.replace(local, target)
+                _force_folder(target)
+            return
         with translated_errors("written", self.url(key)), self._temporary(target) as (temporary, file):
             with open(local, "rb") as source:
                 while chunk := source.read(CHUNK_BYTES):
@@ -149,14 +166,18 @@ def _force(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
+def _force_path(path: str | Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _force_folder(path: str) -> None:
     """Force the entry of ``path`` in its folder to the disk; some filesystems cannot, and do not need it."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _force_path(os.path.dirname(path))
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from ununennium.checkpoints.storage import CHUNK_BYTES, Entry, Leftover, check_key, folder_of
 from ununennium.checkpoints.storage_errors import translated_errors
@@ -53,6 +54,11 @@ class ObjectStorage:
         if issubclass(kind, AsyncFileSystem):
             return kind._pipe_file is not AsyncFileSystem._pipe_file
         return kind.pipe_file is not AbstractFileSystem.pipe_file
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[tuple[Path, IO[bytes]]]:
+        with tempfile.NamedTemporaryFile(prefix="ununennium-save-") as file:
+            yield Path(file.name), file
 
     def put_file(self, local: Path, key: str) -> None:
         from ununennium.checkpoints.s3_client import PUT_OPTIONS

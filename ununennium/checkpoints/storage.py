@@ -12,9 +12,10 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from ununennium.errors import ConfigError, StorageError
 
@@ -79,8 +80,11 @@ class Storage(Protocol):
     def creates_exclusively(self) -> bool:
         """Whether ``create`` can be exclusive here at all; ``check_exclusive`` finds out whether it is."""
 
+    def draft(self) -> AbstractContextManager[tuple[Path, IO[bytes]]]:
+        """A new local file to write into, gone afterwards: where it lies on the same disk, ``put_file`` moves it."""
+
     def put_file(self, local: Path, key: str) -> None:
-        """Store a copy of the file ``local``; an object of that key is replaced in one step."""
+        """Store a copy of the file ``local``, or a ``draft`` itself; an object of that key is replaced in one step."""
 
     def create(self, key: str, data: bytes) -> None:
         """Store ``data`` only if there is no such object.

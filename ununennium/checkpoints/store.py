@@ -3,7 +3,7 @@
 A save goes in this order, and stopping anywhere leaves every earlier checkpoint as it was::
 
     serialise into a local spool file, hashing; force it to the disk
-    upload it under a name that holds its hash             (no object is ever changed)
+    upload it under a name that holds its hash             (no object is ever changed; within a disk it is renamed)
     ask for its length, create its manifest, exclusively   (this is the commit)
     read it back: length, SHA-256                          (now an older one may be deleted)
 
@@ -52,8 +52,9 @@ class CheckpointStore:
 
     Args:
         dirpath: a folder or any fsspec URL; it need not exist yet.
-        spool: local folder for the one file being written or read; the system's temporary folder if not given. What
-            remote storage gave may be kept: see ``load_cache``.
+        spool: local folder for the one file being written or read; if not given, a file is written where it is going to
+            stay, if that is a local folder, and in the system's temporary folder otherwise. What remote storage gave
+            may be kept: see ``load_cache``.
 
     Attributes:
         storage: the folder.
@@ -368,9 +369,12 @@ class CheckpointStore:
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[tuple[Path, IO[bytes]]]:
-        """A new file in the spool folder, removed afterwards."""
-        if self._spool is not None:
-            self._spool.mkdir(parents=True, exist_ok=True)
+        """A new local file, removed afterwards unless it became the checkpoint."""
+        if self._spool is None:
+            with self.storage.draft() as draft:
+                yield draft
+            return
+        self._spool.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix="ununennium-save-", suffix=".pt", dir=self._spool) as file:
             yield Path(file.name), file
 
