@@ -2,13 +2,14 @@
 
 Every row is measured in a process of its own, with its contenders taking turns; one that fails, or takes far too long,
 costs its own figures and no others. A run of all rows writes its figures to benchmarks/results and the tables in
-docs/performance.md; so does `--update`. Nothing else should run on the machine meanwhile.
+docs/performance.md, unless it was a quick one; so does `--update`. Nothing else should run on the machine meanwhile.
 
 examples:
-  make bench                                 every row, about 80 minutes on 2 cores
-  make bench ARGS=--quick                    every row in few rounds, about 10 minutes; not to be quoted
+  make bench                                 every row, about 20 minutes on 2 cores
+  make bench ARGS=--full                     more rounds, sizes and seeds, about 100 minutes: what the document quotes
+  make bench ARGS=--quick                    every row in a round, about 5 minutes; not to be quoted
   make bench ARGS='--only step ddp'          these alone; the figures are printed
-  make bench ARGS='--only ddp --update'      measure one row anew, keep the others of the newest run
+  make bench ARGS='--only ddp --full --update'   measure one row anew, keep the others of the newest run
   python -m benchmarks --list                what there is, against whom, with which aim
 """
 
@@ -26,7 +27,7 @@ import time
 from pathlib import Path
 
 from benchmarks import harness, report
-from benchmarks.harness import Measured, Run, say
+from benchmarks.harness import Effort, Measured, Run, say
 from benchmarks.rows import ROWS, Row
 
 PACKAGES = (
@@ -41,7 +42,14 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--list", action="store_true", help="list the rows, their contenders and aims, and end")
-    made.add_argument("--quick", action="store_true", help="few rounds: does it all work? Figures are not to be quoted")
+    effort = made.add_mutually_exclusive_group()
+    effort.set_defaults(effort="usual")
+    effort.add_argument(
+        "--quick", dest="effort", action="store_const", const="quick", help="does it all work? Not to be quoted"
+    )
+    effort.add_argument(
+        "--full", dest="effort", action="store_const", const="full", help="more rounds, sizes and seeds: to be quoted"
+    )
     made.add_argument("--only", nargs="+", choices=ROWS, metavar="NAME", help="measure only these rows")
     made.add_argument("--update", action="store_true", help="with --only: take the other rows from the newest run")
     made.add_argument("--render", action="store_true", help="write the document anew from the newest run, and end")
@@ -58,7 +66,7 @@ def main(words: list[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     if options.measure:
-        result = importlib.import_module(ROWS[options.measure].module).measure(options.quick)
+        result = importlib.import_module(ROWS[options.measure].module).measure(options.effort)
         options.out.write_text(json.dumps(result), encoding="utf-8")
         return 0
     newest = report.newest()
@@ -71,15 +79,14 @@ def main(words: list[str] | None = None) -> int:
         return 0
     names = [name for name in ROWS if options.only is None or name in options.only]
     kept = {row["name"]: row for row in report.read(newest)["rows"]} if options.update and newest else {}
-    is_full = options.out is None and not options.quick and (options.only is None or options.update)
+    is_kept = options.out is None and options.effort != "quick" and (options.only is None or options.update)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    kind = "quick" if options.quick else "part"
-    file = options.out or report.RESULTS / f"{stamp}-{kind}.json"
-    run = measure_all(names, kept, options.quick, file)
+    file = options.out or report.RESULTS / f"{stamp}-part.json"
+    run = measure_all(names, kept, options.effort, file)
     say("")
     say(report.markdown(run))
-    if is_full:  # only now: what is interrupted must not pass for all rows
-        file = file.replace(file.with_name(f"{stamp}-full.json"))
+    if is_kept:  # only now: what is interrupted must not pass for all rows
+        file = file.replace(file.with_name(f"{stamp}-all.json"))
         report.put(report.markdown(run), "measured")
         report.remove_older(file)
     failed = [row["name"] for row in run["rows"] if row["result"] is None]
@@ -87,48 +94,47 @@ def main(words: list[str] | None = None) -> int:
     return int(bool(failed))
 
 
-def measure_all(names: list[str], kept: dict[str, Measured], quick: bool, file: Path) -> Run:
+def measure_all(names: list[str], kept: dict[str, Measured], effort: Effort, file: Path) -> Run:
     """Measure the rows ``names`` one after the other; ``file`` has, after each, all that is there."""
     run: Run = {
         "started": harness.now(),
-        "quick": quick,
+        "effort": effort,
         "commit": harness.commit(),
         "hardware": harness.hardware(),
         "versions": harness.versions(PACKAGES),
         "rows": [],
     }
-    left = sum(ROWS[name].about_s[quick] for name in names)
+    left = sum(ROWS[name].about_s(effort) for name in names)
     for name, row in ROWS.items():
         if name in names:
-            say(f"{name}: {row.work} (about {row.about_s[quick]} s; all that is left about {left / 60:.0f} min)")
-            run["rows"].append(measure_one(row, quick, run["commit"]))
-            left -= row.about_s[quick]
+            say(f"{name}: {row.work} (about {row.about_s(effort)} s; all that is left about {left / 60:.0f} min)")
+            run["rows"].append(measure_one(row, effort, run["commit"]))
+            left -= row.about_s(effort)
         elif name in kept:
             run["rows"].append(kept[name])
         report.save(run, file)
     return run
 
 
-def measure_one(row: Row, quick: bool, commit: str) -> Measured:
+def measure_one(row: Row, effort: Effort, commit: str) -> Measured:
     """Measure one row in a process of its own, with all that it starts."""
     before, started, clock = harness.load(), harness.now(), time.monotonic()
     result, reason = None, ""
     with tempfile.TemporaryDirectory(prefix=f"bench-{row.name}-") as folder:
         out = Path(folder) / "result.json"
         words = [sys.executable, "-m", "benchmarks", "--measure", row.name, "--out", str(out)]
+        words += [] if effort == "usual" else [f"--{effort}"]
         environment = {**os.environ, "TMPDIR": folder}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a row starts compiles its imports
-        process = subprocess.Popen(
-            [*words, *(["--quick"] if quick else [])], cwd=harness.ROOT, env=environment, start_new_session=True
-        )
+        process = subprocess.Popen(words, cwd=harness.ROOT, env=environment, start_new_session=True)
         try:
-            status = process.wait(row.limit_s(quick))
+            status = process.wait(row.limit_s(effort))
             if status:
                 reason = f"its process ended with status {status}; what it said is above"
             else:
                 result = report.check(json.loads(out.read_text(encoding="utf-8")))
         except subprocess.TimeoutExpired:
-            reason = f"it took more than {row.limit_s(quick):.0f} s"
+            reason = f"it took more than {row.limit_s(effort):.0f} s"
         except ValueError as error:  # of another form, or no JSON
             reason = harness.one_line(error)
         finally:
@@ -139,6 +145,7 @@ def measure_one(row: Row, quick: bool, commit: str) -> Measured:
         "name": row.name,
         "status": "failed" if result is None else "measured",
         "reason": reason,
+        "effort": effort,
         "commit": commit,
         "hardware": harness.hardware(),
         "started": started,

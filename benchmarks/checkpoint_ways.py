@@ -1,8 +1,8 @@
 """A process that trains a small network and saves a large state in one way, as often as it is told to.
 
 ``checkpoint_cost`` starts one per way and lets them take turns. Each line on standard input is a JSON object with the
-``url`` of a folder, the ``bytes`` of the state, and the seconds (``idle_s``) of training before the save; the answer is
-a line of figures.
+``url`` of a folder, the ``bytes`` of the state, and the seconds (``idle_s``) of training before the save and after it;
+the answer is a line of figures. With ``train_s`` it only trains for so long, and answers with the mean time of a step.
 """
 
 from __future__ import annotations
@@ -223,6 +223,10 @@ class Session:
         self._number = 0
         self._memory = 0.0
 
+    def train(self, seconds: float) -> dict[str, Any]:
+        """Train, and save nothing."""
+        return {"step_s": self._mean_step_s(lambda started: time.monotonic() - started < seconds)}
+
     def measure(self, idle_s: float) -> dict[str, Any]:
         """Train, save, train until the save is done, and train on; undisturbed is the mean of before and after.
 
@@ -289,7 +293,7 @@ def main(way: str, cores: str) -> None:
             for task in os.listdir("/proc/self/task"):
                 with contextlib.suppress(ProcessLookupError):
                     os.sched_setaffinity(int(task), {int(core) for core in cores.split(",")})
-            answer = session.measure(command["idle_s"])
+            answer = session.train(command["train_s"]) if "train_s" in command else session.measure(command["idle_s"])
         except Exception as error:
             answer = {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
         print(json.dumps(answer), file=answers, flush=True)

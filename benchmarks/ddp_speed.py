@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.harness import (
+    Effort,
     Figures,
     Result,
     Table,
@@ -180,13 +181,14 @@ def as_rank(side: int, rounds: int, pixels: int, out: str) -> None:
         Path(out).write_text(json.dumps({**measured, "furthest": furthest}), encoding="utf-8")
 
 
-def measure(quick: bool) -> Result:
+def measure(effort: Effort) -> Result:
     """Batches of about 60 ms and of about 4 ms, each under a torchrun of its own."""
     tables, found = [], {}
     for side, about in SIDES.items():
         with tempfile.TemporaryDirectory() as folder:
             out = f"{folder}/ranks.json"
-            settings = {"side": side, "rounds": 2 if quick else 15, "pixels": (4 if quick else 16) * 128**2}
+            rounds = {"quick": 1, "usual": 7, "full": 15}[effort]
+            settings = {"side": side, "rounds": rounds, "pixels": (4 if effort == "quick" else 16) * 128**2}
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
             words = [*torchrun, "-m", "benchmarks.ddp_speed", json.dumps({**settings, "out": out})]
             say(f"  two ranks, batches of about {about}")

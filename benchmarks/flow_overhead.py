@@ -14,10 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.harness import Result, aim, spread, table, take_turns
+from benchmarks.harness import Effort, Result, aim, spread, table, take_turns
 
 OWN, RUNNING, WITHOUT = "flow, its own server", "flow, a running server", "without Prefect"
 ROOT = Path(__file__).parents[1]
+ROUNDS: dict[Effort, int] = {"quick": 1, "usual": 2, "full": 5}
+WARM_UPS: dict[Effort, int] = {"quick": 0, "usual": 1, "full": 1}
 SETTINGS = (
     "model.kwargs={base_channels: 4, depth: 2}", "data.chip_size=64", "data.chips_per_epoch=8", "data.batch_size=4",
     "trainer.epochs=1", "trainer.mixed_precision=false", "early_stopping=null", "gate.floors={}", "inference.tta=false",
@@ -64,7 +66,7 @@ def overhead(code: str, arguments: list[str], environment: dict[str, str], folde
     return wall - spent
 
 
-def measure(quick: bool) -> Result:
+def measure(effort: Effort) -> Result:
     """Seconds beside the subprocesses, three ways; the first round indexes the scene and makes Prefect's database."""
     from flows.local import QUIET
     from flows.server import EmbeddedServer
@@ -86,7 +88,7 @@ def measure(quick: bool) -> Result:
                 OWN: lambda: overhead(FLOW, ["--config", run, *changed], clean, folder),
                 RUNNING: lambda: overhead(FLOW, ["--config", run, *changed, "--server"], running, folder),
             }
-            seconds, failed = take_turns(contenders, 1 if quick else 5, label="a small run")
+            seconds, failed = take_turns(contenders, ROUNDS[effort], warm_up=WARM_UPS[effort], label="a small run")
         finally:
             server.stop()
     figures = {contender: spread(values) for contender, values in seconds.items()}

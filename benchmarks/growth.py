@@ -20,7 +20,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.harness import Figures, Result, aim, forget_peak, peak_mb, resident_mb, run_python, say, significant
+from benchmarks.harness import (
+    Effort,
+    Figures,
+    Result,
+    aim,
+    forget_peak,
+    peak_mb,
+    resident_mb,
+    run_python,
+    say,
+    significant,
+)
 from benchmarks.harness import table as table_of
 from benchmarks.loader_memory import make_scenes
 from ununennium.checkpoints.artifact import write_artifact
@@ -134,9 +145,9 @@ def run(name: str, factor: int) -> dict[str, float]:
         return {"seconds": time.perf_counter() - started, "added_mb": max(0.0, peak_mb() - before)}
 
 
-def measure(quick: bool) -> Result:
-    """Every kind of work in three sizes (two with ``--quick``)."""
-    factors = FACTORS[:2] if quick else FACTORS
+def measure(effort: Effort) -> Result:
+    """Every kind of work, in three sizes if in full, else in two."""
+    factors = FACTORS if effort == "full" else FACTORS[:2]
     tables, aims = [], []
     for name, work in WORK.items():
         lines: dict[str, Figures] = {}

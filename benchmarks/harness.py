@@ -1,7 +1,7 @@
 """What every measurement shares: contenders that take turns, medians with their spread, and one form of result.
 
-A row of the comparison is a module with a function ``measure(quick)`` that returns a ``Result``. Contenders take turns,
-so that a change of the machine's speed meets all of them; the order turns round from one round to the next; the first
+A row of the comparison is a module whose function ``measure(effort)`` returns a ``Result``. Contenders take turns, so
+that a change of the machine's speed meets all of them; the order turns round from one round to the next; the first
 round warms up and is not counted. A contender that fails is left out from then on, and its line says why.
 
 Nothing here needs more than comes with torch, so that the measurement on a GPU machine can use it, too.
@@ -20,11 +20,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NotRequired  # pydantic, which checks them, wants these before Python 3.12
+from typing import Literal, NotRequired, get_args  # pydantic, which checks them, wants these before Python 3.12
 
 from typing_extensions import TypedDict
 
 ROOT = Path(__file__).parents[1]
+Effort = Literal["quick", "usual", "full"]
+"""How long a comparison may take: does it all work, figures to look at, figures to quote."""
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
 
 class Spread(TypedDict):
@@ -71,6 +74,7 @@ class Measured(TypedDict):
     name: str
     status: str  # "measured", "failed"
     reason: str
+    effort: Effort
     commit: str
     hardware: NotRequired[dict[str, str | float | int]]
     started: str
@@ -83,7 +87,7 @@ class Run(TypedDict):
     """The file of one run."""
 
     started: str
-    quick: bool
+    effort: Effort
     commit: str
     hardware: dict[str, str | float | int]
     versions: dict[str, str]

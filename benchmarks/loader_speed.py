@@ -30,6 +30,7 @@ from typing import Any
 
 from benchmarks.harness import (
     Aim,
+    Effort,
     Figures,
     Result,
     Seconds,
@@ -63,6 +64,7 @@ LAYOUTS = {
     "striped": "deflate, stripes",
     "s3": f"deflate, blocks of {BLOCK}, on S3",
 }
+LEAST: dict[Effort, list[str]] = {"quick": ["deflate"], "usual": ["deflate", "striped"]}
 
 Epoch = Callable[[int], Iterator[tuple[Any, Any]]]
 """Number of the epoch -> batches (image, target); the target is None where a contender reads no labels."""
@@ -93,13 +95,13 @@ class Contender:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def measure(quick: bool) -> Result:
+def measure(effort: Effort) -> Result:
     """Every layout of the file; on S3 where its server is installed."""
     tables, aims = [], []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loader-speed-")))
         limit = "decoding was not measured"
-        for layout in ["deflate"] if quick else LAYOUTS:
+        for layout in LAYOUTS if effort == "full" else LEAST[effort]:
             image, label = (str(path) for path in make_scene(folder, "deflate" if layout == "s3" else layout))
             environment: dict[str, str] = {}
             if layout == "s3":
@@ -112,7 +114,7 @@ def measure(quick: bool) -> Result:
                 os.environ.update(environment)
             work = folder / f"index-{layout}"
             prepare(image, label, work)
-            taken, lines = compare(layout, contenders_for(layout, image, label, str(work), environment), quick)
+            taken, lines = compare(layout, contenders_for(layout, image, label, str(work), environment), effort)
             tables.append(lines)
             aims += aims_of(layout, taken)
             if layout == "deflate" and DECODE in taken:
@@ -352,7 +354,7 @@ def prepare(image: str, label: str, work: Path) -> None:
     compute_statistics(index).save(work / "statistics.json")
 
 
-def compare(layout: str, contenders: dict[str, Contender], quick: bool) -> tuple[Seconds, Table]:
+def compare(layout: str, contenders: dict[str, Contender], effort: Effort) -> tuple[Seconds, Table]:
     """Chips per second of every round and contender, and the table of the layout."""
     core = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     absent = missing_peers({name: "torchgeo" for name, one in contenders.items() if one.kind == "torchgeo"})
@@ -367,7 +369,7 @@ def compare(layout: str, contenders: dict[str, Contender], quick: bool) -> tuple
             except RuntimeError as error:
                 absent[name] = str(error)
                 served.pop(name).process.kill()
-        taken, failed = take_turns(served, 1 if quick else 4, label=LAYOUTS[layout])
+        taken, failed = take_turns(served, 4 if effort == "full" else 1, label=LAYOUTS[layout])
         lines: dict[str, Figures] = {name: _figures(served[name], values) for name, values in taken.items()}
     finally:
         for one in served.values():

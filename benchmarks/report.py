@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.harness import ROOT, Aim, Figure, Figures, Measured, Result, Run, Table
+from benchmarks.harness import ROOT, Aim, Effort, Figure, Figures, Measured, Result, Run, Table
 from benchmarks.rows import ROWS, Row
 
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "performance.md"
+COMMANDS: dict[Effort, str] = {
+    "quick": "make bench ARGS=--quick", "usual": "make bench", "full": "make bench ARGS=--full",
+}  # fmt: skip
 HEADINGS = {name: row.work for name, row in ROWS.items()}
 
 
@@ -39,7 +42,7 @@ def save(run: Run, file: Path) -> None:
 
 def newest(folder: Path = RESULTS) -> Path | None:
     """The file of the newest complete comparison (their names begin with the time), or None."""
-    return max(folder.glob("[0-9]*-full.json"), default=None)
+    return max(folder.glob("[0-9]*-all.json"), default=None)
 
 
 def read(file: Path) -> Run:
@@ -53,7 +56,7 @@ def read(file: Path) -> Run:
 
 def remove_older(file: Path) -> None:
     """Of the complete comparisons, keep ``file`` alone: the repository has the older ones in its history."""
-    for other in file.parent.glob("[0-9]*-full.json"):
+    for other in file.parent.glob("[0-9]*-all.json"):
         if other != file:
             other.unlink()
 
@@ -87,8 +90,7 @@ def markdown(run: Run) -> str:
 def _provenance(run: Run) -> str:
     machine = ", ".join(_machine(run["hardware"]))
     packages = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    kind = "`make bench ARGS=--quick`: too few rounds to quote" if run["quick"] else "`make bench`"
-    return f"{kind}, {run['started']}, commit `{run['commit']}`, {machine}; {packages}."
+    return f"`{COMMANDS[run['effort']]}`, {run['started']}, commit `{run['commit']}`, {machine}; {packages}."
 
 
 def _machine(hardware: Mapping[str, Any]) -> Iterable[str]:
@@ -117,7 +119,8 @@ def _row(measured: Measured, run: Run) -> list[str]:
     lines = []
     if measured["commit"] != run["commit"] or measured["started"] < run["started"]:
         machine = ", ".join(_machine(measured.get("hardware", {})))
-        lines += ["", f"Measured by itself: {measured['started']}, commit `{measured['commit']}`, {machine}."]
+        place = f"{measured['started']}, commit `{measured['commit']}`, {machine}"
+        lines += ["", f"Measured by itself: `{COMMANDS[measured['effort']]}`, {place}."]
     if measured["result"] is None:
         return [*lines, "", f"Not measured: {measured['reason']}"]
     return [*lines, *_shown(measured["result"])]
@@ -180,11 +183,11 @@ def listing(rows: Iterable[Row]) -> str:
     """Every row with its contenders and its aim, for a terminal."""
     lines = []
     for row in rows:
-        full, quick = row.about_s
+        quick, usual, full = row.seconds
         lines += [
             f"{row.name:<10} {row.work}",
             f"{'':10} contenders: {row.contenders}",
             f"{'':10} aim: {row.aim}",
-            f"{'':10} about {full} s, with --quick {quick} s",
+            f"{'':10} about {usual} s, with --full {full} s, with --quick {quick} s",
         ]
     return "\n".join(lines)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from benchmarks.harness import EFFORTS, Effort
+
 
 class Row(NamedTuple):
     """One comparison.
@@ -13,8 +15,8 @@ class Row(NamedTuple):
         work: what is done.
         contenders: who does it.
         aim: what is to be reached.
-        module: whose ``measure(quick)`` does the measurement, in a process of its own.
-        about_s: how long it takes, in seconds, on two cores; the second number is that of ``--quick``.
+        module: whose ``measure(effort)`` does the measurement, in a process of its own.
+        seconds: how long it takes on two cores with each of ``EFFORTS``.
     """
 
     name: str
@@ -22,11 +24,15 @@ class Row(NamedTuple):
     contenders: str
     aim: str
     module: str
-    about_s: tuple[int, int]
+    seconds: tuple[int, int, int]
 
-    def limit_s(self, quick: bool) -> float:
+    def about_s(self, effort: Effort) -> int:
+        """Seconds that it takes on two quiet cores."""
+        return self.seconds[EFFORTS.index(effort)]
+
+    def limit_s(self, effort: Effort) -> float:
         """Seconds after which it is given up: a busy machine may take several times as long as a quiet one."""
-        return 120.0 + 4 * self.about_s[quick]
+        return 120.0 + 4 * self.about_s(effort)
 
 
 ROWS = {
@@ -38,7 +44,7 @@ ROWS = {
             "hand-written loop, Ignite, Accelerate, Lightning (as it comes, barebones), ununennium",
             "<= 25 µs over the hand-written loop; <= 1.01 of its time on the U-Net",
             "benchmarks.step_cost",
-            (300, 15),
+            (10, 70, 300),
         ),
         Row(
             "ddp",
@@ -46,7 +52,7 @@ ROWS = {
             "hand-written DistributedDataParallel, Lightning, ununennium",
             ">= 0.98 of the hand-written script's steps per second",
             "benchmarks.ddp_speed",
-            (110, 15),
+            (15, 60, 110),
         ),
         Row(
             "loader",
@@ -54,7 +60,7 @@ ROWS = {
             "plain rasterio, TorchGeo, ununennium; decoding alone",
             ">= 2,000 chips per second in 96 MB; at least 3 times TorchGeo's with every layout of the file",
             "benchmarks.loader_speed",
-            (420, 90),
+            (40, 110, 420),
         ),
         Row(
             "checkpoint",
@@ -63,7 +69,7 @@ ROWS = {
             "stands still <= 0.6 s spooled, 0.2 s with snapshot, <= 5 % of a blocking save; >= 0.9 of the speed "
             "meanwhile; durable within 1.2 of a plain put; <= 64 MB spooled",
             "benchmarks.checkpoint_cost",
-            (1500, 120),
+            (40, 250, 1300),
         ),
         Row(
             "scene",
@@ -71,7 +77,7 @@ ROWS = {
             "bare model, MONAI, TerraTorch, ununennium",
             ">= 0.90 of the bare model's pixels per second, <= 200 MB, flat in the number of rows",
             "benchmarks.scene_inference",
-            (1500, 60),
+            (30, 150, 1500),
         ),
         Row(
             "flow",
@@ -79,7 +85,7 @@ ROWS = {
             "the library without Prefect, the flow on its own server, the flow on a running one",
             "<= 6 s on its own server, <= 3 s on a running one",
             "benchmarks.flow_overhead",
-            (420, 150),
+            (60, 150, 420),
         ),
         Row(
             "accuracy",
@@ -87,7 +93,7 @@ ROWS = {
             "loop by hand, Lightning and smp, ununennium as it comes",
             "Atlanta's median >= 0.45; no worse than the others' spread; time to the same <= 1",
             "benchmarks.accuracy",
-            (1200, 60),
+            (40, 300, 1500),
         ),
         Row(
             "growth",
@@ -95,7 +101,7 @@ ROWS = {
             "ununennium",
             "linear or flat: time of each <= 1.5 at 100 times as many, memory <= 64 MB more",
             "benchmarks.growth",
-            (240, 40),
+            (30, 40, 240),
         ),
     )
 }

@@ -29,6 +29,7 @@ from rasterio.windows import Window
 from torch import nn
 
 from benchmarks.harness import (
+    Effort,
     Figures,
     Result,
     aim,
@@ -74,20 +75,23 @@ class Plan(NamedTuple):
     rows: tuple[int, ...]
 
 
-FULL = Plan(4096, 3, (2048, 4096, 16384))
-QUICK = Plan(512, 1, (512, 1024))
+PLANS: dict[Effort, Plan] = {
+    "quick": Plan(512, 1, (512, 1024)),
+    "usual": Plan(2048, 1, (1024, 2048)),
+    "full": Plan(4096, 3, (2048, 4096, 16384)),
+}
 
 
-def measure(quick: bool) -> Result:
+def measure(effort: Effort) -> Result:
     """Speed of all contenders, then memory."""
-    plan = QUICK if quick else FULL
+    plan = PLANS[effort]
     absent = missing_peers(PEERS)
     scene, _ = make_scene(_folder(), "deflate", plan.side)
     model = make_model()
     contenders = {
         name: _timed(name, model, scene) for name in (BARE, FAST, OURS, MONAI, TERRATORCH) if name not in absent
     }
-    seconds, failed = take_turns(contenders, plan.rounds, warm_up=int(quick), label=f"{plan.side} px")
+    seconds, failed = take_turns(contenders, plan.rounds, warm_up=int(effort != "full"), label=f"{plan.side} px")
     lines: dict[str, Figures] = {}
     ratio = None
     for name, values in seconds.items():

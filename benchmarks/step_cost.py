@@ -14,6 +14,7 @@ from torch import nn
 
 from benchmarks import loops
 from benchmarks.harness import (
+    Effort,
     Figures,
     Result,
     Table,
@@ -62,11 +63,11 @@ def unet_batches(steps: int) -> Batches:
     return [(images[i % 4], targets[i % 4]) for i in range(steps)]
 
 
-def measure(quick: bool) -> Result:
+def measure(effort: Effort) -> Result:
     """The two models; microseconds a step."""
     torch.set_num_threads(1)
-    small, added, _ = compare("tiny MLP", mlp, mlp_batches(200 if quick else 500), 3 if quick else 40)
-    large, _, ratio = compare("small U-Net", unet, unet_batches(8 if quick else 30), 3 if quick else 60)
+    small, added, _ = compare("tiny MLP", mlp, mlp_batches(500), {"quick": 1, "usual": 10, "full": 40}[effort])
+    large, _, ratio = compare("small U-Net", unet, unet_batches(30), {"quick": 1, "usual": 12, "full": 60}[effort])
     return {
         "tables": [small, large],
         "aims": [

@@ -26,6 +26,7 @@ def measured(name: str, result: Result | None, reason: str = "") -> Measured:
         "name": name,
         "status": "failed" if result is None else "measured",
         "reason": reason,
+        "effort": "full",
         "commit": "abc",
         "started": "2026-01-01T00:00:00Z",
         "seconds": 1.0,
@@ -37,7 +38,7 @@ def measured(name: str, result: Result | None, reason: str = "") -> Measured:
 def run_of(*rows: Measured) -> Run:
     return {
         "started": "2026-01-01T00:00:00Z",
-        "quick": False,
+        "effort": "full",
         "commit": "abc",
         "hardware": {"cpu": "some", "cores": 2},
         "versions": {"python": "3"},
@@ -48,7 +49,7 @@ def run_of(*rows: Measured) -> Run:
 @pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
 def test_every_row_is_a_module_that_measures(row: Row) -> None:
     assert callable(importlib.import_module(row.module).measure)
-    assert 0 < row.about_s[True] < row.about_s[False]
+    assert 0 < row.about_s("quick") < row.about_s("usual") < row.about_s("full")
 
 
 def test_the_list_names_every_row_with_its_aim(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,16 +137,16 @@ def test_the_committed_figures_are_those_of_the_document() -> None:
     ids=["raises", "another form", "dies"],
 )
 def test_a_row_that_fails_is_reported_and_the_others_are_measured(body: str, reason: str, tmp_path: Path) -> None:
-    (tmp_path / "bad_row.py").write_text(f"def measure(quick):\n    {body}\n", encoding="utf-8")
+    (tmp_path / "bad_row.py").write_text(f"def measure(effort):\n    {body}\n", encoding="utf-8")
     (tmp_path / "good_row.py").write_text(
-        "def measure(quick):\n    return {'tables': [], 'aims': [], 'limit': f'quick: {quick}'}\n", encoding="utf-8"
+        "def measure(effort):\n    return {'tables': [], 'aims': [], 'limit': f'effort: {effort}'}\n", encoding="utf-8"
     )
     (tmp_path / "sitecustomize.py").write_text(
         textwrap.dedent("""
             import benchmarks.rows as rows
             rows.ROWS.clear()
             for name in ("bad_row", "good_row"):
-                rows.ROWS[name] = rows.Row(name, "work", "us", "fast", name, (2, 1))
+                rows.ROWS[name] = rows.Row(name, "work", "us", "fast", name, (1, 2, 3))
         """),
         encoding="utf-8",
     )
@@ -159,7 +160,7 @@ def test_a_row_that_fails_is_reported_and_the_others_are_measured(body: str, rea
     bad, good = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert (bad["status"], good["status"]) == ("failed", "measured")
     assert reason in bad["reason"]
-    assert good["result"]["limit"] == "quick: True"
+    assert good["result"]["limit"] == "effort: quick"
     assert "not measured: bad_row" in done.stdout
 
 

@@ -262,3 +262,38 @@ def test_what_killed_writers_left_is_removed_after_a_day_and_never_listed(tmp_pa
     assert storage.list() == ["x.json"]
     assert not old.exists()
     assert fresh.exists()
+
+
+def test_a_draft_is_put_whole_and_seen_by_nobody_before(folder: str) -> None:
+    """correctness 51: whether it is moved, as on a local disk, or sent."""
+    storage = open_storage(folder)
+    with storage.draft() as (path, file):
+        file.write(b"whole")
+        file.flush()
+        assert storage.list() == []
+        storage.put_file(path, "a/x.bin")
+    assert storage.list() == ["a/x.bin"]
+    assert storage.read_bytes("a/x.bin") == b"whole"
+    with storage.draft() as (path, file):
+        file.write(b"given up")
+    assert not path.exists()
+    assert storage.list() == ["a/x.bin"]
+    assert list(storage.leftovers()) == []
+
+
+def test_a_draft_in_a_local_folder_is_moved_not_copied(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "made" / "when needed"))
+    with storage.draft() as (path, file):
+        file.write(b"whole")
+        file.flush()
+        inode = path.stat().st_ino
+        storage.put_file(path, "x.bin")
+        assert not path.exists()
+    assert (tmp_path / "made" / "when needed" / "x.bin").stat().st_ino == inode
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_serialised(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    storage = open_storage(str(tmp_path / "file"))
+    with pytest.raises(StorageError, match=f"{tmp_path / 'file'} could not be written"), storage.draft():
+        raise AssertionError("no draft can be there")
