@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -286,3 +288,57 @@ def _nothing():
     import contextlib
 
     return contextlib.nullcontext()
+
+
+def test_no_more_rasters_stay_open_than_a_process_should_hold(tmp_path, monkeypatch):
+    """With thousands of scenes, each with a block of its own in memory and a file descriptor."""
+    monkeypatch.setattr("ununennium.data.raster.MAX_OPEN", 3)
+    rasters = []
+    for number in range(8):
+        path = tmp_path / f"{number}.tif"
+        profile = {"driver": "GTiff", "height": 4, "width": 5, "count": 1, "dtype": "uint8", "crs": "EPSG:32616"}
+        transform = rasterio.transform.from_origin(0, 0, 10, 10)
+        with rasterio.open(path, "w", transform=transform, nodata=number, **profile) as file:
+            file.write(np.full((1, 4, 5), number, np.uint8))
+        rasters.append(LazyRaster(str(path), "image", (4, 5)))
+    window = rasterio.windows.Window(1, 1, 2, 2)
+    for _ in range(2):
+        for number, raster in enumerate(rasters):
+            assert (raster.read([1], window)[0] == number).all()
+            assert raster.nodata == number
+            assert _num_open(tmp_path) <= 3
+    assert _num_open(tmp_path) == 3
+
+
+def test_a_raster_that_a_thread_reads_is_not_closed_by_another(tmp_path, monkeypatch, noisy):
+    scene, _ = noisy
+    monkeypatch.setattr("ununennium.data.raster.MAX_OPEN", 1)
+    raster, other = (LazyRaster(scene.images[0], "image", (96, 80)) for _ in range(2))
+    window = rasterio.windows.Window(0, 0, 8, 8)
+    expected = raster.read([1, 2, 3], window)[0]
+
+    class Slow:
+        """A dataset that another raster is read beside."""
+
+        def __init__(self, dataset):
+            self._dataset = dataset
+
+        def read(self, *arguments, **options):
+            thread = threading.Thread(target=other.read, args=([1], window))
+            thread.start()
+            thread.join(60)
+            return self._dataset.read(*arguments, **options)
+
+        def close(self):
+            self._dataset.close()
+
+    raster._dataset = Slow(raster.dataset)
+    assert (raster.read([1, 2, 3], window)[0] == expected).all()
+    assert other.num_readers == raster.num_readers == 0
+
+
+def _num_open(folder):
+    links = Path("/proc/self/fd")
+    if not links.is_dir():
+        pytest.skip("this system does not list open files")
+    return sum(os.path.realpath(link).startswith(str(folder)) for link in links.iterdir())

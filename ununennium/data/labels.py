@@ -71,7 +71,7 @@ class LabelReader:
 
     def _from_raster(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
         values = self._raster.read([1], Window(col, row, width, height))[0][0]
-        nodata = self._raster.dataset.nodata
+        nodata = self._raster.nodata
         unlabelled = np.zeros(values.shape, np.bool_) if nodata is None else values == nodata
         if np.issubdtype(values.dtype, np.floating):
             unlabelled |= np.isnan(values)

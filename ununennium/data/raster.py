@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import html
+import itertools
 import os
 import re
+import threading
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -24,6 +28,8 @@ GDAL_CACHE_BYTES = 64 * 2**20
 """Bound of GDAL's cache of decoded blocks, per process; GDAL's own is 5 % of the machine's memory in every process."""
 GDAL_REGION_CACHE_BYTES = 12 * 2**20
 """The same for reads of whole blocks, which are not read again."""
+MAX_OPEN = 32
+"""Rasters that a process keeps open. Each holds a decoded block, often of 2 MB, and a local one a file descriptor."""
 
 
 def bounded_cache(num_bytes: int = GDAL_CACHE_BYTES, path: str = "") -> AbstractContextManager[Any]:
@@ -81,24 +87,29 @@ def open_raster(path: str, what: str) -> Iterator[Any]:
 class LazyRaster:
     """A raster that is opened when it is first read, and again in each process that reads it.
 
-    GDAL's handles survive neither a fork nor pickling, so this object keeps none across them.
+    GDAL's handles survive neither a fork nor pickling, so this object keeps none across them. When ``MAX_OPEN`` others
+    have been read since, it is closed until it is read again.
 
     Args:
         path: path or URL.
         what: names it in messages, such as ``image of scene 'a'``.
         shape: (height, width) that it had when it was indexed.
+
+    Attributes:
+        num_readers: reads that go on at this moment, in this process.
     """
 
     def __init__(self, path: str, what: str, shape: tuple[int, int]) -> None:
         self.path = path
         self.what = what
         self.shape = shape
+        self.num_readers = 0
         self._dataset: Any = None
         self._pid = -1
         self._block_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_dataset": None, "_pid": -1}
+        return {**self.__dict__, "_dataset": None, "_pid": -1, "num_readers": 0}
 
     def close(self) -> None:
         """Let go of the handle; the next read opens it again."""
@@ -123,6 +134,13 @@ class LazyRaster:
             self._dataset, self._pid = dataset, os.getpid()
         return self._dataset
 
+    @property
+    def nodata(self) -> float | None:
+        """What the file says stands for no data."""
+        with _open_rasters.using(self):
+            value: float | None = self.dataset.nodata
+        return value
+
     def read(
         self, bands: Sequence[int], window: Window, *, with_mask: bool = False, cache_bytes: int = GDAL_CACHE_BYTES
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
@@ -138,7 +156,6 @@ class LazyRaster:
         Raises:
             UnreadableError: the file cannot be read there.
         """
-        self.dataset  # noqa: B018 - opened outside of the retries, which it has of its own
 
         def decode() -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
             dataset = self.dataset
@@ -146,13 +163,65 @@ class LazyRaster:
             return pixels, dataset.dataset_mask(window=window) if with_mask else None
 
         try:
-            with bounded_cache(max(cache_bytes, 2 * self._block_bytes), self.path):
-                return remote.with_retries(self.path, decode, again=self.close)
+            with _open_rasters.using(self):
+                self.dataset  # noqa: B018 - opened outside of the retries, which it has of its own
+                with bounded_cache(max(cache_bytes, 2 * self._block_bytes), self.path):
+                    return remote.with_retries(self.path, decode, again=self.close)
         except (RasterioIOError, OSError) as error:
             raise UnreadableError(
                 f"{self.what}: {shown(self.path)} cannot be read at row {window.row_off}, column {window.col_off} "
                 f"({error}); is the file damaged?"
             ) from error
+
+
+class _OpenRasters:
+    """Those that this process has open: with thousands of scenes, all of them would take gigabytes, and all files."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last_use: weakref.WeakKeyDictionary[LazyRaster, int] = weakref.WeakKeyDictionary()
+        self._clock = itertools.count()
+        self._num_closed = 0
+
+    @contextmanager
+    def using(self, raster: LazyRaster) -> Iterator[None]:
+        """Keep ``raster`` open in here; close those that were used the longest ago and that nobody reads."""
+        with self._lock:
+            raster.num_readers += 1
+            self._last_use[raster] = next(self._clock)
+            if len(self._last_use) > MAX_OPEN:
+                idle = [other for other in self._last_use if not other.num_readers]
+                for other in sorted(idle, key=self._last_use.__getitem__)[: len(self._last_use) - MAX_OPEN]:
+                    del self._last_use[other]
+                    other.close()
+                    self._num_closed += 1
+                    if self._num_closed % MAX_OPEN == 0:
+                        _give_back_memory()
+        try:
+            yield
+        finally:
+            with self._lock:
+                raster.num_readers -= 1
+
+
+def _give_back_memory() -> None:
+    """To the system: what small objects that stay have split, blocks of the next raster do not fit into."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim is not None:
+        trim(0)
+
+
+_open_rasters = _OpenRasters()
+
+
+def _forget_open_rasters() -> None:
+    """In a forked child, which opens its own; the parent's lock may have been held."""
+    global _open_rasters
+    _open_rasters = _OpenRasters()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_open_rasters)
 
 
 def file_signature(path: str) -> tuple[str, int, int]:

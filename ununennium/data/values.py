@@ -67,7 +67,7 @@ class ValueReader:
 
     def _read_inside(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
         stored = self._raster.read([1], Window(col, row, width, height))[0][0]
-        nodata = self._raster.dataset.nodata
+        nodata = self._raster.nodata
         values: npt.NDArray[np.float64] = stored.astype(np.float64)
         if nodata is not None:
             values[stored == nodata] = np.nan
