@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import harness, report
-from benchmarks.gpu_model import ResNetUNet
+from benchmarks.gpu_model import WIDTH, ResNetUNet
 from benchmarks.harness import Figures, Result, aim, say, significant, spread, table
 from ununennium.training import Callback, Trainer, TrainerConfig
 
@@ -49,6 +49,7 @@ class Size(NamedTuple):
     steps: int
     rounds: int
     curve_steps: int
+    width: int = WIDTH
 
 
 class Way(NamedTuple):
@@ -123,7 +124,7 @@ def matrix_rate(precision: str, device: torch.device, side: int, seconds: float 
 def flops_per_image(size: Size) -> float:
     """Of forward and backward, counted on the shapes alone."""
     with torch.device("meta"):
-        model = ResNetUNet(BANDS, CLASSES).eval()
+        model = ResNetUNet(BANDS, CLASSES, size.width).eval()
         image = torch.empty(1, BANDS, size.pixels, size.pixels)
     with FlopCounterMode(display=False) as counter:
         model(image).sum().backward()
@@ -136,8 +137,8 @@ def flops_per_image(size: Size) -> float:
 class ByHand:
     """What one would write: autocast, scaler, accumulation, clip; the loss is read once, at the end."""
 
-    def __init__(self, way: Way, device: torch.device, accumulation: int) -> None:
-        self.model, self.optimizer = fresh(way, device)
+    def __init__(self, way: Way, device: torch.device, accumulation: int, width: int) -> None:
+        self.model, self.optimizer = fresh(way, device, width)
         self.trained: Any = torch.compile(self.model) if way.compiled else self.model
         self.scaler = torch.amp.GradScaler(device.type, enabled=way.precision == "fp16")
         self.way, self.device, self.accumulation = way, device, accumulation
@@ -165,8 +166,8 @@ class ByHand:
 class ByTrainer:
     """The Trainer with three idle callbacks; every call of ``epoch`` is one epoch more of the same run."""
 
-    def __init__(self, way: Way, device: torch.device, accumulation: int, batches: Batches) -> None:
-        model, optimizer = fresh(way, device)
+    def __init__(self, way: Way, device: torch.device, accumulation: int, width: int, batches: Batches) -> None:
+        model, optimizer = fresh(way, device, width)
         config = TrainerConfig(
             device=str(device), mixed_precision=way.setting, channels_last=way.channels_last, compile=way.compiled,
             accumulation_steps=accumulation,
@@ -181,10 +182,10 @@ class ByTrainer:
         self.trainer.fit(self.trainer.state.epoch + 1)
 
 
-def fresh(way: Way, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
+def fresh(way: Way, device: torch.device, width: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The same weights every time."""
     torch.manual_seed(0)
-    model: nn.Module = ResNetUNet(BANDS, CLASSES).to(device)
+    model: nn.Module = ResNetUNet(BANDS, CLASSES, width).to(device)
     if way.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model, torch.optim.AdamW(model.parameters(), lr=1e-3, fused=device.type == "cuda")
@@ -199,8 +200,8 @@ def compare(way: Way, device: torch.device, size: Size, accumulation: int) -> di
     found: dict[str, dict[str, Any]] = {}
     with matrices(way.precision):
         loops: dict[str, Any] = {
-            HAND: ByHand(way, device, accumulation),
-            OURS: ByTrainer(way, device, accumulation, batches),
+            HAND: ByHand(way, device, accumulation, size.width),
+            OURS: ByTrainer(way, device, accumulation, size.width, batches),
         }
         for number in range(size.rounds + 1):
             for name in list(loops) if number % 2 else list(reversed(loops)):
@@ -227,7 +228,7 @@ def curves(device: torch.device, size: Size) -> dict[str, list[float]]:
     lines = {}
     for precision in ("fp32", "fp16"):
         with matrices(precision):
-            loop = ByHand(Way(precision, False, False), device, 1)
+            loop = ByHand(Way(precision, False, False), device, 1, size.width)
             loop.epoch(batches_on(device, size._replace(steps=size.curve_steps), False))
         lines[precision] = loop.losses
     return lines
@@ -342,7 +343,7 @@ def main(words: list[str] | None = None) -> int:
     on_card = device.type == "cuda"
     if options.update and not on_card:
         parser.error("--update writes the figures of a GPU: leave --device out")
-    size = Size(options.batch, 256, 16, 5, 200) if on_card else Size(2, 32, 4, 2, 4)
+    size = Size(options.batch, 256, 16, 5, 200) if on_card else Size(2, 32, 4, 1, 4, width=8)
     compiled = (False, True) if on_card else (False,)
     ways = [Way(*each) for each in itertools.product(PRECISIONS, (False, True), compiled)]
     ways.sort(key=lambda way: way.compiled)  # what takes long comes last

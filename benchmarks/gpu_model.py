@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-ENCODER = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels and blocks of each stage
-DECODER = (256, 128, 64, 32, 16)
+WIDTH = 64
+ENCODER = ((1, 3), (2, 4), (4, 6), (8, 3))  # of each stage: channels, over the width, and blocks
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
@@ -36,27 +36,35 @@ class Block(nn.Module):
 
 
 class ResNetUNet(nn.Module):
-    """Logits of every pixel: ``(batch, bands, height, width)`` to ``(batch, classes, height, width)``, sides in 32s."""
+    """Logits of every pixel: ``(batch, bands, height, width)`` to ``(batch, classes, height, width)``, sides in 32s.
 
-    def __init__(self, bands: int, classes: int) -> None:
+    Args:
+        bands: channels of the images.
+        classes: channels of the logits.
+        width: channels of the first stage, a multiple of 4; 64 in a ResNet-34.
+    """
+
+    def __init__(self, bands: int, classes: int, width: int = WIDTH) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*conv_norm(bands, 64, 7, stride=2), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(*conv_norm(bands, width, 7, stride=2), nn.ReLU(inplace=True))
         stages: list[nn.Module] = []
-        inputs = 64
-        for number, (channels, blocks) in enumerate(ENCODER):
+        inputs = width
+        for number, (times, blocks) in enumerate(ENCODER):
+            channels = width * times
             first = Block(inputs, channels, stride=1 if number == 0 else 2)
             stages.append(nn.Sequential(first, *(Block(channels, channels, 1) for _ in range(blocks - 1))))
             inputs = channels
         self.stages = nn.ModuleList(stages)
-        skips = [256, 128, 64, 64, 0]
+        skips = [4 * width, 2 * width, width, width, 0]
+        decoded = [4 * width, 2 * width, width, width // 2, width // 4]
         self.decoder = nn.ModuleList(
             nn.Sequential(
                 *conv_norm(before + skip, after, 3), nn.ReLU(inplace=True),
                 *conv_norm(after, after, 3), nn.ReLU(inplace=True),
             )
-            for (before, after), skip in zip(pairwise((512, *DECODER)), skips, strict=True)
+            for (before, after), skip in zip(pairwise((inputs, *decoded)), skips, strict=True)
         )  # fmt: skip
-        self.head = nn.Conv2d(DECODER[-1], classes, 3, padding=1)
+        self.head = nn.Conv2d(decoded[-1], classes, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.stem(image)
