@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,8 +181,8 @@ class Registry:
 
     def current(self) -> Promotion | None:
         """The champion; None before the first promotion."""
-        keys = self._record_keys()
-        return self._read(keys[0]) if keys else None
+        key = next(self._record_keys(), None)
+        return self._read(key) if key else None
 
     def history(self) -> list[Promotion]:
         """Every generation, newest first."""
@@ -364,8 +364,8 @@ class Registry:
         """Create ``record`` as the next generation, or find that an earlier attempt with its token did."""
         self.contract(record.version)
         exclusive = self.probe()
-        keys = self._record_keys()
-        newest = _generation(keys[0]) if keys else 0
+        newest_key = next(self._record_keys(), None)
+        newest = _generation(newest_key) if newest_key else 0
         if not 0 <= record.generation - 1 <= newest:
             raise ConfigError("expected_generation", record.generation - 1, f"there are {newest} generations so far")
         key = self._record_key(record.generation)
@@ -390,10 +390,11 @@ class Registry:
             )
         raise StorageError(f"{self._storage.url(key)} could not be created: {failure}") from failure
 
-    def _record_keys(self) -> list[str]:
+    def _record_keys(self) -> Iterator[str]:
         """Keys of the promotion records, newest first."""
-        keys = self._storage.list(f"models/{self.model}/promotions/")
-        return [key for key in keys if re.fullmatch(r"\d{10}\.json", key.rpartition("/")[2])]
+        for key in self._storage.list(f"models/{self.model}/promotions/"):
+            if re.fullmatch(r"\d{10}\.json", key.rpartition("/")[2]):
+                yield key
 
     def _record_key(self, generation: int) -> str:
         return f"models/{self.model}/promotions/{_LAST - generation:010d}.json"
