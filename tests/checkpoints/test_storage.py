@@ -297,3 +297,10 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_serialised(
     storage = open_storage(str(tmp_path / "file"))
     with pytest.raises(StorageError, match=f"{tmp_path / 'file'} could not be written"), storage.draft():
         raise AssertionError("no draft can be there")
+
+
+def test_a_draft_does_not_take_a_file_in_the_way_for_an_object_that_exists(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    (tmp_path / "a").write_text("in the way")
+    with storage.draft() as (path, _), pytest.raises(StorageError, match="is a file, not a folder"):
+        storage.put_file(path, "a/x.bin")

@@ -56,8 +56,8 @@ class LocalStorage:
         target = self._path(key)
         if str(local) in self._drafts:
             with translated_errors("written", self.url(key)):
-                _force_path(local)
-                os.makedirs(os.path.dirname(target), exist_ok=True)
+                force_path(local)
+                _make_folder(os.path.dirname(target))
                 os.replace(local, target)
                 _force_folder(target)
             return
@@ -126,10 +126,7 @@ class LocalStorage:
     def _temporary(self, target: str) -> Iterator[tuple[str, IO[bytes]]]:
         """A new file beside ``target``, gone afterwards unless it was renamed."""
         folder = os.path.dirname(target)
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except FileExistsError as error:  # not to be taken for "this object exists"
-            raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", folder) from error
+        _make_folder(folder)
         self._sweep(folder)
         temporary = os.path.join(folder, f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
@@ -161,12 +158,20 @@ def _walk(root: str, inside: str, *, temporary: bool) -> list[str]:
     return sorted(keys)
 
 
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError as error:  # not to be taken for "this object exists"
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", folder) from error
+
+
 def _force(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
-def _force_path(path: str | Path) -> None:
+def force_path(path: str | Path) -> None:
+    """Wait until the file or the folder at ``path``, which nobody needs to have open, is on the disk itself."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -177,7 +182,7 @@ def _force_path(path: str | Path) -> None:
 def _force_folder(path: str) -> None:
     """Force the entry of ``path`` in its folder to the disk; some filesystems cannot, and do not need it."""
     with contextlib.suppress(OSError):
-        _force_path(os.path.dirname(path))
+        force_path(os.path.dirname(path))
 
 
 def _raise_unless_missing(error: OSError) -> None:

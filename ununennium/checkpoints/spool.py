@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from ununennium.checkpoints.local_storage import force_path
 from ununennium.checkpoints.manifest import Manifest, is_manifest_key
 from ununennium.checkpoints.serialise import hash_of, spill_state
 from ununennium.checkpoints.storage_errors import translated_full_disk
@@ -174,11 +175,7 @@ class Spool:
         """
         with translated_full_disk(str(self.file(manifest))):
             for path in (self.file(manifest), self.folder / manifest.manifest_key, self.folder):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                force_path(path)
 
     def file(self, manifest: Manifest) -> Path:
         """Where the checkpoint of ``manifest`` waits."""
