@@ -13,8 +13,10 @@ from benchmarks.rows import ROWS, Row
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "performance.md"
 COMMANDS: dict[Effort, str] = {
-    "quick": "make bench ARGS=--quick", "usual": "make bench", "full": "make bench ARGS=--full",
-}  # fmt: skip
+    "quick": "`make bench ARGS=--quick`: too few rounds to quote",
+    "usual": "`make bench`",
+    "full": "`make bench ARGS=--full`",
+}
 HEADINGS = {name: row.work for name, row in ROWS.items()}
 
 
@@ -90,7 +92,7 @@ def markdown(run: Run) -> str:
 def _provenance(run: Run) -> str:
     machine = ", ".join(_machine(run["hardware"]))
     packages = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    return f"`{COMMANDS[run['effort']]}`, {run['started']}, commit `{run['commit']}`, {machine}; {packages}."
+    return f"{COMMANDS[run['effort']]}, {run['started']}, commit `{run['commit']}`, {machine}; {packages}."
 
 
 def _machine(hardware: Mapping[str, Any]) -> Iterable[str]:
@@ -120,7 +122,7 @@ def _row(measured: Measured, run: Run) -> list[str]:
     if measured["commit"] != run["commit"] or measured["started"] < run["started"]:
         machine = ", ".join(_machine(measured.get("hardware", {})))
         place = f"{measured['started']}, commit `{measured['commit']}`, {machine}"
-        lines += ["", f"Measured by itself: `{COMMANDS[measured['effort']]}`, {place}."]
+        lines += ["", f"Measured by itself: {COMMANDS[measured['effort']]}, {place}."]
     if measured["result"] is None:
         return [*lines, "", f"Not measured: {measured['reason']}"]
     return [*lines, *_shown(measured["result"])]

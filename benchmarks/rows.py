@@ -69,7 +69,7 @@ ROWS = {
             "stands still <= 0.6 s spooled, 0.2 s with snapshot, <= 5 % of a blocking save; >= 0.9 of the speed "
             "meanwhile; durable within 1.2 of a plain put; <= 64 MB spooled",
             "benchmarks.checkpoint_cost",
-            (40, 250, 1300),
+            (90, 250, 1300),
         ),
         Row(
             "scene",
