@@ -75,7 +75,7 @@ class Arrival:
         """
         records = open_storage(self.storage)
         folder = _folder(self.model)
-        newest = next(iter(records.list(folder)), None)
+        newest = records.first(folder)
         number = 1 if newest is None else _LAST - int(newest[len(folder) :].removesuffix(".json")) + 1
         seen = datetime.now(UTC).isoformat(timespec="milliseconds")
         content = {"format": _FORMAT, "seen": seen, "fingerprint": self.fingerprint, "scenes": self.scenes}
@@ -166,7 +166,7 @@ def _locations(value: Any) -> Iterator[str]:
 
 
 def _last_look(records: Storage, model: str) -> dict[str, Any] | None:
-    newest = next(iter(records.list(_folder(model))), None)
+    newest = records.first(_folder(model))
     if newest is None:
         return None
     try:

@@ -10,6 +10,7 @@ import time
 import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
@@ -70,6 +71,26 @@ def test_a_black_hole_ends_reading_and_creating(proxy, url, hasty):
         assert time.monotonic() - began < PROMPT_S
     proxy.heal()
     assert storage.list() == ["x"]
+
+
+@pytest.mark.parametrize("root", ["", "/log"])
+def test_the_first_key_of_a_long_log_takes_one_request(proxy, s3, root, tmp_path):
+    bucket = f"first-{uuid.uuid4().hex}"
+    storage = open_storage(f"s3://{bucket}{root}")
+    assert storage.first("a/") is None, "not even a bucket"
+    console = fsspec.filesystem("s3", skip_instance_cache=True)
+    console.mkdir(bucket)
+    assert storage.first("a/") is None
+    for number in range(12):
+        storage.create(f"a/{99 - number}.json", b"{}")
+    storage.create("b.json", b"{}")
+    before = len(proxy.requests)
+    assert storage.first("a/") == "a/88.json"
+    assert len(proxy.requests) == before + 1
+    for number in range(12):  # as consoles mark folders
+        console.pipe_file(f"{bucket}{root}/a/0{number:02}/", b"")
+    assert storage.first("a/") == storage.list("a/")[0] == "a/88.json"
+    assert storage.first("b") == "b.json"
 
 
 def test_a_trickle_is_no_answer(proxy, url, hasty):

@@ -34,6 +34,7 @@ def test_what_is_put_is_read_back_listed_sized_and_deleted(folder: str, local_fi
     assert storage.list("a/") == ["a/b.bin"]
     assert storage.list("a/b") == ["a/b.bin"]
     assert storage.list("z/") == []
+    assert [storage.first(prefix) for prefix in ("", "a/b", "c", "z/")] == ["a/b.bin", "a/b.bin", "c.json", None]
     assert storage.read_bytes("a/b.bin") == local_file.read_bytes()
     assert storage.size("a/b.bin") == 2000
     assert storage.exists("c.json")
@@ -44,6 +45,13 @@ def test_what_is_put_is_read_back_listed_sized_and_deleted(folder: str, local_fi
     for read in (storage.read_bytes, storage.size, lambda key: list(storage.chunks(key))):
         with pytest.raises(FileNotFoundError):
             read("c.json")
+
+
+def test_a_listing_does_not_follow_a_link_in_a_circle(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    storage.create("a/x.json", b"{}")
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert storage.list() == ["a/x.json"]
 
 
 def test_a_large_object_comes_in_pieces(folder: str, tmp_path: Path) -> None:

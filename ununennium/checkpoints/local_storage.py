@@ -86,7 +86,13 @@ class LocalStorage:
                 yield chunk
 
     def list(self, prefix: str = "") -> list[str]:
-        return sorted(key for key in _walk(self._folder, folder_of(prefix), temporary=False) if key.startswith(prefix))
+        return sorted(self._keys(prefix))
+
+    def first(self, prefix: str = "") -> str | None:
+        return min(self._keys(prefix), default=None)
+
+    def _keys(self, prefix: str) -> Iterator[str]:
+        return (key for key in _walk(self._folder, folder_of(prefix), temporary=False) if key.startswith(prefix))
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         for key in self.list(prefix):
@@ -96,7 +102,7 @@ class LocalStorage:
 
     def leftovers(self) -> Iterator[Leftover]:
         """Files that were begun and not ended."""
-        for key in _walk(self._folder, "", temporary=True):
+        for key in sorted(_walk(self._folder, "", temporary=True)):
             with contextlib.suppress(FileNotFoundError):
                 yield Leftover(key, "a file that was never finished", os.stat(self._path(key)).st_mtime, key)
 
@@ -147,15 +153,23 @@ class LocalStorage:
                     os.unlink(entry.path)
 
 
-def _walk(root: str, inside: str, *, temporary: bool) -> list[str]:
-    """The files below the folder ``inside`` of ``root``: those that are being written, or all others."""
-    keys: list[str] = []
+def _walk(root: str, inside: str, *, temporary: bool) -> Iterator[str]:
+    """The files below the folder ``inside`` of ``root``, in no order: those that are being written, or all others."""
+    folders = [f"{inside}/" if inside else ""]
     with translated_errors("listed", root):
-        for folder, _, names in os.walk(os.path.join(root, *inside.split("/")), onerror=_raise_unless_missing):
-            place = os.path.relpath(folder, root).replace(os.sep, "/")
-            base = "" if place == "." else f"{place}/"
-            keys += [base + name for name in names if name.startswith(_TEMPORARY) is temporary]
-    return sorted(keys)
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = os.scandir(os.path.join(root, folder))
+            except FileNotFoundError:
+                continue
+            with entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        if not entry.is_symlink():  # which may lead back here
+                            folders.append(f"{folder}{entry.name}/")
+                    elif entry.name.startswith(_TEMPORARY) is temporary:
+                        yield folder + entry.name
 
 
 def _make_folder(folder: str) -> None:
@@ -183,8 +197,3 @@ def _force_folder(path: str) -> None:
     """Force the entry of ``path`` in its folder to the disk; some filesystems cannot, and do not need it."""
     with contextlib.suppress(OSError):
         force_path(os.path.dirname(path))
-
-
-def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error

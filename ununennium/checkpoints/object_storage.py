@@ -16,6 +16,7 @@ from ununennium.checkpoints.storage_errors import translated_errors
 from ununennium.errors import ConfigError, StorageUnavailable
 
 _S3 = ("s3", "s3a")
+_FEW = 10
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
 
 
@@ -89,6 +90,20 @@ class ObjectStorage:
     def list(self, prefix: str = "") -> list[str]:
         return [entry.key for entry in self.entries(prefix)]
 
+    def first(self, prefix: str = "") -> str | None:
+        if not self._is_s3:
+            return next(iter(self.list(prefix)), None)
+        bucket, _, root = self._path_of_root.partition("/")
+        start = f"{root}/" if root else ""
+        with translated_errors("listed", self.root):  # one request, where all of a long log would take several
+            try:
+                page = self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=start + prefix, MaxKeys=_FEW)
+            except FileNotFoundError:
+                return None
+        found = [str(entry["Key"])[len(start) :] for entry in page.get("Contents") or []]
+        key = next((key for key in found if not _is_folder(key)), None)
+        return next(iter(self.list(prefix)), None) if key is None and page.get("IsTruncated") else key
+
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         with translated_errors("listed", self.root):
             try:
@@ -98,7 +113,7 @@ class ObjectStorage:
         start = len(self._path_of_root) + 1
         for path in sorted(found):
             key = str(path)[start:]
-            if key and key.startswith(prefix):
+            if key.startswith(prefix) and not _is_folder(key):
                 yield Entry(key, int(found[path].get("size") or 0), _modified(found[path]))
 
     def leftovers(self) -> Iterator[Leftover]:
@@ -205,6 +220,11 @@ class MemoryStorage(ObjectStorage):
         data = self.read_bytes(key)
         for start in range(0, len(data), CHUNK_BYTES):
             yield data[start : start + CHUNK_BYTES]
+
+
+def _is_folder(key: str) -> bool:
+    """Whether an object only stands for a folder, as consoles make them."""
+    return not key or key.endswith("/")
 
 
 def _modified(info: Mapping[str, Any]) -> float | None:

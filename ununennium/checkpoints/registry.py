@@ -181,7 +181,7 @@ class Registry:
 
     def current(self) -> Promotion | None:
         """The champion; None before the first promotion."""
-        key = next(self._record_keys(), None)
+        key = self._newest_key()
         return self._read(key) if key else None
 
     def history(self) -> list[Promotion]:
@@ -339,8 +339,8 @@ class Registry:
         self.contract(version)
         self.probe()
         folder = f"models/{self.model}/aliases/{name}/"
-        keys = self._storage.list(folder)
-        number = _generation(keys[0]) + 1 if keys else 1
+        newest = self._storage.first(folder)
+        number = _generation(newest) + 1 if newest else 1
         created = datetime.now(UTC).isoformat(timespec="milliseconds")
         note = to_json({"format": _FORMAT, "version": version, "actor": actor, "created": created})
         key = f"{folder}{_LAST - number:010d}.json"
@@ -364,10 +364,11 @@ class Registry:
         """Create ``record`` as the next generation, or find that an earlier attempt with its token did."""
         self.contract(record.version)
         exclusive = self.probe()
-        newest_key = next(self._record_keys(), None)
-        newest = _generation(newest_key) if newest_key else 0
-        if not 0 <= record.generation - 1 <= newest:
-            raise ConfigError("expected_generation", record.generation - 1, f"there are {newest} generations so far")
+        base = record.generation - 1
+        if base and not (base > 0 and self._storage.exists(self._record_key(base))):
+            newest_key = self._newest_key()
+            newest = _generation(newest_key) if newest_key else 0
+            raise ConfigError("expected_generation", base, f"there are {newest} generations so far")
         key = self._record_key(record.generation)
         failure: Exception | None = None
         for _ in range(_CREATE_ATTEMPTS):
@@ -392,9 +393,11 @@ class Registry:
 
     def _record_keys(self) -> Iterator[str]:
         """Keys of the promotion records, newest first."""
-        for key in self._storage.list(f"models/{self.model}/promotions/"):
-            if re.fullmatch(r"\d{10}\.json", key.rpartition("/")[2]):
-                yield key
+        return filter(_is_record, self._storage.list(f"models/{self.model}/promotions/"))
+
+    def _newest_key(self) -> str | None:
+        key = self._storage.first(f"models/{self.model}/promotions/")
+        return key if key is None or _is_record(key) else next(self._record_keys(), None)
 
     def _record_key(self, generation: int) -> str:
         return f"models/{self.model}/promotions/{_LAST - generation:010d}.json"
@@ -404,6 +407,10 @@ class Registry:
 
     def _read(self, key: str) -> Promotion:
         return Promotion.from_json(self._storage.read_bytes(key), url=self._storage.url(key))
+
+
+def _is_record(key: str) -> bool:
+    return re.fullmatch(r"\d{10}\.json", key.rpartition("/")[2]) is not None
 
 
 def _generation(key: str) -> int:

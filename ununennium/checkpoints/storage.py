@@ -102,6 +102,9 @@ class Storage(Protocol):
     def list(self, prefix: str = "") -> list[str]:
         """The keys that begin with ``prefix``, sorted; never from a cache."""
 
+    def first(self, prefix: str = "") -> str | None:
+        """The first of these, None if there is none: of a log whose newest record comes first, the newest."""
+
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """The same, with length and age."""
 
