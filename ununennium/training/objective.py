@@ -17,6 +17,10 @@ from torch.nn import functional as F
 
 from ununennium.errors import ConfigError, DataError
 
+_NLL_KERNELS = {2: torch.ops.aten.nll_loss_forward.default, 4: torch.ops.aten.nll_loss2d_forward.default}
+"""Dimensions of the output -> the negative log-likelihood that torch's losses end in: gives its mean and its weight."""
+_MEAN = 1  # the kernels' number for it
+
 LossFn = Any  # a callable; torch's loss modules carry attributes that are read here
 
 
@@ -124,12 +128,13 @@ class Objective:
     def _sum_and_count(self, output: Tensor, target: Tensor) -> WeightedLoss:
         """Torch's mean over valid elements, together with how many they are (or weigh)."""
         loss = self.loss_fn
-        labelled = target != loss.ignore_index
-        weight: Tensor | float = labelled.sum() if loss.weight is None else loss.weight[target[labelled]].sum()
-        if target.device.type == "cpu":  # reading it waits for nothing
-            weight = float(weight)
+        weight: Tensor | float
+        if target.device.type == "cpu":  # reading the weight waits for nothing
+            mean, weight = self._mean_and_weight(output, target)
             if weight > 0:
-                return WeightedLoss(loss(output, target), weight, is_mean=True, full_weight=target.numel())
+                return WeightedLoss(mean, weight, is_mean=True, full_weight=target.numel())
+        else:
+            weight = self._weight(target)
         # The mean over nothing is NaN, and so would be its gradient; the sum over nothing is 0.
         arguments = {"weight": loss.weight, "ignore_index": loss.ignore_index, "reduction": "sum"}
         if isinstance(loss, nn.CrossEntropyLoss):
@@ -137,6 +142,28 @@ class Objective:
         else:
             total = F.nll_loss(output, target, **arguments)
         return WeightedLoss(total, weight, is_mean=False, full_weight=target.numel())
+
+    def _mean_and_weight(self, output: Tensor, target: Tensor) -> tuple[Tensor, float]:
+        """Torch's mean, and what it was divided by: its own kernel tells, where it is reached without the module.
+
+        Counting again would take two more operations in each step, as long as all else that the loop adds.
+        """
+        loss = self.loss_fn
+        kernel = _NLL_KERNELS.get(output.ndim)
+        is_cross_entropy = isinstance(loss, nn.CrossEntropyLoss)
+        if kernel is None or (is_cross_entropy and loss.label_smoothing):
+            return loss(output, target), float(self._weight(target))
+        log_probability = F.log_softmax(output, 1) if is_cross_entropy else output
+        mean, weight = kernel(log_probability, target, loss.weight, _MEAN, loss.ignore_index)
+        return mean, weight.item()
+
+    def _weight(self, target: Tensor) -> Tensor:
+        """How many labels are valid, or what their classes weigh; on a device without waiting for it."""
+        labelled: Tensor = target != self.loss_fn.ignore_index
+        class_weights: Tensor | None = self.loss_fn.weight
+        if class_weights is None:
+            return labelled.sum()
+        return (class_weights[target.where(labelled, 0)] * labelled).sum()
 
 
 def _num_elements(target: Any) -> float:

@@ -102,7 +102,8 @@ class Trainer:
         self.module = self._parallel.module
         self.optimizer = optimizer
         self.objective = Objective(loss_fn)
-        split = {"seed": self.config.seed or 0, "rank": distributed.rank(), "world_size": distributed.world_size()}
+        self._world_size = distributed.world_size()
+        split = {"seed": self.config.seed or 0, "rank": distributed.rank(), "world_size": self._world_size}
         self.train_loader = for_this_rank(train_loader, "train_loader", training=True, **split)
         self.val_loader = for_this_rank(val_loader, "val_loader", training=False, **split)
         self.batch_transform = batch_transform
@@ -169,7 +170,7 @@ class Trainer:
                     self.load_state_dict(read_checkpoint(resume_from))
                     self.resumed_from = resume_from
                 elif self.config.seed is not None and self.state.global_step == 0:
-                    torch.manual_seed(self.config.seed * distributed.world_size() + distributed.rank())
+                    torch.manual_seed(self.config.seed * self._world_size + distributed.rank())
                 if not self.module.training:  # sub-modules that the user froze stay frozen
                     self.module.train()
                 check_equal_steps(self.train_loader, self.config.accumulation_steps)
@@ -311,7 +312,7 @@ class Trainer:
     def _reduce_training_metrics(self) -> None:
         sums = [*self._loss.sums(), *self.data_wait.epoch()]
         loss_total, loss_weight, *seconds = distributed.sum_over_ranks(sums, self.device)
-        self.timing = self.data_wait.close_epoch(*(total / distributed.world_size() for total in seconds))
+        self.timing = self.data_wait.close_epoch(*(total / self._world_size for total in seconds))
         self.metrics["train_loss"] = mean_of([loss_total, loss_weight])
         self.metrics["grad_norm"] = mean_of(self._gradient_norm.sums())
         self.metrics["lr"] = float(self.optimizer.param_groups[0]["lr"])
@@ -356,7 +357,7 @@ class Trainer:
         """Whether to leave the epoch here; the same answer on every rank."""
         if time.monotonic() > self._deadline:
             self.request_stop(StopReason.TIMED_OUT, f"the time limit of {self.config.time_limit_s} s has passed")
-        if distributed.world_size() > 1:
+        if self._world_size > 1:
             if not agree_now and self.state.global_step % self.config.agree_every_steps:
                 return False
             reasons = list(StopReason)
