@@ -3,7 +3,8 @@
 All train the same small U-Net from the same weights over the same batches, with windows of two batches under
 ``no_sync``, clipping and a running loss. The hand-written one and Lightning divide the mean losses by the number of
 micro-batches; the Trainer weights them by their valid pixels over both ranks. Here all pixels are valid, so that the
-weights can be compared. All-reduces of gradients are counted by a communication hook, but not Lightning's.
+weights can be compared. A step is what lies between the first batches of two windows, the median of a round's.
+All-reduces of gradients are counted by a communication hook, but not Lightning's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,15 @@ def wrapped(model: nn.Module, reduced: list[int]) -> DistributedDataParallel:
     return ddp
 
 
-Loop = Callable[[nn.Module, torch.optim.Optimizer, Batches, "list[int]"], float]
+Loop = Callable[[nn.Module, torch.optim.Optimizer, Loader, "list[int]"], None]
 
 
-def by_hand(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, reduced: list[int]) -> float:
-    """Seconds of one epoch, as one would write it."""
+def by_hand(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader, reduced: list[int]) -> None:
+    """As one would write it."""
     model = wrapped(plain, reduced)
     loss_fn, total, count = nn.CrossEntropyLoss(), 0.0, 0
     model.train()
     dist.barrier()
-    start = time.perf_counter()
     for number, (image, target) in enumerate(batches):
         ends_window = number % WINDOW == WINDOW - 1
         with contextlib.nullcontext() if ends_window else model.no_sync():
@@ -94,26 +93,19 @@ def by_hand(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches
             optimizer.zero_grad(set_to_none=True)
     sums = torch.tensor([total, count])
     dist.all_reduce(sums)
-    return time.perf_counter() - start
 
 
-def by_trainer(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, reduced: list[int]) -> float:
-    """Seconds of all of ``fit``."""
+def by_trainer(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader, reduced: list[int]) -> None:
     config = TrainerConfig(1, "cpu", False, WINDOW, CLIP)
     loader: Any = batches
     trainer = Trainer(wrapped(plain, reduced), optimizer, nn.CrossEntropyLoss(), loader, config=config)
     dist.barrier()
-    start = time.perf_counter()
     trainer.fit()
-    return time.perf_counter() - start
 
 
-def by_lightning(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, reduced: list[int]) -> float:
-    """Seconds of the epoch; what Lightning does before and after it does not count."""
+def by_lightning(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader, reduced: list[int]) -> None:
     import lightning
     from lightning.pytorch.strategies import DDPStrategy
-
-    times: list[float] = []
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
@@ -126,13 +118,6 @@ def by_lightning(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Ba
             self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
             return loss
 
-        def on_train_epoch_start(self) -> None:
-            dist.barrier()
-            times.append(time.perf_counter())
-
-        def on_train_epoch_end(self) -> None:
-            times.append(time.perf_counter())
-
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return optimizer
 
@@ -142,8 +127,7 @@ def by_lightning(plain: nn.Module, optimizer: torch.optim.Optimizer, batches: Ba
             gradient_clip_val=CLIP, strategy=DDPStrategy(process_group_backend="gloo"), use_distributed_sampler=False,
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
         )  # fmt: skip
-        trainer.fit(Module(), Loader(batches))
-    return times[1] - times[0]
+        trainer.fit(Module(), batches)
 
 
 LOOPS: dict[str, Loop] = {HAND: by_hand, OURS: by_trainer, LIGHTNING: by_lightning}
@@ -163,12 +147,13 @@ def as_rank(side: int, rounds: int, pixels: int, out: str) -> None:
         model = UNet(3, 2, base_channels=16, depth=3)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         reduced[name] = []
-        seconds = LOOPS[name](model, optimizer, batches, reduced[name])
+        loader = Loader(batches)
+        LOOPS[name](model, optimizer, loader, reduced[name])
         final[name] = [parameter.detach().clone() for parameter in model.parameters()]
         if HAND in final:
             pairs = zip(final[HAND], final[name], strict=True)
             furthest[name] = max(furthest[name], *(float((a - b).abs().max()) for a, b in pairs))
-        return seconds
+        return loader.step_s(WINDOW)
 
     absent = missing_peers({LIGHTNING: "lightning"})
     contenders = {name: (lambda name=name: once(name)) for name in LOOPS if name not in absent}
@@ -187,7 +172,7 @@ def measure(effort: Effort) -> Result:
     for side, about in SIDES.items():
         with tempfile.TemporaryDirectory() as folder:
             out = f"{folder}/ranks.json"
-            rounds = {"quick": 1, "usual": 7, "full": 15}[effort]
+            rounds = {"quick": 1, "usual": 7, "full": 25}[effort]
             settings = {"side": side, "rounds": rounds, "pixels": (4 if effort == "quick" else 16) * 128**2}
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
             words = [*torchrun, "-m", "benchmarks.ddp_speed", json.dumps({**settings, "out": out})]
@@ -209,7 +194,7 @@ def _table(about: str, measured: dict[str, Any]) -> tuple[Table, float | None]:
     lines: dict[str, Figures] = {}
     ratio = None
     for name, values in seconds.items():
-        lines[name] = {"optimizer steps per second": spread(windows / value for value in values)}
+        lines[name] = {"optimizer steps per second": spread(1 / value for value in values)}
         if HAND in seconds:
             shares = spread((hand / value for hand, value in zip(seconds[HAND], values, strict=True)), 4)
             lines[name]["of the hand-written ones"] = shares

@@ -1,9 +1,7 @@
 """One epoch by hand, through the Trainer, and through the peers: the same work, each as its documentation has it.
 
-Each takes a model, its optimizer and a list of batches ``(image, target)``, and returns the seconds of the epoch.
+Each takes a model, its optimizer and a ``Loader`` of batches ``(image, target)``, whose clock tells what a step took.
 Cross-entropy, gradients clipped to a norm of 1, the epoch's mean loss, three idle callbacks where there are callbacks.
-The peers' time is that of the epoch alone, without what they do before and after it; the Trainer's is that of all of
-``fit``.
 """
 
 from __future__ import annotations
@@ -11,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import statistics
 import time
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,10 +25,34 @@ Batches = list[tuple[Tensor, Tensor]]
 CLIP = 1.0
 
 
-def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
+class Loader:
+    """Batches that note when they are taken.
+
+    A step is what lies between one batch and the next; the median of an epoch's is what the loop takes, whatever else
+    the machine did for a moment, and whatever comes before the first step and after the last.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._taken: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._taken = []
+        for batch in self._batches:
+            self._taken.append(time.perf_counter())
+            yield batch
+
+    def step_s(self, window: int = 1) -> float:
+        """Seconds from one batch to the one ``window`` later, where a window begins: the median of the last epoch."""
+        return statistics.median(after - before for before, after in pairwise(self._taken[::window]))
+
+
+def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader) -> None:
     loss_fn = nn.CrossEntropyLoss()
     total, count = 0.0, 0
-    start = time.perf_counter()
     for image, target in batches:
         optimizer.zero_grad(set_to_none=True)
         loss = loss_fn(model(image), target)
@@ -37,24 +61,20 @@ def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches
         optimizer.step()
         total += loss.item() * len(target)
         count += len(target)
-    return time.perf_counter() - start
 
 
 class Idle(Callback):
     """Overrides nothing, as most callbacks do for most hooks."""
 
 
-def by_trainer(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
+def by_trainer(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader) -> None:
     config = TrainerConfig(epochs=1, device="cpu", mixed_precision=False, gradient_clip=CLIP)
     callbacks: list[Callback] = [Idle(), Idle(), Idle()]
     loader: Any = batches
-    trainer = Trainer(model, optimizer, nn.CrossEntropyLoss(), loader, callbacks=callbacks, config=config)
-    start = time.perf_counter()
-    trainer.fit()
-    return time.perf_counter() - start
+    Trainer(model, optimizer, nn.CrossEntropyLoss(), loader, callbacks=callbacks, config=config).fit()
 
 
-def by_accelerate(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
+def by_accelerate(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader) -> None:
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=1)
@@ -62,7 +82,6 @@ def by_accelerate(model: nn.Module, optimizer: torch.optim.Optimizer, batches: B
     loss_fn = nn.CrossEntropyLoss()
     total, count = 0.0, 0
     model.train()
-    start = time.perf_counter()
     for image, target in batches:
         with accelerator.accumulate(model):
             loss = loss_fn(model(image), target)
@@ -73,10 +92,9 @@ def by_accelerate(model: nn.Module, optimizer: torch.optim.Optimizer, batches: B
             optimizer.zero_grad()
         total += loss.item() * len(target)
         count += len(target)
-    return time.perf_counter() - start
 
 
-def by_ignite(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
+def by_ignite(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader) -> None:
     from ignite.engine import Engine, Events
     from ignite.metrics import Average
 
@@ -94,28 +112,24 @@ def by_ignite(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batch
 
     engine = Engine(step)
     Average().attach(engine, "loss")
-    times: list[float] = []
-    for event in (Events.EPOCH_STARTED, Events.EPOCH_COMPLETED):
-        engine.add_event_handler(event, lambda: times.append(time.perf_counter()))
     for _ in range(3):
         engine.add_event_handler(Events.COMPLETED, lambda: None)
     engine.run(batches, max_epochs=1)
-    return times[1] - times[0]
 
 
-def by_lightning(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, **settings: Any) -> float:
+def by_lightning(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader, **settings: Any) -> None:
     """Through Lightning's Trainer with ``settings``, but nothing on disk."""
-    return _lightning(
+    _lightning(
         model, optimizer, batches, logger=False, enable_checkpointing=False, enable_model_summary=False, **settings
     )
 
 
-def by_barebones(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches) -> float:
+def by_barebones(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader) -> None:
     """Through Lightning's Trainer with everything off that it can put off."""
-    return _lightning(model, optimizer, batches, barebones=True)
+    _lightning(model, optimizer, batches, barebones=True)
 
 
-def _lightning(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, **settings: Any) -> float:
+def _lightning(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader, **settings: Any) -> None:
     import lightning
 
     barebones = settings.get("barebones", False)
@@ -139,38 +153,15 @@ def _lightning(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batc
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return optimizer
 
-    times: list[float] = []
-
-    class Clock(lightning.Callback):
-        def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-            times.append(time.perf_counter())
-
-        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-            times.append(time.perf_counter())
-
     class Nothing(lightning.Callback):
         """Overrides nothing."""
 
-    callbacks = [Clock(), Nothing(), Nothing(), Nothing()]
+    callbacks = [Nothing(), Nothing(), Nothing()]
     with quiet_lightning():
         trainer = lightning.Trainer(
             max_epochs=1, accelerator="cpu", gradient_clip_val=CLIP, callbacks=callbacks, **settings
         )
-        trainer.fit(Module(), Loader(batches))
-    return times[1] - times[0]
-
-
-class Loader:
-    """Batches as a loader: Lightning takes a list for several loaders."""
-
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(self._batches)
+        trainer.fit(Module(), batches)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Cost of a step: what a trainer adds to the loop that one would write by hand.
 
 All train the same model from the same weights over the same batches in memory, on one core, with clipping, a running
-loss and three idle callbacks. The weights of all are compared with those of the hand-written loop, bit for bit.
+loss and three idle callbacks. A step is what lies between one batch and the next, the median of a round's. The weights
+of all are compared with those of the hand-written loop, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from benchmarks.harness import (
     table,
     take_turns,
 )  # fmt: skip
-from benchmarks.loops import Batches
+from benchmarks.loops import Batches, Loader
 from ununennium.models import UNet
 
 HAND, OURS = "hand-written loop", "ununennium"
-LOOPS: dict[str, Callable[[nn.Module, torch.optim.Optimizer, Batches], float]] = {
+LOOPS: dict[str, Callable[[nn.Module, torch.optim.Optimizer, Loader], None]] = {
     HAND: loops.by_hand,
     OURS: loops.by_trainer,
     "Ignite": loops.by_ignite,
@@ -89,11 +90,12 @@ def compare(
         torch.manual_seed(0)
         model = make()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        seconds = LOOPS[name](model, optimizer, batches)
+        loader = Loader(batches)
+        LOOPS[name](model, optimizer, loader)
         weights[name] = [value.detach() for value in model.state_dict().values()]
         if HAND in weights:
             identical[name] &= all(map(torch.equal, weights[name], weights[HAND]))
-        return seconds / len(batches) * 1e6
+        return loader.step_s() * 1e6
 
     absent = missing_peers(PEERS)
     contenders = {name: (lambda name=name: once(name)) for name in LOOPS if name not in absent}

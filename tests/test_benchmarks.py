@@ -175,6 +175,17 @@ def test_time_to_the_same_is_that_of_the_first_look_that_is_as_good() -> None:
     assert times_to_the_same(runs, "ununennium") == [0.5, None]
 
 
+def test_a_step_is_what_lies_between_one_batch_and_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.loops import Loader
+
+    clock = iter([0.0, 1.0, 3.0, 4.0, 40.0])
+    monkeypatch.setattr("benchmarks.loops.time.perf_counter", lambda: next(clock))
+    loader = Loader([(torch.zeros(1), torch.zeros(1))] * 5)
+    assert len(list(loader)) == len(loader) == 5
+    assert loader.step_s() == 1.5
+    assert loader.step_s(window=2) == 20.0
+
+
 def gpu(*words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *words],
