@@ -28,8 +28,9 @@ GDAL_CACHE_BYTES = 64 * 2**20
 """Bound of GDAL's cache of decoded blocks, per process; GDAL's own is 5 % of the machine's memory in every process."""
 GDAL_REGION_CACHE_BYTES = 12 * 2**20
 """The same for reads of whole blocks, which are not read again."""
-MAX_OPEN = 32
-"""Rasters that a process keeps open. Each holds a decoded block, often of 2 MB, and a local one a file descriptor."""
+MAX_OPEN = 12
+"""Rasters that a process keeps open. Each holds a decoded block, often of 2 MB; decoding that takes longer than opening
+one again, locally and on S3."""
 
 
 def bounded_cache(num_bytes: int = GDAL_CACHE_BYTES, path: str = "") -> AbstractContextManager[Any]:
