@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ununennium.config import Component, RunConfig, Section
+from ununennium.data.vector_files import read_info, read_table
 from ununennium.errors import DataError
 
 RASTERS = {".tif", ".tiff", ".vrt", ".jp2", ".img"}
@@ -169,19 +170,16 @@ def _is_label(raster: Raster) -> bool:
 
 
 def _look_at_shapes(path: Path, notes: list[str]) -> Shapes | None:
-    import pyogrio
-    from pyogrio.errors import DataSourceError
-
     try:
-        info = pyogrio.read_info(path, force_total_bounds=True)
-    except DataSourceError as error:
+        info = read_info(path, force_total_bounds=True)
+    except OSError as error:
         notes.append(f"{path} was left out: it cannot be read ({error})")
         return None
     if "Polygon" not in str(info["geometry_type"]) and info["geometry_type"] is not None:
         return None
     texts = [str(name) for name, dtype in zip(info["fields"], info["dtypes"], strict=True) if dtype == "object"]
     for name in sorted((name for name in texts if name.lower() in LABEL_FIELDS), key=str.lower):
-        columns = pyogrio.raw.read(path, columns=[name], read_geometry=False)[3]
+        columns = read_table(path, columns=[name], read_geometry=False)[2]
         values = sorted({str(value) for value in columns[0] if value is not None})
         if 1 < len(values) <= MAX_CLASSES:
             return Shapes(path, info["crs"], info["total_bounds"], name, tuple(values))

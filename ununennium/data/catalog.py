@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-import pyogrio
 import rasterio
 
 from ununennium.config import DataConfig, SceneConfig
 from ununennium.data.raster import open_raster, shown
-from ununennium.data.remote import read_vector, remedy
+from ununennium.data.remote import remedy
 from ununennium.data.sources import scenes_of
 from ununennium.data.sources.virtual import block_shape_of, opened_image, sources_of
+from ununennium.data.vector_files import read_info
 from ununennium.errors import ConfigError, DataError
 
 _VECTOR_ENDINGS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", ".parquet")
@@ -286,8 +286,8 @@ def _check_vector(scene: Scene, place: int) -> None:
     assert scene.label is not None
     label = scene.label
     try:
-        info = read_vector(label, pyogrio.read_info)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError) as error:
+        info = read_info(label)
+    except OSError as error:
         raise DataError(
             f"labels of scene {scene.name!r}: {label} cannot be read ({error}); {remedy(label, error)}"
         ) from error

@@ -6,11 +6,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pyogrio
-
 from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene
 from ununennium.data.reader import SceneReader
+from ununennium.data.vector_files import read_table
 
 _ZERO_BORDER_SHARE = 0.005
 
@@ -34,7 +33,7 @@ def _with_attribute(scene: Scene, classes: Sequence[str]) -> Scene:
     if scene.label_kind != "vector" or (scene.label_field is not None and scene.outside is not None):
         return scene
     assert scene.label is not None
-    meta, _, _, columns = pyogrio.raw.read(scene.label, read_geometry=False)
+    meta, _, columns = read_table(scene.label, read_geometry=False)
     values = {str(name): set(column.tolist()) for name, column in zip(meta["fields"], columns, strict=True)}
     field = scene.label_field
     if field is None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyogrio
 import rasterio
 import shapely
 from rasterio.features import rasterize
@@ -16,7 +15,7 @@ from rasterio.windows import Window
 from ununennium.data.catalog import Scene
 from ununennium.data.raster import LazyRaster
 from ununennium.data.reader import clip
-from ununennium.data.remote import read_vector
+from ununennium.data.vector_files import read_table
 from ununennium.errors import DataError
 
 LabelArray = npt.NDArray[np.int64]
@@ -100,7 +99,7 @@ class _Shapes:
 
     def __init__(self, scene: Scene, path: str, classes: Sequence[str]) -> None:
         columns = [scene.label_field] if scene.label_field else []
-        meta, _, geometry, fields = read_vector(path, lambda opened: pyogrio.raw.read(opened, columns=columns))
+        meta, geometry, fields = read_table(path, columns=columns)
         shapes = shapely.from_wkb(geometry)
         values = np.full(len(shapes), scene.label_value, np.int64)
         if scene.label_field:

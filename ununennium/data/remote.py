@@ -15,8 +15,6 @@ from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-import pyogrio
-from pyogrio.errors import DataSourceError
 from rasterio.errors import RasterioError
 
 T = TypeVar("T")
@@ -111,7 +109,7 @@ def with_retries(path: str, act: Callable[[], T], again: Callable[[], None] | No
     for wait in waits:
         try:
             return act()
-        except (RasterioError, DataSourceError, OSError) as error:
+        except (RasterioError, OSError) as error:
             if _PERMANENT.search(str(error)):
                 raise
             time.sleep(wait)
@@ -129,10 +127,3 @@ def remedy(path: str, error: Exception) -> str:
             "AWS_NO_SIGN_REQUEST=YES for a public bucket; AWS_ENDPOINT_URL_S3 where the server is not Amazon's"
         )
     return "check the path and the file"
-
-
-def read_vector(path: str, read: Callable[[str], T]) -> T:
-    """What one of pyogrio's functions gives for a vector file, local or remote, with new tries on remote faults."""
-    if is_remote(path):
-        pyogrio.set_gdal_config_options(gdal_options())  # pyogrio has a GDAL of its own, without contexts
-    return with_retries(path, lambda: read(gdal_path(path)))

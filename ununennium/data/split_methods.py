@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyogrio
 import shapely
 
 from ununennium.config import DataConfig, SplitConfig
@@ -29,6 +28,7 @@ from ununennium.data.splits import (
 )
 from ununennium.data.stratify import BLOCK_SIZES, Block, Histograms, assign_blocks, choose_block_size, coarsen
 from ununennium.data.survey import count_blocks
+from ununennium.data.vector_files import read_table
 from ununennium.errors import ConfigError, DataError
 
 _BUFFER = 16  # pixels, where there are no blocks to derive it from
@@ -199,8 +199,8 @@ def _by_date(scenes: Sequence[Scene], split: SplitConfig) -> dict[str, int]:
 def _from_file(scenes: Sequence[Scene], path: str) -> Drawn:
     """The shapes of each fold that a file has."""
     try:
-        meta, _, geometry, columns = pyogrio.raw.read(path)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError) as error:
+        meta, geometry, columns = read_table(path)
+    except OSError as error:
         raise DataError(f"data.split.file: {path} cannot be read ({error}); check the path and the file") from error
     attributes: Mapping[str, Any] = dict(zip(meta["fields"].tolist(), columns, strict=True))
     if "fold" not in attributes:

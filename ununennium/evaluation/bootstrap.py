@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import t as student
 
 from ununennium.evaluation.measures import FloatArray, Measures, values_by_name
 from ununennium.evaluation.units import Units, paired
@@ -75,8 +74,10 @@ def expanded_interval(values: FloatArray, num_places: int, confidence: float) ->
     there = values[~np.isnan(values)]
     if 2 * len(there) <= len(values):
         return None
+    from scipy.special import stdtrit  # Student's t; scipy.stats would take a second to import
+
     tail = (1 - confidence) / 2
-    wider = (num_places / (num_places - 1)) ** 0.5 * float(student.ppf(tail, num_places - 1))
+    wider = (num_places / (num_places - 1)) ** 0.5 * float(stdtrit(num_places - 1, tail))
     tail = NormalDist().cdf(wider)
     low, high = np.quantile(there, [tail, 1 - tail]).tolist()
     return low, high
