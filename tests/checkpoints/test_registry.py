@@ -79,6 +79,39 @@ def test_a_stale_expectation_is_a_conflict(registry, tmp_path):
     assert registry.current().version == first
 
 
+def test_a_generation_that_is_not_there_yet_is_no_base(registry, tmp_path):
+    version = add(registry, tmp_path, 1)
+    registry.promote(version, expected_generation=0, gate=PASSED, actor="a", run_id="r")
+    for generation in (2, -1):
+        with pytest.raises(ConfigError, match=rf"expected_generation.*{generation}.*there are 1 generations so far"):
+            registry.promote(version, expected_generation=generation, gate=PASSED, actor="a", run_id="r")
+
+
+def test_a_promotion_does_not_read_the_log_however_long_it_is(registry, tmp_path, monkeypatch):
+    version = add(registry, tmp_path, 1)
+    registry.promote(version, expected_generation=0, gate=PASSED, actor="a", run_id="r")
+    for name in ("list", "entries", "first"):
+        monkeypatch.setattr(registry._storage, name, None)
+    assert registry.promote(version, expected_generation=1, gate=PASSED, actor="a", run_id="r").generation == 2
+
+
+def test_what_else_lies_beside_the_records_is_no_champion(registry, tmp_path):
+    version = add(registry, tmp_path, 1)
+    registry._storage.create("models/roofs/promotions/.DS_Store", b"")
+    assert registry.current() is None
+    registry.promote(version, expected_generation=0, gate=PASSED, actor="a", run_id="r")
+    assert registry.current().generation == 1
+
+
+def test_a_record_that_is_gone_from_the_middle_hides_no_later_champion(registry, tmp_path):
+    version = add(registry, tmp_path, 1)
+    for generation in range(3):
+        registry.promote(version, expected_generation=generation, gate=PASSED, actor="a", run_id="r")
+    registry._storage.delete(registry._record_key(1))
+    with pytest.raises(PromotionConflict, match="generation 2"):
+        registry.promote(version, expected_generation=1, gate=PASSED, actor="a", run_id="r")
+
+
 def test_a_lost_answer_is_found_by_its_token(registry, tmp_path):
     version = add(registry, tmp_path, 1)
     arguments = {"expected_generation": 0, "gate": PASSED, "actor": "a", "run_id": "r", "token": "mine"}

@@ -74,7 +74,7 @@ def test_a_black_hole_ends_reading_and_creating(proxy, url, hasty):
 
 
 @pytest.mark.parametrize("root", ["", "/log"])
-def test_the_first_key_of_a_long_log_takes_one_request(proxy, s3, root, tmp_path):
+def test_the_first_key_of_a_long_log_takes_one_request(proxy, s3, root):
     bucket = f"first-{uuid.uuid4().hex}"
     storage = open_storage(f"s3://{bucket}{root}")
     assert storage.first("a/") is None, "not even a bucket"

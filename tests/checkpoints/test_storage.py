@@ -52,6 +52,8 @@ def test_a_listing_does_not_follow_a_link_in_a_circle(tmp_path: Path) -> None:
     storage.create("a/x.json", b"{}")
     (tmp_path / "a" / "again").symlink_to(tmp_path / "a", target_is_directory=True)
     assert storage.list() == ["a/x.json"]
+    (tmp_path / "a" / "itself").symlink_to(tmp_path / "a" / "itself")
+    assert storage.first() == "a/itself", "a link that leads nowhere is a file that cannot be read, as it always was"
 
 
 def test_a_large_object_comes_in_pieces(folder: str, tmp_path: Path) -> None:

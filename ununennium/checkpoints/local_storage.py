@@ -165,11 +165,18 @@ def _walk(root: str, inside: str, *, temporary: bool) -> Iterator[str]:
                 continue
             with entries:
                 for entry in entries:
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         if not entry.is_symlink():  # which may lead back here
                             folders.append(f"{folder}{entry.name}/")
                     elif entry.name.startswith(_TEMPORARY) is temporary:
                         yield folder + entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to what nobody may see
+        return False
 
 
 def _make_folder(folder: str) -> None:

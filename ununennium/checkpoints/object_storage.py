@@ -17,6 +17,8 @@ from ununennium.errors import ConfigError, StorageUnavailable
 
 _S3 = ("s3", "s3a")
 _FEW = 10
+_UNSORTED = "--x-s3"
+"""How the names of S3's directory buckets end, whose listings are in no order."""
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
 
 
@@ -93,8 +95,9 @@ class ObjectStorage:
     def first(self, prefix: str = "") -> str | None:
         if not self._is_s3:
             return next(iter(self.list(prefix)), None)
-        bucket, _, root = self._path_of_root.partition("/")
-        start = f"{root}/" if root else ""
+        bucket, start = self._bucket_and_folder()
+        if bucket.endswith(_UNSORTED):
+            return next(iter(self.list(prefix)), None)
         with translated_errors("listed", self.root):  # one request, where all of a long log would take several
             try:
                 page = self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=start + prefix, MaxKeys=_FEW)
@@ -102,7 +105,8 @@ class ObjectStorage:
                 return None
         found = [str(entry["Key"])[len(start) :] for entry in page.get("Contents") or []]
         key = next((key for key in found if not _is_folder(key)), None)
-        return next(iter(self.list(prefix)), None) if key is None and page.get("IsTruncated") else key
+        is_unknown = found != sorted(found) or (key is None and page.get("IsTruncated"))
+        return next(iter(self.list(prefix)), None) if is_unknown else key
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         with translated_errors("listed", self.root):
@@ -120,8 +124,8 @@ class ObjectStorage:
         """Uploads in parts that were begun and not ended; only S3 tells of them."""
         if not self._is_s3:
             return
-        bucket, _, prefix = self._path_of_root.partition("/")
-        place: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
+        bucket, folder = self._bucket_and_folder()
+        place: dict[str, Any] = {"Bucket": bucket, "Prefix": folder}
         while True:
             with translated_errors("listed", self.root):
                 page = self._fs.call_s3("list_multipart_uploads", **place)
@@ -133,9 +137,10 @@ class ObjectStorage:
             place |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def discard(self, leftover: Leftover) -> None:
-        bucket, _, path = self._path(leftover.key).partition("/")
+        bucket, folder = self._bucket_and_folder()
+        key = folder + check_key(leftover.key)
         with translated_errors("deleted", self.url(leftover.key)), contextlib.suppress(FileNotFoundError):
-            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=path, UploadId=leftover.token)
+            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=leftover.token)
 
     def exists(self, key: str) -> bool:
         try:
@@ -190,6 +195,11 @@ class ObjectStorage:
         root = str(path).rstrip("/")
         self._opened = (os.getpid(), filesystem, root)
         return filesystem, root
+
+    def _bucket_and_folder(self) -> tuple[str, str]:
+        """On S3: the bucket, which may be an access point's name with a ``/``, and what all keys begin with there."""
+        bucket, folder, _ = self._fs.split_path(self._path_of_root)
+        return bucket, f"{folder}/" if folder else ""
 
     def _path(self, key: str) -> str:
         return f"{self._path_of_root}/{check_key(key)}"

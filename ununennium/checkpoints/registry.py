@@ -365,10 +365,11 @@ class Registry:
         self.contract(record.version)
         exclusive = self.probe()
         base = record.generation - 1
-        if base and not (base > 0 and self._storage.exists(self._record_key(base))):
+        if base < 0 or (base > 0 and not self._storage.exists(self._record_key(base))):
             newest_key = self._newest_key()
             newest = _generation(newest_key) if newest_key else 0
-            raise ConfigError("expected_generation", base, f"there are {newest} generations so far")
+            if not 0 <= base <= newest:
+                raise ConfigError("expected_generation", base, f"there are {newest} generations so far")
         key = self._record_key(record.generation)
         failure: Exception | None = None
         for _ in range(_CREATE_ATTEMPTS):

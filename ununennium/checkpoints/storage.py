@@ -100,13 +100,13 @@ class Storage(Protocol):
         """An object's bytes in order, in pieces of at most ``CHUNK_BYTES``. Raises ``FileNotFoundError``."""
 
     def list(self, prefix: str = "") -> list[str]:
-        """The keys that begin with ``prefix``, sorted; never from a cache."""
-
-    def first(self, prefix: str = "") -> str | None:
-        """The first of these, None if there is none: of a log whose newest record comes first, the newest."""
+        """The keys that begin with ``prefix``, sorted; never from a cache. One that ends in ``/`` is a folder's."""
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """The same, with length and age."""
+
+    def first(self, prefix: str = "") -> str | None:
+        """The first of these keys, None if there is none: of a log whose newest record comes first, the newest."""
 
     def leftovers(self) -> Iterator[Leftover]:
         """What killed writers left behind, of all processes."""
