@@ -19,6 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
 
 from ununennium.data import SceneReader, build_index, compute_statistics, normalise, open_catalog
+from ununennium.data import raster as raster_module
 from ununennium.data.labels import LabelReader
 from ununennium.data.memory import Decoded, DecodedCache
 from ununennium.data.raster import LazyRaster
@@ -308,6 +309,23 @@ def test_no_more_rasters_stay_open_than_a_process_should_hold(tmp_path, monkeypa
             assert raster.nodata == number
             assert _num_open(tmp_path) <= 3
     assert _num_open(tmp_path) == 3
+
+
+def test_the_dates_of_a_stack_all_stay_open_with_their_labels(make, monkeypatch):
+    """Read in turns, each would otherwise be closed by the time that its turn comes again."""
+    opened = []
+    original = raster_module.open_dataset
+    monkeypatch.setattr(raster_module, "open_dataset", lambda path, what: opened.append(path) or original(path, what))
+    monkeypatch.setattr(raster_module, "MAX_OPEN", 3)
+    dates = [make.raster(f"{date}.tif", np.full((1, 96, 96), date, np.uint8)) for date in range(5)]
+    label = make.raster("label.tif", np.ones((1, 96, 96), np.uint8))
+    (scene,) = open_catalog(make.config({"image": dates, "label": label}))
+    reader, labels = SceneReader(scene, [1]), LabelReader(scene, ["even", "odd"], 255)
+    opened.clear()
+    for row in range(0, 96, 32):
+        assert (reader.read(row, 0, 32, 96)[0] == np.arange(5)[:, None, None]).all()
+        labels.read(row, 0, 32, 96)
+    assert sorted(opened) == sorted([*dates, label])
 
 
 def test_a_raster_that_a_thread_reads_is_not_closed_by_another(tmp_path, monkeypatch, noisy):

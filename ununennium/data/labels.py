@@ -43,7 +43,7 @@ class LabelReader:
         self.ignore_index = ignore_index
         self._path = scene.label
         self._what = f"labels of scene {scene.name!r}"
-        self._raster = LazyRaster(scene.label, self._what, (scene.height, scene.width))
+        self._raster = LazyRaster(scene.label, self._what, (scene.height, scene.width), len(scene.images) + 1)
         self._shapes: _Shapes | None = None
 
     def __getstate__(self) -> dict[str, Any]:

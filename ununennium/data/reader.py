@@ -50,7 +50,8 @@ class SceneReader:
         self.num_channels = scene.num_dates * len(self.bands)
         self.nodata = scene.nodata if nodata is None else nodata
         shape = scene.height, scene.width
-        self._rasters = [LazyRaster(image, f"image of scene {scene.name!r}", shape) for image in scene.images]
+        what, num_together = f"image of scene {scene.name!r}", len(scene.images) + 1
+        self._rasters = [LazyRaster(image, what, shape, num_together) for image in scene.images]
         self.max_unreadable = max_unreadable
         self._unreadable: dict[tuple[int, int], int] = {}  # first row and column of a block, and its pixels
 

@@ -50,7 +50,9 @@ class ValueReader:
             )
         self.scene = scene
         self.scale = scale
-        self._raster = LazyRaster(scene.label, f"labels of scene {scene.name!r}", (scene.height, scene.width))
+        self._raster = LazyRaster(
+            scene.label, f"labels of scene {scene.name!r}", (scene.height, scene.width), len(scene.images) + 1
+        )
 
     def read(self, row: int, col: int, height: int, width: int) -> FloatArray:
         """Values of a window, float32 (height, width); NaN where there is none, and outside the scene.
