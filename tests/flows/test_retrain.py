@@ -282,7 +282,7 @@ def tries_of_training(flow_run: Any) -> int:
 
 def test_the_flow_process_imports_nothing_that_takes_long() -> None:
     """correctness 75; and a fork of this process would break loader workers (docs/dependencies.md)."""
-    code = "import sys, flows.retrain; sys.exit(bool({'torch', 'scipy', 'pandas'} & sys.modules.keys()))"
+    code = "import sys, flows.retrain; sys.exit(bool({'torch', 'scipy', 'pandas', 'pyogrio'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=240, check=False).returncode == 0
 
 

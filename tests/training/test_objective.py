@@ -68,6 +68,18 @@ def test_a_label_out_of_range_is_refused_as_torch_does():
         Objective(nn.CrossEntropyLoss())(torch.randn(2, 3), torch.tensor([0, 7]))
 
 
+def test_labels_that_do_not_fit_are_refused_in_torchs_words():
+    with pytest.raises(ValueError, match=r"Expected input batch_size \(4\) to match target batch_size \(5\)"):
+        Objective(nn.CrossEntropyLoss())(torch.randn(4, 3), torch.zeros(5, dtype=torch.long))
+
+
+def test_a_weight_is_counted_exactly_whatever_the_precision_of_the_output():
+    output = torch.randn(2, 3, 20, 20, dtype=torch.bfloat16)
+    assert Objective(nn.CrossEntropyLoss())(output, torch.zeros(2, 20, 20, dtype=torch.long)).weight == 800.0
+    output, target = torch.randn(1, 3, 1, 323, dtype=torch.bfloat16), torch.zeros(1, 1, 323, dtype=torch.long)
+    assert Objective(nn.CrossEntropyLoss())(output, target).weight == 323.0
+
+
 def test_probabilities_as_targets_are_the_plain_loss():
     output, target = torch.randn(4, 3), torch.rand(4, 3).softmax(1)
     found = Objective(nn.CrossEntropyLoss())(output, target)

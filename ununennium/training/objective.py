@@ -144,14 +144,15 @@ class Objective:
         return WeightedLoss(total, weight, is_mean=False, full_weight=target.numel())
 
     def _mean_and_weight(self, output: Tensor, target: Tensor) -> tuple[Tensor, float]:
-        """Torch's mean, and what it was divided by: its own kernel tells, where it is reached without the module.
+        """Torch's mean, and what it was divided by: for most outputs the kernel that computes one tells the other.
 
         Counting again would take two more operations in each step, as long as all else that the loop adds.
         """
         loss = self.loss_fn
-        kernel = _NLL_KERNELS.get(output.ndim)
+        kernel = _NLL_KERNELS.get(output.ndim) if output.dtype == torch.float32 else None
         is_cross_entropy = isinstance(loss, nn.CrossEntropyLoss)
-        if kernel is None or (is_cross_entropy and loss.label_smoothing):
+        fits = target.shape == output.shape[:1] + output.shape[2:]  # else the module says what is wrong
+        if kernel is None or not fits or (is_cross_entropy and loss.label_smoothing):
             return loss(output, target), float(self._weight(target))
         log_probability = F.log_softmax(output, 1) if is_cross_entropy else output
         mean, weight = kernel(log_probability, target, loss.weight, _MEAN, loss.ignore_index)
