@@ -3,7 +3,8 @@
 All train the same small U-Net from the same weights over the same batches, with windows of two batches under
 ``no_sync``, clipping and a running loss. The hand-written one and Lightning divide the mean losses by the number of
 micro-batches; the Trainer weights them by their valid pixels over both ranks. Here all pixels are valid, so that the
-weights can be compared. A step is what lies between the first batches of two windows, the median of a round's.
+weights can be compared. Figures are medians over stretches of an epoch, of ten windows where there are many: in every
+tenth the Trainer's ranks agree on whether to stop.
 All-reduces of gradients are counted by a communication hook, but not Lightning's.
 """
 
@@ -43,6 +44,7 @@ from ununennium.training import Trainer, TrainerConfig, distributed
 
 RANKS = 2
 WINDOW = 2
+STRETCH = TrainerConfig().agree_every_steps
 HAND, OURS, LIGHTNING = "hand-written DistributedDataParallel", "ununennium", "Lightning"
 SIDES = {128: "60 ms", 32: "4 ms"}
 """Side of an image in pixels -> about how long a batch of two takes by hand."""
@@ -153,7 +155,8 @@ def as_rank(side: int, rounds: int, pixels: int, out: str) -> None:
         if HAND in final:
             pairs = zip(final[HAND], final[name], strict=True)
             furthest[name] = max(furthest[name], *(float((a - b).abs().max()) for a, b in pairs))
-        return loader.step_s(WINDOW)
+        windows = STRETCH if len(batches) > 2 * STRETCH * WINDOW else 1
+        return loader.step_s(windows * WINDOW) / windows
 
     absent = missing_peers({LIGHTNING: "lightning"})
     contenders = {name: (lambda name=name: once(name)) for name in LOOPS if name not in absent}

@@ -28,8 +28,8 @@ CLIP = 1.0
 class Loader:
     """Batches that note when they are taken.
 
-    A step is what lies between one batch and the next; the median of an epoch's is what the loop takes, whatever else
-    the machine did for a moment, and whatever comes before the first step and after the last.
+    A step is what lies between one batch and the next. The median of an epoch's leaves out what the machine did for a
+    moment, what comes before the first step and after the last, and what a loop does more rarely than every other time.
     """
 
     def __init__(self, batches: Batches) -> None:
@@ -45,9 +45,9 @@ class Loader:
             self._taken.append(time.perf_counter())
             yield batch
 
-    def step_s(self, window: int = 1) -> float:
-        """Seconds from one batch to the one ``window`` later, where a window begins: the median of the last epoch."""
-        return statistics.median(after - before for before, after in pairwise(self._taken[::window]))
+    def step_s(self, batches: int = 1) -> float:
+        """Seconds of ``batches`` steps: the median of such stretches of the last epoch, one after the other."""
+        return statistics.median(after - before for before, after in pairwise(self._taken[::batches]))
 
 
 def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Loader) -> None:

@@ -183,7 +183,7 @@ def test_a_step_is_what_lies_between_one_batch_and_the_next(monkeypatch: pytest.
     loader = Loader([(torch.zeros(1), torch.zeros(1))] * 5)
     assert len(list(loader)) == len(loader) == 5
     assert loader.step_s() == 1.5
-    assert loader.step_s(window=2) == 20.0
+    assert loader.step_s(batches=2) == 20.0
 
 
 def gpu(*words: str) -> str:
