@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -122,7 +123,7 @@ Failures = dict[str, str]
 def take_turns(
     contenders: Mapping[str, Callable[[], float]], rounds: int, *, warm_up: int = 1, label: str = ""
 ) -> tuple[Seconds, Failures]:
-    """Let contenders take turns.
+    """Let contenders take turns, in an order that is drawn anew for each round.
 
     Args:
         contenders: name -> what measures it once, and returns seconds (or whatever is compared).
@@ -136,8 +137,9 @@ def take_turns(
     found: Seconds = {name: [] for name in contenders}
     failed: Failures = {}
     for number in range(warm_up + rounds):
-        order = list(contenders) if number % 2 else list(reversed(contenders))
-        for name in order:
+        # No one is to run more often after itself, or after the same other one, than the rest: it would find the
+        # caches and the allocator as it likes them. The same order on every rank and in every run.
+        for name in random.Random(number).sample(list(contenders), len(contenders)):
             if name in failed:
                 continue
             gc.collect()

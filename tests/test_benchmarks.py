@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections import Counter
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
@@ -81,15 +83,19 @@ def test_a_contender_that_fails_costs_only_itself() -> None:
     assert "| bad | left out: OSError: no disk |" in text
 
 
-def test_contenders_take_turns_and_the_order_turns_round() -> None:
+def test_contenders_take_turns_and_all_run_after_each_other_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.harness.gc.collect", lambda: 0)  # a tenth of a second, 900 times
     order: list[str] = []
 
     def contender(name: str) -> float:
         order.append(name)
         return 1.0
 
-    harness.take_turns({"a": lambda: contender("a"), "b": lambda: contender("b")}, rounds=2, warm_up=1)
-    assert order == ["b", "a", "a", "b", "b", "a"]
+    harness.take_turns({name: lambda name=name: contender(name) for name in "abc"}, rounds=299, warm_up=1)
+    assert all(sorted(order[start : start + 3]) == ["a", "b", "c"] for start in range(0, 900, 3))
+    after = Counter(pairwise(order))
+    assert all(110 < after[first, second] < 155 for first, second in permutations("abc", 2))
+    assert all(20 < after[name, name] < 46 for name in "abc")
 
 
 def test_the_report_says_what_was_missed_and_what_was_not_measured() -> None:
