@@ -175,12 +175,12 @@ def measure(effort: Effort) -> Result:
     for side, about in SIDES.items():
         with tempfile.TemporaryDirectory() as folder:
             out = f"{folder}/ranks.json"
-            rounds = {"quick": 1, "usual": 7, "full": 25}[effort]
+            rounds = {"quick": 1, "usual": 5, "full": 15}[effort]
             settings = {"side": side, "rounds": rounds, "pixels": (4 if effort == "quick" else 16) * 128**2}
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
             words = [*torchrun, "-m", "benchmarks.ddp_speed", json.dumps({**settings, "out": out})]
             say(f"  two ranks, batches of about {about}")
-            run_python(*words, timeout_s=400, environment={**os.environ, "OMP_NUM_THREADS": "1"})
+            run_python(*words, timeout_s=1200, environment={**os.environ, "OMP_NUM_THREADS": "1"})
             each, found[side] = _table(about, json.loads(Path(out).read_text(encoding="utf-8")))
             tables.append(each)
     what = {side: f"steps per second, of the hand-written ones, batches of {about}" for side, about in SIDES.items()}

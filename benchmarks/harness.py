@@ -1,7 +1,7 @@
 """What every measurement shares: contenders that take turns, medians with their spread, and one form of result.
 
 A row of the comparison is a module whose function ``measure(effort)`` returns a ``Result``. Contenders take turns, so
-that a change of the machine's speed meets all of them; the order turns round from one round to the next; the first
+that a change of the machine's speed meets all of them, in an order that is drawn anew for each round; the first
 round warms up and is not counted. A contender that fails is left out from then on, and its line says why.
 
 Nothing here needs more than comes with torch, so that the measurement on a GPU machine can use it, too.

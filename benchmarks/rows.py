@@ -52,7 +52,7 @@ ROWS = {
             "hand-written DistributedDataParallel, Lightning, ununennium",
             ">= 0.98 of the hand-written script's steps per second",
             "benchmarks.ddp_speed",
-            (15, 60, 110),
+            (30, 150, 420),
         ),
         Row(
             "loader",
