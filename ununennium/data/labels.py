@@ -13,8 +13,7 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 
 from ununennium.data.catalog import Scene
-from ununennium.data.raster import LazyRaster
-from ununennium.data.reader import clip
+from ununennium.data.reader import clip, raster_of
 from ununennium.data.vector_files import read_table
 from ununennium.errors import DataError
 
@@ -41,9 +40,7 @@ class LabelReader:
         self.scene = scene
         self.classes = tuple(classes)
         self.ignore_index = ignore_index
-        self._path = scene.label
-        self._what = f"labels of scene {scene.name!r}"
-        self._raster = LazyRaster(scene.label, self._what, (scene.height, scene.width), len(scene.images) + 1)
+        self._raster = raster_of(scene, scene.label, "labels")
         self._shapes: _Shapes | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,8 +75,8 @@ class LabelReader:
                 wrong = values[~unlabelled & (values % 1 != 0)]  # infinity is no number either
             if wrong.size:
                 raise DataError(
-                    f"{self._what}: {self._path} has {wrong.size} pixels that are no class numbers, such as "
-                    f"{wrong[0]:g}; write whole numbers from 0 to {len(self.classes) - 1}"
+                    f"{self._raster.what}: {self._raster.path} has {wrong.size} pixels that are no class numbers, "
+                    f"such as {wrong[0]:g}; write whole numbers from 0 to {len(self.classes) - 1}"
                 )
             values = np.where(unlabelled, 0, values).astype(np.int64)
         dtype = np.promote_types(values.dtype, np.min_scalar_type(self.ignore_index))
@@ -89,7 +86,7 @@ class LabelReader:
 
     def _from_shapes(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
         if self._shapes is None:
-            self._shapes = _Shapes(self.scene, self._path, self.classes)
+            self._shapes = _Shapes(self.scene, self._raster.path, self.classes)
         fill = self.ignore_index if self.scene.outside == "unlabelled" else 0
         return self._shapes.burn(row, col, height, width, fill)
 

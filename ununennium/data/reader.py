@@ -24,6 +24,18 @@ BoolArray = npt.NDArray[np.bool_]
 _STRIP_VALUES = 2**22
 
 
+def raster_of(scene: Scene, path: str, role: str) -> LazyRaster:
+    """A raster on a scene's grid, which is read in turns with the scene's others.
+
+    Args:
+        scene: whose.
+        path: one of its images, or its labels.
+        role: names it in messages, such as ``image``.
+    """
+    what = f"{role} of scene {scene.name!r}"
+    return LazyRaster(path, what, (scene.height, scene.width), num_together=len(scene.images) + 1)
+
+
 class SceneReader:
     """Reads windows of one scene.
 
@@ -49,9 +61,7 @@ class SceneReader:
         self.bands = scene.band_numbers(bands or range(1, scene.num_bands + 1))
         self.num_channels = scene.num_dates * len(self.bands)
         self.nodata = scene.nodata if nodata is None else nodata
-        shape = scene.height, scene.width
-        what, num_together = f"image of scene {scene.name!r}", len(scene.images) + 1
-        self._rasters = [LazyRaster(image, what, shape, num_together) for image in scene.images]
+        self._rasters = [raster_of(scene, image, "image") for image in scene.images]
         self.max_unreadable = max_unreadable
         self._unreadable: dict[tuple[int, int], int] = {}  # first row and column of a block, and its pixels
 

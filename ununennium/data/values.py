@@ -16,8 +16,7 @@ from rasterio.windows import Window
 
 from ununennium.data.catalog import Scene
 from ununennium.data.labels import LabelReader
-from ununennium.data.raster import LazyRaster
-from ununennium.data.reader import FloatArray, SceneReader, clip
+from ununennium.data.reader import FloatArray, SceneReader, clip, raster_of
 from ununennium.data.splits import TRAIN, Split
 from ununennium.errors import DataError
 
@@ -50,9 +49,7 @@ class ValueReader:
             )
         self.scene = scene
         self.scale = scale
-        self._raster = LazyRaster(
-            scene.label, f"labels of scene {scene.name!r}", (scene.height, scene.width), len(scene.images) + 1
-        )
+        self._raster = raster_of(scene, scene.label, "labels")
 
     def read(self, row: int, col: int, height: int, width: int) -> FloatArray:
         """Values of a window, float32 (height, width); NaN where there is none, and outside the scene.
