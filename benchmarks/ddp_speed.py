@@ -4,8 +4,8 @@ All train the same small U-Net from the same weights over the same batches, with
 ``no_sync``, clipping and a running loss. The hand-written one and Lightning divide the mean losses by the number of
 micro-batches; the Trainer weights them by their valid pixels over both ranks. Here all pixels are valid, so that the
 weights can be compared. Figures are medians over stretches of an epoch, of ten windows where there are many: in every
-tenth the Trainer's ranks agree on whether to stop.
-All-reduces of gradients are counted by a communication hook, but not Lightning's.
+tenth the Trainer's ranks agree on whether to stop. All-reduces of gradients are counted by a communication hook, but
+not Lightning's.
 """
 
 from __future__ import annotations

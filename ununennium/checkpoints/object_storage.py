@@ -93,20 +93,22 @@ class ObjectStorage:
         return [entry.key for entry in self.entries(prefix)]
 
     def first(self, prefix: str = "") -> str | None:
-        if not self._is_s3:
-            return next(iter(self.list(prefix)), None)
+        key, is_certain = self._first_of_page(prefix) if self._is_s3 else (None, False)
+        return key if is_certain else next(iter(self.list(prefix)), None)
+
+    def _first_of_page(self, prefix: str) -> tuple[str | None, bool]:
+        """On S3, ``first`` by one request, where all of a long log would take several; and whether it is certain."""
         bucket, start = self._bucket_and_folder()
         if bucket.endswith(_UNSORTED):
-            return next(iter(self.list(prefix)), None)
-        with translated_errors("listed", self.root):  # one request, where all of a long log would take several
+            return None, False
+        with translated_errors("listed", self.root):
             try:
                 page = self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=start + prefix, MaxKeys=_FEW)
             except FileNotFoundError:
-                return None
+                return None, True
         found = [str(entry["Key"])[len(start) :] for entry in page.get("Contents") or []]
         key = next((key for key in found if not _is_folder(key)), None)
-        is_unknown = found != sorted(found) or (key is None and page.get("IsTruncated"))
-        return next(iter(self.list(prefix)), None) if is_unknown else key
+        return key, found == sorted(found) and (key is not None or not page.get("IsTruncated"))
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         with translated_errors("listed", self.root):
@@ -137,8 +139,7 @@ class ObjectStorage:
             place |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def discard(self, leftover: Leftover) -> None:
-        bucket, folder = self._bucket_and_folder()
-        key = folder + check_key(leftover.key)
+        bucket, key, _ = self._fs.split_path(self._path(leftover.key))
         with translated_errors("deleted", self.url(leftover.key)), contextlib.suppress(FileNotFoundError):
             self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=leftover.token)
 
