@@ -39,7 +39,7 @@ class PixelLoss(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def check(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits in float32, and the mask of valid pixels.
+        """Logits in float32, 0 at ignored pixels so that their gradient is exactly 0, and the mask of valid pixels.
 
         Raises:
             DataError: the shapes do not fit each other or the class weights.
@@ -66,7 +66,7 @@ class PixelLoss(nn.Module):
                     f"the model's output has {output.shape[1]} channels, and a label is {highest}: give the model one "
                     f"output channel per class (at least {highest + 1})"
                 )
-        return output.float(), valid
+        return output.float().masked_fill(~valid.unsqueeze(1), 0.0), valid
 
 
 class CrossEntropyLoss(PixelLoss):
@@ -103,6 +103,10 @@ class CrossEntropyLoss(PixelLoss):
 class FocalLoss(PixelLoss):
     """Focal loss, ``-(1 - p)^gamma log p`` of the label's probability p (Lin et al. 2017, equation 4).
 
+    With d the label's logit less the log-sum-exp of the others, log p is log-sigmoid(d) and log(1 - p) is
+    log-sigmoid(-d). Both are exact in float32 where p itself has been rounded to 1, so value and gradient are finite
+    for every gamma.
+
     Args:
         gamma: how much easy pixels fade; 0 is cross-entropy.
         ignore_index: label value of unlabelled pixels.
@@ -121,8 +125,10 @@ class FocalLoss(PixelLoss):
         """Sum over valid pixels, and their number."""
         logits, valid = self.check(output, target)
         label = target.masked_fill(~valid, 0)
-        log_probability = F.log_softmax(logits, 1).gather(1, label.unsqueeze(1)).squeeze(1)
-        per_pixel = -((1 - log_probability.exp()) ** self.gamma) * log_probability
+        place = label.unsqueeze(1)
+        others = logits.scatter(1, place, torch.finfo(logits.dtype).min).logsumexp(1)
+        margin = logits.gather(1, place).squeeze(1) - others
+        per_pixel = -(self.gamma * F.logsigmoid(-margin)).exp() * F.logsigmoid(margin)
         if self.class_weights is not None:
             per_pixel = per_pixel * self.class_weights[label]
         return (per_pixel * valid).sum(), valid.sum().float()
@@ -163,8 +169,9 @@ class DiceLoss(PixelLoss):
         if self.class_weights is not None:
             weights = weights * self.class_weights
         count = valid.sum().float()
-        loss = ((1 - dice) * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
-        return loss * count, count
+        total = weights.sum()  # 0 where every labelled class has weight 0: a loss and a gradient of 0, not 0 / 0
+        shares = torch.where(total > 0, weights / total, 0.0)
+        return ((1 - dice) * shares).sum() * count, count
 
 
 class CrossEntropyDiceLoss(nn.Module):

@@ -166,3 +166,85 @@ def test_class_weights_of_another_number_are_named():
 def test_an_impossible_setting_is_refused(make):
     with pytest.raises(ConfigError):
         make()
+
+
+def float64_gradient(loss_of_logits, output):
+    """Gradient by autograd in float64 of a formula written out for one (1, K, H, W) tensor of logits."""
+    logits = output.detach().double().requires_grad_()
+    total = loss_of_logits(logits)
+    total.backward()
+    return total.item(), logits.grad
+
+
+def written_out_focal(logits, target, gamma):
+    """``-(1 - p)^gamma log p`` with 1 - p as the sum of the other classes' probabilities, over labelled pixels."""
+    total = logits.new_zeros(())
+    for row, col in np.argwhere(target[0].numpy() != 255).tolist():
+        of_pixel, label = logits[0, :, row, col], int(target[0, row, col])
+        p = of_pixel.softmax(0)
+        rest = p[torch.arange(len(p)) != label].sum()
+        total = total - rest**gamma * (torch.log1p(-rest) if rest < 0.5 else p[label].log())
+    return total
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("gap", [5.0, 20.0, 60.0, -20.0])
+def test_focal_has_the_gradient_of_float64_where_a_pixel_is_saturated(gamma, gap):
+    """correctness 105: float32 rounds p to 1 at a gap of 17; neither 0 nor NaN follows from that."""
+    output = torch.tensor([gap, 0.0, -1.0]).reshape(1, 3, 1, 1).requires_grad_()
+    target = torch.zeros(1, 1, 1).long()
+    total, _ = FocalLoss(gamma)(output, target)
+    total.backward()
+    value, expected = float64_gradient(lambda logits: written_out_focal(logits, target, gamma), output)
+    assert total.item() == pytest.approx(value, rel=1e-4)
+    torch.testing.assert_close(output.grad.double(), expected, rtol=1e-4, atol=1e-37)
+
+
+@pytest.mark.parametrize("gap", [20.0, 1e4, float("inf"), float("nan")])
+@pytest.mark.parametrize(
+    "loss",
+    [CrossEntropyLoss(), CrossEntropyLoss(label_smoothing=0.1), FocalLoss(0.5), FocalLoss(0.0), DiceLoss()],
+    ids=["cross-entropy", "smoothed", "focal 0.5", "focal 0", "dice"],
+)
+def test_an_ignored_pixel_has_no_gradient_whatever_its_logits(loss, gap):
+    """correctness 105: a half-precision model may overflow where there is no data."""
+    output = torch.tensor([[gap, 0.0], [0.0, 1.0]]).reshape(1, 2, 1, 2).requires_grad_()
+    total, count = loss(output, torch.tensor([[[255, 1]]]))
+    total.backward()
+    assert count.item() == 1
+    assert torch.equal(output.grad[..., 0], torch.zeros(1, 2, 1))
+    assert torch.isfinite(output.grad).all()
+    assert (output.grad[..., 1] != 0).all()
+
+
+@pytest.mark.parametrize("make", [DiceLoss, CrossEntropyDiceLoss])
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
+def test_a_batch_of_classes_without_weight_has_a_gradient_of_zero(make, smooth):
+    """correctness 105: background of weight 0 is common, and many a tile shows nothing else."""
+    loss = make(class_weights=[0.0, 1.0])
+    (loss if make is DiceLoss else loss.dice).smooth = smooth
+    output = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    total, count = loss(output, torch.zeros(1, 4, 4).long())
+    total.backward()
+    assert (total.item(), count.item()) == (0.0, 16.0)
+    assert torch.equal(output.grad, torch.zeros_like(output))
+
+
+@pytest.mark.parametrize("weights", [[0.0, 1.0, 2.0], [1e-30, 1.0, 0.0], [0.0, 0.0, 1.0]])
+def test_weighted_dice_has_the_gradient_of_float64(batch, weights):
+    """correctness 105: against the formula in float64, also where weights of labelled classes are 0."""
+    output, target = batch[0].clone().requires_grad_(), batch[1]
+    total, _ = DiceLoss(class_weights=weights, smooth=1.0)(output, target)
+    total.backward()
+
+    def written_out(logits):
+        valid = target != 255
+        p = logits.softmax(1).movedim(1, -1)[valid]
+        truth = torch.eye(3, dtype=torch.float64)[target[valid]]
+        dice = (2 * (p * truth).sum(0) + 1) / (p.sum(0) + truth.sum(0) + 1)
+        weight = torch.tensor(weights, dtype=torch.float64)
+        return ((1 - dice) * weight).sum() / weight.sum() * valid.sum()
+
+    value, expected = float64_gradient(written_out, output)
+    assert total.item() == pytest.approx(value, rel=1e-5)
+    torch.testing.assert_close(output.grad.double(), expected, rtol=1e-4, atol=1e-7)

@@ -19,8 +19,10 @@ from ununennium.evaluation.evaluation import Calibration
 NUM_BINS = 15
 """Bins of confidence, of equal width from 0 to 1."""
 MOST_SAMPLES = 200_000
-_TINY = 1e-12
+_TINY = float(np.finfo(np.float32).tiny)
 _RANGE = (0.05, 20.0)
+_SPREAD = 1e-5  # of log-probabilities: less is the rounding of float32, and no temperature fits it better than another
+_GAIN = 1e-12  # nats
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -50,7 +52,7 @@ def fit_temperature(probabilities: FloatArray, labels: npt.NDArray[np.integer[An
         labels: (n,), classes.
 
     Returns:
-        Between 0.05 and 20; 1 without samples.
+        Between 0.05 and 20; 1 without samples, and where none fits better than 1, as for uniform probabilities.
     """
     if not len(labels):
         return 1.0
@@ -62,8 +64,10 @@ def fit_temperature(probabilities: FloatArray, labels: npt.NDArray[np.integer[An
         total = highest + np.log(np.exp(scaled - highest).sum(0))
         return float((total - scaled[labels, np.arange(len(labels))]).mean())
 
+    if (logs.max(0) - logs.min(0)).max() < _SPREAD:
+        return 1.0
     best = minimize_scalar(loss, bounds=(np.log(_RANGE[0]), np.log(_RANGE[1])), method="bounded")
-    return float(np.exp(best.x))
+    return float(np.exp(best.x)) if best.fun < loss(0.0) - _GAIN else 1.0
 
 
 class Samples:

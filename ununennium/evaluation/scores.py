@@ -310,6 +310,7 @@ class ValueScores:
     def __init__(self, name: str, mean: float = 0.0, std: float = 1.0, block_size: int = 128) -> None:
         self.name, self.mean, self.std = name, mean, std
         self.sums = UnitSums(self.kind, 6, block_size)
+        self._origin: float | None = None  # the first target: squares about it lose less to rounding than about 0
 
     def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> ValueMapWriter:
         """What writes the predicted window of a scene, in the targets' unit."""
@@ -337,6 +338,9 @@ class ValueScores:
         where = valid & ~np.isnan(target)
         truth = self.std * target[where].astype(np.float64)
         error = self.std * predicted[where].astype(np.float64) - truth
+        if self._origin is None and len(truth):
+            self._origin = float(truth[0])
+        truth -= self._origin or 0.0
         for cell, values in enumerate((None, error, error**2, np.abs(error), truth, truth**2)):
             self.sums.add(row, where, np.full(len(error), cell), values)
 
