@@ -240,10 +240,12 @@ class RunConfig(Section):
                 return absolute(location[0]), location[1]
             return [absolute(one) for one in location] if isinstance(location, list) else location
 
-        scenes = [
-            scene.model_copy(update={"image": absolute(scene.image), "label": absolute(scene.label)})
-            for scene in self.data.scenes
-        ]
+        scenes = []
+        for scene in self.data.scenes:
+            paths = {"image": absolute(scene.image), "label": absolute(scene.label)}
+            if isinstance(scene.labelled_area, str):
+                paths["labelled_area"] = absolute(scene.labelled_area)
+            scenes.append(scene.model_copy(update=paths))
         catalog = self.data.catalog.relocated(absolute) if self.data.catalog else None
         split = self.data.split.model_copy(update={"file": absolute(self.data.split.file)})
         data = self.data.model_copy(update={"scenes": scenes, "catalog": catalog, "split": split})

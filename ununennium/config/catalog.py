@@ -42,8 +42,16 @@ class CatalogConfig(Section):
     ``platform`` is ``sensor`` by itself."""
     label_field: str | None = None
     """Vector labels: the attribute that holds a class, for scenes that name none."""
-    label_value: int = Field(default=1, ge=0)
-    """Vector labels without ``label_field``: the class value of every shape."""
+    label_value: int | None = Field(default=None, ge=0)
+    """Vector labels without ``label_field``: the class value of every shape; if not given, the second class."""
+    label_layer: str | None = None
+    """Vector labels: the layer to read, for scenes that name none."""
+    label_buffer_m: float | None = Field(default=None, gt=0.0)
+    """Vector labels: metres on the ground by which every shape is grown; required for lines and points."""
+    label_unknown: Literal["error", "unlabelled"] = "error"
+    """Labels that are no class: an error, or unlabelled."""
+    labelled_area: Location | None = None
+    """Vector file of the area in which labels are complete; pixels outside of it are unlabelled."""
     class_from: Literal["folder"] | None = None
     """Folder, classification without ``labels``: an image's class is the name of the ``folder`` that it lies in."""
     outside: Literal["background", "unlabelled"] = "background"
@@ -68,5 +76,6 @@ class CatalogConfig(Section):
         return self
 
     def relocated(self, absolute: Callable[[Any], Any]) -> CatalogConfig:
-        """A copy whose own location went through ``absolute``, a function of a path."""
-        return self.model_copy(update={kind: absolute(getattr(self, kind)) for kind in ("folder", "table", "stac")})
+        """A copy whose own locations went through ``absolute``, a function of a path."""
+        paths = ("folder", "table", "stac", "labelled_area")
+        return self.model_copy(update={name: absolute(getattr(self, name)) for name in paths})

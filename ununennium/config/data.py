@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -14,42 +15,6 @@ BandFile = Location | tuple[str, int]
 """A file of one band, or a file and the number of one of its bands, from 1."""
 Image = Location | dict[str, BandFile]
 """One raster, or a file for each band by name: all on one grid."""
-
-
-class SceneConfig(Section):
-    """One image with its labels."""
-
-    image: Image | list[Image]
-    """GeoTIFF (or anything else that GDAL reads): a path or a URL. A mapping of band names to files is one image
-    (``{red: B4.tif, nir: [stack.tif, 5]}``). A list is a stack of dates on one grid."""
-    date: str | list[str] | None = None
-    """Day of the image (``2026-05-18``), or of each image of a stack."""
-    label: Location | None = None
-    """A label raster on the image's grid, or a vector file (GeoJSON, GeoPackage, Shapefile)."""
-    name: str | None = None
-    """Name in reports; the image's file name without its ending if not given."""
-    label_field: str | None = None
-    """Vector labels: the attribute that holds a class name or value; if not given, the only one that holds nothing but
-    class names, and where there is none, every shape is ``label_value``."""
-    label_value: int = Field(default=1, ge=0)
-    """Vector labels without ``label_field``: the class value of every shape."""
-    classes: list[str] = []
-    """Classification of a scene without a ``label``: the name of its class, or, for ``multilabel``, of all of them."""
-    attributes: dict[str, str] = {}
-    """What else is known of the scene, such as ``{sensor: sentinel-2a}``: the evaluation is sliced by it."""
-    outside: Literal["background", "unlabelled"] | None = None
-    """Vector labels: what pixels outside every shape are; if not given, ``unlabelled`` if some shape is of the first
-    class, which then is no background, else ``background``."""
-
-    @field_validator("name")
-    @classmethod
-    def _names_a_file(cls, value: str | None) -> str | None:
-        """Its prediction and pictures are files of that name in the run's folder, and nowhere else."""
-        if value is not None and (
-            any(part in ("", ".", "..") for part in value.split("/")) or "\\" in value or "\0" in value
-        ):
-            raise ValueError("files are named after it: give a name without '..', '\\' and '/' at its ends")
-        return value
 
 
 class RegionConfig(Section):
@@ -68,6 +33,64 @@ class RegionConfig(Section):
         start, stop = value
         if start < 0 or (stop is not None and stop <= start):
             raise ValueError("give [first, one past the last] with 0 <= first < last, or null for the far edge")
+        return value
+
+
+class SceneConfig(Section):
+    """One image with its labels."""
+
+    image: Image | list[Image]
+    """GeoTIFF (or anything else that GDAL reads): a path or a URL. A mapping of band names to files is one image
+    (``{red: B4.tif, nir: [stack.tif, 5]}``). A list is a stack of dates on one grid."""
+    date: str | list[str] | None = None
+    """Day of the image (``2026-05-18``), or of each image of a stack."""
+    label: Location | None = None
+    """A label raster on the image's grid, or a vector file (GeoJSON, GeoPackage, Shapefile)."""
+    name: str | None = None
+    """Name in reports; the image's file name without its ending if not given."""
+    label_field: str | None = None
+    """Vector labels: the attribute that holds a class name or value; if not given, the only one that holds nothing but
+    class names, and where there is none, every shape is ``label_value``."""
+    label_value: int | None = Field(default=None, ge=0)
+    """Vector labels without ``label_field``: the class value of every shape; if not given, the second class. If given,
+    an attribute that holds some class names among other values is no error."""
+    label_layer: str | None = None
+    """Vector labels: the layer to read; required where the file has several layers with geometry."""
+    label_buffer_m: float | None = Field(default=None, gt=0.0)
+    """Vector labels: grow every shape by this distance to each side, in metres on the ground. Required for lines and
+    points, which cover no pixel by themselves: a road of 6 m is a line with 3."""
+    label_unknown: Literal["error", "unlabelled"] = "error"
+    """Labels that are no class (an unknown or empty attribute value, a raster value outside of the classes): an error
+    that names and counts them, or ``unlabelled``."""
+    labelled_area: Location | list[RegionConfig] | None = None
+    """Area in which the labels are complete: a vector file of polygons, or rectangles of pixels. Pixels outside of it
+    are unlabelled, whatever the label says. The whole image if not given."""
+    classes: list[str] = []
+    """Classification of a scene without a ``label``: the name of its class, or, for ``multilabel``, of all of them."""
+    attributes: dict[str, str] = {}
+    """What else is known of the scene, such as ``{sensor: sentinel-2a}``: the evaluation is sliced by it."""
+    outside: Literal["background", "unlabelled"] | None = None
+    """Vector labels: what pixels outside every shape are; if not given, ``unlabelled`` if some shape is of the first
+    class, which then is no background, else ``background``."""
+
+    @field_validator("labelled_area")
+    @classmethod
+    def _of_this_scene(cls, value: str | list[RegionConfig] | None) -> str | list[RegionConfig] | None:
+        if isinstance(value, list):
+            if not value:
+                raise ValueError("give at least one rectangle, or leave it out for the whole image")
+            if any(region.scene is not None for region in value):
+                raise ValueError("rectangles of a scene are its own: leave out their 'scene'")
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_file(cls, value: str | None) -> str | None:
+        """Its prediction and pictures are files of that name in the run's folder, and nowhere else."""
+        if value is not None and (
+            any(part in ("", ".", "..") for part in value.split("/")) or "\\" in value or "\0" in value
+        ):
+            raise ValueError("files are named after it: give a name without '..', '\\' and '/' at its ends")
         return value
 
 
@@ -188,8 +211,14 @@ class DataConfig(Section):
     """How stacks of dates reach the model: (batch, dates x bands, rows, columns), or, for ``stack``, (batch, dates,
     bands, rows, columns)."""
     classes: list[str] = Field(min_length=1)
-    """Class names; a class's value in the labels is its place in this list, from 0. For a regression the one name of
-    what is predicted, such as ``elevation``."""
+    """Class names; a class's value in the labels is its place in this list, from 0. A mapping of values to names
+    (``{8: artificial surface, 10: bare}``) is for labels with other values: it is ``class_values`` with the names in
+    the order of their values. For a regression the one name of what is predicted, such as ``elevation``."""
+    class_values: dict[int, str] = {}
+    """Class name of each label value, where values are not 0, 1, 2 and so on; several values may be one class. Values
+    that are not listed are no class, see ``label_unknown``. Models, maps and reports number the classes from 0."""
+    allow_absent: list[str] = []
+    """Classes that may be without a labelled pixel in the training fold; any other class without one is an error."""
     bands: list[int | str] | None = None
     """Bands to read in the model's order, by name (the files' descriptions) or counted from 1; all if not given."""
     nodata: float | None = None
@@ -228,6 +257,28 @@ class DataConfig(Section):
             raise ValueError("give at least 1 image here, or data.catalog: a folder, a table or STAC")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_class_mapping(cls, settings: Any) -> Any:
+        """Turn a mapping of values to names into the list of names and ``class_values``."""
+        classes = settings.get("classes") if isinstance(settings, Mapping) else None
+        if not isinstance(classes, Mapping) or settings.get("class_values"):
+            return settings
+        try:
+            names = [classes[value] for value in sorted(classes, key=int)]
+        except (TypeError, ValueError):
+            return settings
+        return {**settings, "classes": list(dict.fromkeys(map(str, names))), "class_values": dict(classes)}
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            raise ValueError(
+                "give a list of class names, or a mapping of label values (whole numbers) to names without class_values"
+            )
+        return value
+
     @field_validator("classes")
     @classmethod
     def _fit_the_task(cls, value: list[str], info: ValidationInfo) -> list[str]:
@@ -239,6 +290,20 @@ class DataConfig(Section):
         twice = sorted({name for name in value if value.count(name) > 1})
         if twice:
             raise ValueError(f"each class needs a name of its own; given twice: {', '.join(twice)}")
+        return value
+
+    @field_validator("class_values")
+    @classmethod
+    def _name_classes(cls, value: dict[int, str], info: ValidationInfo) -> dict[int, str]:
+        if value and info.data.get("task") == "regression":
+            raise ValueError("a regression has no class values; leave it out")
+        _check_names(list(value.values()), info)
+        return value
+
+    @field_validator("allow_absent")
+    @classmethod
+    def _are_classes(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        _check_names(value, info)
         return value
 
     @field_validator("bands")
@@ -256,3 +321,11 @@ class DataConfig(Section):
                 f"{self.classes[self.ignore_index]!r}; choose a value outside 0..{len(self.classes) - 1}, such as 255"
             )
         return self
+
+
+def _check_names(names: Sequence[str], info: ValidationInfo) -> None:
+    """Make sure that all names are classes; a list of classes that is wrong itself has its own complaint."""
+    classes = info.data.get("classes")
+    unknown = [name for name in names if classes is not None and name not in classes]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no class; data.classes are {', '.join(classes or ())}")

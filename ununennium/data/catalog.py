@@ -34,7 +34,7 @@ class Scene:
         label: path or URL of the labels; None if it has none.
         label_kind: ``raster`` on the image's grid, or ``vector``.
         label_field: vector attribute with the class; None if every shape is ``label_value``.
-        label_value: class value of shapes without a field.
+        label_value: class value of shapes without a field; None for the second class.
         outside: what pixels outside every shape are; None if nobody said (``ununennium.data.defaults`` finds out).
         width: columns.
         height: rows.
@@ -57,7 +57,7 @@ class Scene:
     label: str | None
     label_kind: Literal["raster", "vector"] | None
     label_field: str | None
-    label_value: int
+    label_value: int | None
     outside: Literal["background", "unlabelled"] | None
     width: int
     height: int

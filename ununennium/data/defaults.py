@@ -41,7 +41,7 @@ def _with_attribute(scene: Scene, classes: Sequence[str]) -> Scene:
         field = named[0] if len(named) == 1 else None
     outside = scene.outside
     if outside is None:
-        found = {scene.label_value} if field is None else values.get(field, set())
+        found = {1 if scene.label_value is None else scene.label_value} if field is None else values.get(field, set())
         has_first = bool(found & {classes[0], 0, "0"})
         outside = "unlabelled" if has_first else "background"
     return replace(scene, label_field=field, outside=outside)

@@ -45,7 +45,7 @@ def scene_facts(scene: Scene, bands: Sequence[int | str] | None = None) -> Row:
     if scene.classes and scene.label is None:
         facts["labels"] = f"the scene is {', '.join(scene.classes)}"
     if scene.label_kind == "vector":
-        what = scene.label_field or f"all {scene.label_value}"
+        what = scene.label_field or f"all {1 if scene.label_value is None else scene.label_value}"
         facts["labels"] = f"shapes ({what}; {scene.outside or 'background'} outside)"
     return facts
 

@@ -98,7 +98,7 @@ class _Shapes:
         columns = [scene.label_field] if scene.label_field else []
         meta, geometry, fields = read_table(path, columns=columns)
         shapes = shapely.from_wkb(geometry)
-        values = np.full(len(shapes), scene.label_value, np.int64)
+        values = np.full(len(shapes), 1 if scene.label_value is None else scene.label_value, np.int64)
         if scene.label_field:
             values = np.array([_class_of(value, scene, classes) for value in fields[0]], np.int64)
         present = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))

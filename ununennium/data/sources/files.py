@@ -58,11 +58,10 @@ def joined(folder: str, path: str) -> str:
 
 def label_settings(catalog: CatalogConfig) -> dict[str, Any]:
     """What the catalogue says of every label."""
-    return {
-        "label_field": catalog.label_field,
-        "label_value": catalog.label_value,
-        "outside": catalog.outside,
-    }
+    names = (
+        "label_field", "label_value", "label_layer", "label_buffer_m", "label_unknown", "labelled_area", "outside",
+    )  # fmt: skip
+    return {name: getattr(catalog, name) for name in names}
 
 
 def without_labels(names: Sequence[str], catalog: CatalogConfig, expected: str) -> None:

@@ -56,8 +56,9 @@ def scenes_in_table(catalog: CatalogConfig, *, labelled: bool = True) -> list[Sc
         if "classes" in given:
             settings["classes"] = [name.strip() for name in str(given["classes"]).split(";") if name.strip()]
         settings["image"] = _located(settings["image"], folder)
-        if "label" in given and not str(given["label"]).startswith("<"):
-            settings["label"] = _located(str(given["label"]), folder)
+        for name in ("label", "labelled_area"):
+            if name in given and not str(given[name]).startswith("<"):
+                settings[name] = _located(str(given[name]), folder)
         try:
             scenes.append(SceneConfig.model_validate(settings))
         except ValidationError as error:
