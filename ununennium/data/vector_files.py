@@ -15,6 +15,16 @@ from ununennium.data.remote import gdal_options, gdal_path, is_remote, with_retr
 T = TypeVar("T")
 
 
+def layers_of(path: str | os.PathLike[str]) -> list[str]:
+    """Names of a file's layers that have geometry; tables without are left out.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    layers = _read(path, lambda pyogrio, opened: pyogrio.list_layers(opened))
+    return [str(name) for name, geometry_type in layers if geometry_type is not None]
+
+
 def read_info(path: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
     """What ``pyogrio.read_info`` tells of a file's first layer: ``crs``, ``fields``, ``geometry_type`` and more.
 
