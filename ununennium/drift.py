@@ -21,6 +21,7 @@ from ununennium.config import RunConfig
 from ununennium.errors import CheckpointError, ConfigError, GateError
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import check_metrics
+from ununennium.evaluation.thresholds import exceeds
 from ununennium.measuring import measure_champion
 from ununennium.runs import finite, resolve_storage
 from ununennium.tasks import goodness
@@ -143,8 +144,7 @@ def compare(
     elif value is None:
         degraded, reason = True, f"{metric} was {baseline:.4f}, and cannot be measured on today's holdout"
     else:
-        loss = goodness(metric, baseline) - goodness(metric, value)
-        degraded = loss > tolerance
+        degraded = exceeds(goodness(metric, baseline), goodness(metric, value), tolerance)
         margin = f"the {tolerance:g} that it may be worse by"
         found = f"{metric} is {value:.4f} on today's holdout and was {baseline:.4f}"
         reason = f"{found}: {'more than' if degraded else 'within'} {margin}"

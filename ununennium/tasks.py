@@ -6,6 +6,7 @@ before it is needed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +37,11 @@ def goodness(metric: str, value: float) -> float:
     if family == "bias":
         return -abs(value)
     return -value if family in LOWER_IS_BETTER else value
+
+
+def worst_value(metric: str) -> float:
+    """What a model without a value of ``metric`` is worth: 0, or infinity for an error."""
+    return math.inf if goodness(metric, 1.0) < 0 else 0.0
 
 
 class TargetReader(Protocol):
@@ -290,7 +296,7 @@ class MultiLabel(Classification):
 
     name = "multilabel"
     loss = "ununennium.losses:PresenceLoss"
-    per_class: tuple[str, ...] = ("F1", "precision", "recall")
+    per_class: tuple[str, ...] = ("IoU", "F1", "precision", "recall")
     overall: tuple[str, ...] = ("accuracy",)
     headline: tuple[str, ...] = ("F1",)
     target_dtype = "float64"

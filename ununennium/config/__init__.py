@@ -116,15 +116,15 @@ class GateConfig(Section):
     """What a new model must show on the holdout before it replaces the champion."""
 
     metric: str = "IoU"
-    """Metric that must improve: ``IoU`` or ``F1`` (mean over classes), or one class's, ``IoU.building``; of a
-    regression ``RMSE``, ``MAE``, ``bias`` or ``R2``. Which way is better is known."""
+    """Metric that must improve: ``IoU`` or ``F1`` (mean over the classes that the holdout's labels have), or one
+    class's, ``IoU.building``; of a regression ``RMSE``, ``MAE``, ``bias`` or ``R2``. Which way is better is known."""
     floors: dict[str, float] = {}
     """Metric -> value that it must reach, champion or not, such as ``{"IoU.building": 0.3}``; of an error (``RMSE``)
     the most that it may be."""
     min_improvement: float = 0.0
     """The metric must exceed the champion's by more than this; an error must be below it by more than this."""
     max_class_drop: float | None = Field(default=0.1, ge=0.0)
-    """No class's IoU may fall by more than this below the champion's; null for no such guard."""
+    """The IoU of no labelled class may fall by more than this below the champion's; null for no such guard."""
     confidence: float | None = Field(default=0.9, gt=0.0, lt=1.0)
     """The improvement must be more than noise: so much of the interval that drawing the holdout's blocks gives lies in
     the middle, and its lower end must be an improvement, too; null compares the values alone."""
@@ -136,8 +136,9 @@ class GateConfig(Section):
     """Parts of the holdout that are guarded, each by itself: ``scene``, ``date``, or an attribute of the scenes such as
     ``sensor``."""
     max_slice_drop: float | None = Field(default=0.2, ge=0.0)
-    """In no slice may the metric fall by more than this below the champion's; of an error (``RMSE``) the share by
-    which it may grow; null for no such guard. Slices of fewer than 6 blocks are reported, and not guarded."""
+    """In no slice may the metric fall by more than this below the champion's; of ``RMSE`` and ``MAE`` the share by
+    which it may grow, of ``bias`` how much farther from 0 it may be, in the targets' unit; null for no such guard.
+    Slices of fewer than 6 blocks that have the class are reported, and not guarded."""
     unreadable_champion: Literal["refuse", "replace"] = "refuse"
     """A champion that cannot be loaded: keep it until somebody looks (``refuse``), or judge the new model like a first
     one (``replace``)."""

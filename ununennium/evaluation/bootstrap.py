@@ -14,9 +14,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ununennium.evaluation.measures import FloatArray, Measures, values_by_name
+from ununennium.evaluation.measures import FloatArray, Measures, informs, values_by_name
 from ununennium.evaluation.units import Units, paired
-from ununennium.tasks import goodness
+from ununennium.tasks import goodness, worst_value
 
 LEAST_PLACES = 6
 """Blocks below which there is no interval: so few say nothing about the others that might have been held out."""
@@ -52,21 +52,29 @@ def difference_intervals(
         seed: of the draws.
 
     Returns:
-        For each metric None with fewer than ``LEAST_PLACES`` places, without such a metric, or if half of the draws or
-        more leave one of the two without it.
+        For each metric None with fewer than ``LEAST_PLACES`` places that inform it (``informative_places``), without
+        such a metric, or if half of the draws or more leave both without it. In a draw that leaves one of the two
+        without it, that one has the worst value there is.
     """
     ours, theirs = paired(challenger, champion)
-    if len(ours) < LEAST_PLACES:
-        return dict.fromkeys(metrics)
-    drawn: dict[str, list[FloatArray]] = {metric: [] for metric in metrics}
-    for weights in _draws(len(ours), resamples, seed):
-        one, other = (values_by_name(measures, metrics, weights @ sums) for sums in (ours, theirs))
-        for metric in one.keys() & other.keys():
-            drawn[metric].append(_goodness(metric, one[metric]) - _goodness(metric, other[metric]))
-    return {
-        metric: expanded_interval(np.concatenate(values), len(ours), confidence) if values else None
-        for metric, values in drawn.items()
-    }
+    there = values_by_name(measures, metrics, ours.sum(0)).keys()
+    places = {metric: informative_places(ours, theirs, measures, metric) for metric in metrics if metric in there}
+    drawn: dict[str, list[FloatArray]] = {metric: [] for metric, number in places.items() if number >= LEAST_PLACES}
+    for weights in _draws(len(ours), resamples, seed) if drawn else ():
+        one, other = (values_by_name(measures, list(drawn), weights @ sums) for sums in (ours, theirs))
+        for metric, values in drawn.items():
+            values.append(_difference(metric, one[metric], other[metric]))
+    found = {metric: expanded_interval(np.concatenate(d), places[metric], confidence) for metric, d in drawn.items()}
+    return {metric: found.get(metric) for metric in metrics}
+
+
+def informative_places(ours: FloatArray, theirs: FloatArray, measures: Measures, metric: str) -> int:
+    """Places that say something of a metric, of the paired sums (P, S) of two models.
+
+    A place without the class, in the labels and in both predictions, adds nothing to the class's metric and to its
+    spread: a class that lies in one block is seen once, however many other blocks there are.
+    """
+    return int((informs(measures, metric, ours) | informs(measures, metric, theirs)).sum())
 
 
 def expanded_interval(values: FloatArray, num_places: int, confidence: float) -> tuple[float, float] | None:
@@ -89,6 +97,21 @@ def _draws(number: int, resamples: int, seed: int) -> list[FloatArray]:
     chances = np.full(number, 1 / number)
     sizes = [min(_AT_ONCE, resamples - start) for start in range(0, resamples, _AT_ONCE)]
     return [rng.multinomial(number, chances, size=size).astype(np.float64) for size in sizes]
+
+
+def _difference(metric: str, one: FloatArray, other: FloatArray) -> FloatArray:
+    """How much better the first is in each draw (B,); NaN where neither has a value, or a missing one is infinite."""
+    one, other = (
+        np.where(np.isnan(one), _worst(metric, other), one),
+        np.where(np.isnan(other), _worst(metric, one), other),
+    )
+    return _goodness(metric, one) - _goodness(metric, other)
+
+
+def _worst(metric: str, beside: FloatArray) -> FloatArray:
+    """The worst value of a metric where the model beside has one, if it is finite; NaN elsewhere."""
+    worst = worst_value(metric)
+    return np.where(np.isnan(beside) | np.isinf(worst), np.nan, worst)
 
 
 def _goodness(metric: str, values: FloatArray) -> FloatArray:

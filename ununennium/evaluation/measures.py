@@ -14,11 +14,14 @@ kind            cells     in this order
                           a constant), their squares; in the targets' own unit
 ==============  ========  =====================================================================================
 
-IoU = TP / (TP + FP + FN) (Jaccard 1901), F1 = 2 TP / (2 TP + FP + FN), kappa as Cohen (1960). A class that is neither
-labelled nor predicted has none: it is NaN, never 0, and leaves the ``mean``, which is the macro mean over the classes
-that are left. ``frequency_weighted_*`` weights each class by its labelled pixels. ``boundary_F1`` is the harmonic mean
-of the shares of predicted boundary that lie within ``TOLERANCE_PX`` of a labelled one, and the other way round
-(Csurka et al. 2013).
+IoU = TP / (TP + FP + FN) (Jaccard 1901), F1 = 2 TP / (2 TP + FP + FN), kappa as Cohen (1960). A value whose denominator
+is 0 is NaN: IoU and F1 of a class that is neither labelled nor predicted, recall of one that is not labelled, precision
+of one that is not predicted. The ``mean`` is the macro mean over the classes that are labelled, the same set for every
+model; a labelled class without a value (its precision, where it is never predicted) counts as 0 there. A class that is
+predicted, and not labelled, costs in the values of the classes whose pixels it took. ``frequency_weighted_*`` weights
+each class by its labelled pixels. ``boundary_F1`` is the harmonic mean of the shares of predicted boundary that lie
+within ``TOLERANCE_PX`` of a labelled one, and the other way round (Csurka et al. 2013); its mean is over the classes
+with a labelled boundary.
 """
 
 from __future__ import annotations
@@ -50,6 +53,18 @@ class Measures(Protocol):
 
     def counted(self, sums: FloatArray) -> FloatArray:
         """Pixels or patches that were counted: (..., S) to (...)."""
+        ...
+
+    def reference(self, sums: FloatArray) -> FloatArray:
+        """Counts that labels alone decide, so that they are the same for every model: (..., S) to (..., R)."""
+        ...
+
+    def labelled(self, sums: FloatArray, family: str) -> FloatArray:
+        """How much of each class there is in the labels, as ``family`` counts it: (..., S) to (..., K)."""
+        ...
+
+    def predicted(self, sums: FloatArray, family: str) -> FloatArray:
+        """How much of each class is predicted: (..., S) to (..., K)."""
         ...
 
     def per_class(self, sums: FloatArray) -> dict[str, FloatArray]:
@@ -84,6 +99,18 @@ class ClassMeasures:
         total: FloatArray = self.confusion(sums).sum((-2, -1))
         return total
 
+    def reference(self, sums: FloatArray) -> FloatArray:
+        """Pixels or patches with each label."""
+        return self.labelled(sums, "IoU")
+
+    def labelled(self, sums: FloatArray, family: str) -> FloatArray:
+        """Pixels or patches with each label; of ``boundary_F1`` the labelled boundary."""
+        return self._boundary(sums)[3] if family == "boundary_F1" else self._margins(sums)[1]
+
+    def predicted(self, sums: FloatArray, family: str) -> FloatArray:
+        """Pixels or patches predicted as each class; of ``boundary_F1`` the predicted boundary."""
+        return self._boundary(sums)[1] if family == "boundary_F1" else self._margins(sums)[2]
+
     def per_class(self, sums: FloatArray) -> dict[str, FloatArray]:
         """IoU, F1, precision, recall, and boundary_F1 where boundaries were counted."""
         hit, labelled, predicted = self._margins(sums)
@@ -94,8 +121,7 @@ class ClassMeasures:
             "recall": _ratio(hit, labelled),
         }
         if self.boundaries:
-            cells = sums[..., len(self.classes) ** 2 :].reshape(*sums.shape[:-1], len(self.classes), 4)
-            found["boundary_F1"] = _boundary_f1(*np.moveaxis(cells, -1, 0))
+            found["boundary_F1"] = _boundary_f1(*self._boundary(sums))
         return found
 
     def overall(self, sums: FloatArray) -> dict[str, FloatArray]:
@@ -116,6 +142,11 @@ class ClassMeasures:
         matrix = self.confusion(sums)
         return matrix.diagonal(axis1=-2, axis2=-1), matrix.sum(-1), matrix.sum(-2)
 
+    def _boundary(self, sums: FloatArray) -> FloatArray:
+        """Predicted boundary that is near, all of it, labelled boundary that is near, all of it: (4, ..., K)."""
+        cells = sums[..., len(self.classes) ** 2 :].reshape(*sums.shape[:-1], len(self.classes), 4)
+        return np.moveaxis(cells, -1, 0)
+
 
 class PresenceMeasures:
     """Of each class on its own.
@@ -133,10 +164,28 @@ class PresenceMeasures:
         total: FloatArray = sums[..., :4].sum(-1)
         return total
 
+    def reference(self, sums: FloatArray) -> FloatArray:
+        """Patches with each class, and patches known to be without it."""
+        hit, false, missed, rejected = self._cases(sums)
+        return np.concatenate([hit + missed, false + rejected], -1)
+
+    def labelled(self, sums: FloatArray, family: str) -> FloatArray:
+        """Patches with each class."""
+        hit, _, missed, _ = self._cases(sums)
+        total: FloatArray = hit + missed
+        return total
+
+    def predicted(self, sums: FloatArray, family: str) -> FloatArray:
+        """Patches that are said to have each class."""
+        hit, false, _, _ = self._cases(sums)
+        total: FloatArray = hit + false
+        return total
+
     def per_class(self, sums: FloatArray) -> dict[str, FloatArray]:
-        """F1, precision and recall."""
+        """IoU, F1, precision and recall."""
         hit, false, missed, _ = self._cases(sums)
         return {
+            "IoU": _ratio(hit, hit + false + missed),
             "F1": _ratio(2 * hit, 2 * hit + false + missed),
             "precision": _ratio(hit, hit + false),
             "recall": _ratio(hit, hit + missed),
@@ -162,6 +211,18 @@ class ValueMeasures:
     def counted(self, sums: FloatArray) -> FloatArray:
         """Pixels that were counted."""
         return sums[..., 0]
+
+    def reference(self, sums: FloatArray) -> FloatArray:
+        """Pixels that were counted."""
+        return sums[..., :1]
+
+    def labelled(self, sums: FloatArray, family: str) -> FloatArray:
+        """There are no classes."""
+        return sums[..., :0]
+
+    def predicted(self, sums: FloatArray, family: str) -> FloatArray:
+        """There are no classes."""
+        return sums[..., :0]
 
     def per_class(self, sums: FloatArray) -> dict[str, FloatArray]:
         """There are no classes."""
@@ -194,7 +255,8 @@ def metrics_of(measures: Measures, sums: FloatArray) -> dict[str, Any]:
     """All metrics of one sum (S,), as ``Evaluation.metrics`` has them."""
     found: dict[str, Any] = {}
     for name, values in measures.per_class(sums).items():
-        found[name] = {"mean": float(_mean(values)), **dict(zip(measures.classes, values.tolist(), strict=True))}
+        mean = _mean(values, measures.labelled(sums, name))
+        found[name] = {"mean": float(mean), **dict(zip(measures.classes, values.tolist(), strict=True))}
     return found | {name: float(value) for name, value in measures.overall(sums).items()}
 
 
@@ -208,12 +270,35 @@ def values_by_name(measures: Measures, names: Sequence[str], sums: FloatArray) -
     for name in names:
         family, _, label = name.partition(".")
         if family in per_class and label in ("", "mean"):
-            found[name] = _mean(per_class[family])
+            found[name] = _mean(per_class[family], measures.labelled(sums, family))
         elif family in per_class and label in measures.classes:
             found[name] = per_class[family][..., measures.classes.index(label)]
         elif family in overall and not label:
             found[name] = overall[family]
     return found
+
+
+def informs(measures: Measures, name: str, sums: FloatArray) -> npt.NDArray[np.bool_]:
+    """Sums (..., S) that say something of a metric, as bool (...): of a class's, that it is labelled or predicted."""
+    family, number = _class_of(measures, name)
+    if number is None:
+        return measures.counted(sums) > 0
+    found: npt.NDArray[np.bool_] = (measures.labelled(sums, family) + measures.predicted(sums, family))[..., number] > 0
+    return found
+
+
+def has_labels(measures: Measures, name: str, sums: FloatArray) -> bool:
+    """A sum (S,) has labels of what the metric speaks of: a model without a value lacks what it should have."""
+    family, number = _class_of(measures, name)
+    if number is None:
+        return bool(measures.counted(sums) > 0)
+    return bool(measures.labelled(sums, family)[number] > 0)
+
+
+def _class_of(measures: Measures, name: str) -> tuple[str, int | None]:
+    """Family and class number of a metric's name; None for a mean or a metric with one value."""
+    family, _, label = name.partition(".")
+    return family, measures.classes.index(label) if label in measures.classes and label != "mean" else None
 
 
 def value_in(metrics: Mapping[str, Any], name: str) -> float | None:
@@ -244,7 +329,7 @@ def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
         return np.where(whole == 0, np.nan, np.asarray(part, np.float64) / whole)
 
 
-def _mean(values: FloatArray) -> FloatArray:
-    """Mean over the last axis of what is not NaN; NaN if nothing is."""
-    there = ~np.isnan(values)
-    return _ratio(np.where(there, values, 0.0).sum(-1), there.sum(-1).astype(np.float64))
+def _mean(values: FloatArray, labelled: FloatArray) -> FloatArray:
+    """Mean over the classes, the last axis, that are labelled; NaN if none is."""
+    there = labelled > 0
+    return _ratio(np.where(there, np.nan_to_num(values), 0.0).sum(-1), there.sum(-1).astype(np.float64))
