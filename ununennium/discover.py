@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ununennium.config import Component, RunConfig, Section
+from ununennium.config.yaml_text import write_yaml
 from ununennium.data.vector_files import read_info, read_table
 from ununennium.errors import DataError
 
@@ -265,7 +266,5 @@ def _section(section: BaseModel, *, indent: int) -> list[str]:
 
 
 def _inline(value: Any) -> str:
-    import yaml
-
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    text = write_yaml(value, default_flow_style=True, width=10**6)
     return text.removesuffix("...\n").strip()

@@ -24,13 +24,25 @@ class ConfigError(UnunenniumError, ValueError):
     """
 
     def __init__(self, field: str, value: Any, remedy: str) -> None:
-        super().__init__(f"{field} = {value!r}: {remedy}")
+        super().__init__(f"{field} = {_shown(value)}: {remedy}")
         self.field = field
         self.value = value
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.field, self.value, self.remedy))
+
+
+_LONGEST = 300
+
+
+def _shown(value: Any) -> str:
+    """``repr(value)``, cut where it would hide the rest of the message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or a value that holds itself
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]}... ({len(text):,} characters)"
 
 
 class DataError(UnunenniumError):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ununennium.checkpoints.storage import open_storage
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, StorageError
+from ununennium.redaction import holds_credentials
 
 if TYPE_CHECKING:
     from ununennium.checkpoints.storage import Storage
@@ -31,6 +32,7 @@ WORK_FOLDER = ".ununennium/runs"
 """Default folder, under the working directory, of the work folders; ``UNUNENNIUM_WORK`` names another."""
 
 SUMMARY = "summary.json"
+_NO_BUCKET = re.compile(r"^(s3a?|gc?s|az|abfss?)://*$", re.IGNORECASE)
 _RUN_ID = re.compile(r"^\d{8}T\d{6}Z-[a-z0-9][a-z0-9_-]*-[0-9a-f]{4}$")
 
 
@@ -333,7 +335,15 @@ def newest_summaries(root: str, name: str | None = None, limit: int | None = Non
 
 
 def resolve_storage(url: str) -> str:
-    """``url`` without a slash at its end; a local path becomes absolute."""
+    """``url`` without a slash at its end; a local path becomes absolute.
+
+    Raises:
+        ConfigError: it holds a password, token or signature, or names no bucket.
+    """
+    if holds_credentials(url):
+        raise ConfigError("storage", url, "leave credentials out of the URL, and put them into the environment (AWS_*)")
+    if _NO_BUCKET.match(url):
+        raise ConfigError("storage", url, "the URL names no bucket; write s3://bucket/prefix")
     if "://" in url:
         scheme, _, rest = url.partition("://")
         return f"{scheme}://{rest.rstrip('/')}"

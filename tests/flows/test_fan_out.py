@@ -118,7 +118,7 @@ def test_six_scenes_on_two_workers_one_of_them_corrupt(
     [
         ({"address": "tcp://a:1", "cluster": "x:Y"}, "not both"),
         ({"cluster_kwargs": {"n_workers": 3}}, "cluster_kwargs goes with cluster"),
-        ({"workers": 0}, "greater than or equal to 1"),
+        ({"workers": 0}, "at least 1"),
     ],
 )
 def test_places_that_cannot_be(fan_out: dict[str, Any], message: str) -> None:

@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ununennium.config.card import CardConfig
 from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, SceneConfig, SplitConfig
 from ununennium.config.launcher import LauncherConfig
-from ununennium.config.parsing import apply_overrides, as_config_error
+from ununennium.config.parsing import apply_overrides, as_config_error, load_settings
 from ununennium.config.section import Component, Location, PositiveInt, Section
 from ununennium.config.tracking import TrackingConfig
+from ununennium.config.yaml_text import write_yaml
 from ununennium.errors import ConfigError
 from ununennium.tasks import TASKS
 
@@ -73,6 +73,12 @@ class TrainerSettings(Section):
     """With several GPUs: weights, gradients and optimizer state divided over them (FSDP2), for models too large."""
     deterministic: bool = False
     """Only deterministic kernels: bit-equal runs, somewhat slower."""
+    scheduler_monitor: str | None = None
+    """Metric for ReduceLROnPlateau, such as ``val_IoU``; null is ``val_loss`` (``train_loss`` without validation)."""
+    max_nonfinite_steps: PositiveInt = 25
+    """End the run after so many optimizer steps in a row with a gradient that is not finite (each is skipped)."""
+    agree_every_steps: PositiveInt = 10
+    """With several processes: optimizer steps between two agreements on whether to stop."""
     time_limit_s: float | None = Field(default=None, gt=0.0)
     """Stop after so many seconds at the next step, with a checkpoint."""
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
@@ -128,7 +134,7 @@ class GateConfig(Section):
     confidence: float | None = Field(default=0.9, gt=0.0, lt=1.0)
     """The improvement must be more than noise: so much of the interval that drawing the holdout's blocks gives lies in
     the middle, and its lower end must be an improvement, too; null compares the values alone."""
-    resamples: int = Field(default=2000, ge=200)
+    resamples: int = Field(default=2000, ge=200, le=1_000_000)
     """Draws of the holdout's blocks."""
     seed: int = Field(default=0, ge=0)
     """Seed of the draws."""
@@ -216,17 +222,9 @@ class RunConfig(Section):
         Raises:
             ConfigError: the file cannot be read, is not YAML, or a setting cannot work.
         """
-        file = Path(path)
-        try:
-            settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError("config", str(path), f"cannot be read: {error.strerror or error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError("config", str(path), f"is not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(settings, dict):
-            raise ConfigError("config", str(path), "is not a mapping of sections; 'ununennium init' writes one")
+        settings = load_settings(path, wanted="is not a mapping of sections; 'ununennium init' writes one")
         settings = apply_overrides(settings, overrides)
-        return cls.parse(settings, source=str(path)).with_scenes_relative_to(file.parent)
+        return cls.parse(settings, source=str(path)).with_scenes_relative_to(Path(path).parent)
 
     def with_scenes_relative_to(self, folder: str | Path) -> RunConfig:
         """Return a copy whose relative scene and catalogue paths are absolute, taken from ``folder``."""
@@ -254,7 +252,7 @@ class RunConfig(Section):
 
     def to_yaml(self) -> str:
         """The configuration as YAML that ``load`` reads back to an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.model_dump(mode="json"))
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ununennium.config.catalog import CatalogConfig
-from ununennium.config.section import Fraction, Location, PositiveInt, Section
+from ununennium.config.section import Fraction, Location, Section
 
 BandFile = Location | tuple[str, int]
 """A file of one band, or a file and the number of one of its bands, from 1."""
@@ -34,6 +34,19 @@ class RegionConfig(Section):
         if start < 0 or (stop is not None and stop <= start):
             raise ValueError("give [first, one past the last] with 0 <= first < last, or null for the far edge")
         return value
+
+
+def check_day(text: str, *, whole: bool = False) -> None:
+    """Refuse what is no day: ``2026-05-18``, with a time behind it or not; unless ``whole``, a month or year will do.
+
+    Raises:
+        ValueError: it is none.
+    """
+    padded = text + {4: "-01-01", 7: "-01"}.get(len(text), "") if not whole else text
+    try:
+        date.fromisoformat(padded[:10] if "-" in padded[:8] else padded[:8])
+    except ValueError:
+        raise ValueError("write a day as 2026-05-18") from None
 
 
 class SceneConfig(Section):
@@ -81,6 +94,13 @@ class SceneConfig(Section):
                 raise ValueError("give at least one rectangle, or leave it out for the whole image")
             if any(region.scene is not None for region in value):
                 raise ValueError("rectangles of a scene are its own: leave out their 'scene'")
+        return value
+
+    @field_validator("date")
+    @classmethod
+    def _is_a_day(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for each in [value] if isinstance(value, str) else value or []:
+            check_day(each)
         return value
 
     @field_validator("name")
@@ -142,10 +162,7 @@ class SplitConfig(Section):
     @classmethod
     def _is_a_day(cls, value: str | None) -> str | None:
         if value is not None:
-            try:
-                date.fromisoformat(value[:10])
-            except ValueError:
-                raise ValueError("write a day as 2026-05-18") from None
+            check_day(value, whole=True)
         return value
 
     @model_validator(mode="after")
@@ -230,17 +247,17 @@ class DataConfig(Section):
     """``warp``: the grid; the first scene's CRS and pixel size if not given."""
     ignore_index: int = 255
     """Label value of unlabelled pixels; used by the loss and by every metric."""
-    chip_size: int = Field(default=128, ge=16)
+    chip_size: int = Field(default=128, ge=16, le=16_384)
     """Side of a training chip in pixels."""
-    chips_per_epoch: int | None = Field(default=None, ge=1)
+    chips_per_epoch: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Chips drawn per epoch; if not given, about as many as cover the training pixels once."""
-    batch_size: PositiveInt = 8
+    batch_size: int = Field(default=8, ge=1, le=65_536)
     """Chips per micro-batch and process."""
     class_balance: Fraction = 0.5
     """Share of chips centred on a labelled pixel of a class drawn evenly among all but the most common one."""
-    num_workers: int = Field(default=0, ge=0)
+    num_workers: int = Field(default=0, ge=0, le=1024)
     """Loader processes per rank; 0 reads in the training process."""
-    cache_mb: int = Field(default=256, ge=1)
+    cache_mb: int = Field(default=256, ge=1, le=10_000_000)
     """Decoded pixels that each process keeps (every rank and every loader worker), in MB; training chips are shuffled
     within what fits, and mix eight places at any moment."""
     max_unreadable: Fraction = 0.01

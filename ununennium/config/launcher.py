@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ununennium.config.section import PositiveInt, Section
+from ununennium.config.section import Section
 
 
 class LauncherConfig(Section):
     """How the training processes are started, watched and ended."""
 
-    nproc_per_node: PositiveInt = 1
+    nproc_per_node: int = Field(default=1, ge=1, le=1024)
     """Processes on each machine, one per GPU."""
     timeout_s: float | None = Field(default=None, gt=0.0)
     """Stop the training, with a checkpoint, after so many seconds."""

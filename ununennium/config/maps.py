@@ -6,12 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ununennium.config.catalog import CatalogConfig
-from ununennium.config.data import Image
-from ununennium.config.parsing import apply_overrides, as_config_error
+from ununennium.config.data import Image, check_day
+from ununennium.config.parsing import apply_overrides, as_config_error, load_settings
 from ununennium.config.predictor import FitConfig, MapOutput, PolygonsConfig, PredictorConfig
 from ununennium.config.section import Location, PositiveInt, Section
 from ununennium.errors import ConfigError
@@ -44,6 +43,13 @@ class MapSceneConfig(Section):
     """Day of the image (``2026-05-18``), or of each image of a stack."""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)
     """Name of its map's folder; the image's without its ending if not given."""
+
+    @field_validator("date")
+    @classmethod
+    def _is_a_day(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for each in [value] if isinstance(value, str) else value or []:
+            check_day(each)
+        return value
 
 
 class FanOutConfig(Section):
@@ -152,12 +158,5 @@ class MapsConfig(Section):
         Raises:
             ConfigError: the file cannot be read, is not YAML, or a setting cannot work.
         """
-        try:
-            settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError("config", str(path), f"cannot be read: {error.strerror or error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError("config", str(path), f"is not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(settings, dict):
-            raise ConfigError("config", str(path), "is not a mapping of settings: model, scenes or images, output")
+        settings = load_settings(path, wanted="is not a mapping of settings: model, scenes or images, output")
         return cls.parse(apply_overrides(settings, overrides))

@@ -1,20 +1,52 @@
-"""Overrides on the command line, and pydantic's complaints in our words."""
+"""Settings from a file and from the command line, and pydantic's complaints in plain words."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from ununennium.config.yaml_text import read_yaml
 from ununennium.errors import ConfigError
+from ununennium.hints import did_you_mean
 
 _UNION_TAGS = {"bool", "str", "int", "float"}
 _UNION_TAG_BEGINNINGS = ("literal[", "list[", "dict[", "tuple[")
+
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+def load_settings(path: str | Path, *, wanted: str) -> dict[str, Any]:
+    """Read a YAML file whose content is a mapping.
+
+    Args:
+        path: the file.
+        wanted: what the error says of a file with other content.
+
+    Raises:
+        ConfigError: the file cannot be read, is not valid YAML, or holds no mapping.
+    """
+    file = Path(path)
+    try:
+        if not file.is_file() and file.exists():
+            raise ConfigError("config", str(path), "cannot be read: it is no file")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"is not valid YAML: byte {error.start} is no UTF-8; save it as UTF-8"
+            raise ConfigError("config", str(path), str(reason)) from error
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError("config", str(path), f"cannot be read: {reason}") from error
+    settings = read_yaml(text, field="config", value=str(path), name=file.name)
+    if not isinstance(settings, dict):
+        raise ConfigError("config", str(path), wanted)
+    return settings
 
 
 def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -32,15 +64,7 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise ConfigError("overrides", override, "write path=value, such as trainer.epochs=5")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                "overrides", override, f"the value is not valid YAML: {' '.join(str(error).split())}"
-            ) from error
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text; a person means the number
-            with contextlib.suppress(ValueError):
-                value = float(value)
+        value = read_yaml(text, field="overrides", value=override)
         node: Any = result
         for depth, key in enumerate(keys):
             last = depth == len(keys) - 1
@@ -62,23 +86,79 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
 
 def as_config_error(model: type[BaseModel], error: ValidationError, settings: Mapping[str, Any]) -> ConfigError:
     """The first of pydantic's complaints, in our words."""
-    problem = error.errors()[0]
+    problems = error.errors()
+    problem = problems[0]
     field = _field(problem["loc"]) or "configuration"
     value = problem.get("input")
     if problem["type"] == "extra_forbidden":
-        name = str(problem["loc"][-1])
         known = _fields_at(model, problem["loc"][:-1])
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        hint = did_you_mean(str(problem["loc"][-1]), known) or f"known here: {', '.join(known)}"
         return ConfigError(field, value, f"there is no such setting; {hint}")
     if problem["type"] == "missing":
         return ConfigError(field, None, "is required")
     # A union gives one complaint per member; any of them would be right.
-    complaints = [other["msg"] for other in error.errors() if _field(other["loc"]) == _field(problem["loc"])]
-    message = ", or: ".join(dict.fromkeys(complaint.removeprefix("Value error, ") for complaint in complaints))
+    complaints = [_in_words(other) for other in problems if _field(other["loc"]) == _field(problem["loc"])]
+    message = ", or: ".join(dict.fromkeys(complaints))
     if field == "configuration":
         value = "..."
     return ConfigError(field, value, message)
+
+
+def make_section(section: type[SectionT], settings: Mapping[str, Any], *, field: str) -> SectionT:
+    """Validate settings that come from something other than a configuration, such as a catalogue or an argument.
+
+    Raises:
+        ConfigError: the first that cannot work; ``field`` stands before its path.
+    """
+    try:
+        return section.model_validate(settings)
+    except ValidationError as error:
+        found = as_config_error(section, error, settings)
+        raise ConfigError(f"{field}.{found.field}", found.value, found.remedy) from None
+
+
+_WORDS = {
+    "int_type": "give a whole number",
+    "int_parsing": "give a whole number",
+    "int_parsing_size": "give a whole number of fewer digits",
+    "int_from_float": "give a whole number",
+    "float_type": "give a number",
+    "float_parsing": "give a number",
+    "finite_number": "give a finite number, not NaN or infinity",
+    "bool_type": "give true or false",
+    "bool_parsing": "give true or false",
+    "string_type": "give text",
+    "list_type": "give a list: [a, b]",
+    "tuple_type": "give a list: [a, b]",
+    "dict_type": "give a mapping: {{name: value}}",
+    "mapping_type": "give a mapping: {{name: value}}",
+    "model_type": "give a mapping of settings: {{name: value}}",
+    "model_attributes_type": "give a mapping of settings: {{name: value}}",
+    "invalid_key": "names are text; put it in quotes",
+    "greater_than_equal": "give at least {ge}",
+    "greater_than": "give more than {gt}",
+    "less_than_equal": "give at most {le}",
+    "less_than": "give less than {lt}",
+    "literal_error": "choose {expected}",
+    "string_pattern_mismatch": "give text that fits the pattern {pattern}",
+    "string_too_long": "give at most {max_length} characters",
+    "string_too_short": "give at least {min_length} characters",
+    "too_short": "give at least {min_length}",
+    "too_long": "give at most {max_length}",
+}
+"""Pydantic's types of complaints -> plain words; its own text stands for all others."""
+
+
+def _in_words(problem: Any) -> str:
+    """One of pydantic's complaints in plain words."""
+    words = _WORDS.get(problem["type"])
+    if words is None:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    limits = {name: f"{each:g}" if isinstance(each, float) else each for name, each in problem.get("ctx", {}).items()}
+    text = words.format(**limits)
+    if problem["type"] == "string_type" and isinstance(problem.get("input"), bool | int | float):
+        text += f", in quotes: {str(problem['input'])!r}"
+    return text
 
 
 def _field(location: Sequence[Any]) -> str:

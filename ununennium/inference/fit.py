@@ -13,6 +13,7 @@ from rasterio.enums import Resampling
 
 from ununennium.config import DataConfig, SceneConfig
 from ununennium.config.data import Image
+from ununennium.config.parsing import make_section
 from ununennium.config.predictor import FitConfig
 from ununennium.data.align import in_words, metres, open_aligned, same_crs
 from ununennium.data.catalog import Scene, open_scene
@@ -63,7 +64,7 @@ def open_fitting(
     """
     fit = fit or FitConfig()
     given = list(image) if isinstance(image, Sequence) and not isinstance(image, str) else image
-    settings = SceneConfig(image=given, name=name, date=date)
+    settings = make_section(SceneConfig, {"image": given, "name": name, "date": date}, field="scene")
     scene = open_scene(settings)
     sources = list(scene.files)
     _check_dates(scene, contract)

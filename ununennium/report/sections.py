@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
+from ununennium.config.yaml_text import write_yaml
 from ununennium.report.charts import Line, line_chart
 from ununennium.report.facts import Facts
 from ununennium.report.page import Cell, Charts, Folded, Gallery, Listing, Pairs, Picture, Section, Table, Text, picture
@@ -264,7 +263,7 @@ def origin(facts: Facts) -> list[Section | None]:
         (again.get("started", "")[:16].replace("T", " "), f"went on on {again.get('host', '')}")
         for again in record.get("resumed", [])
     ]
-    configuration = yaml.safe_dump(dict(facts.config), sort_keys=False, allow_unicode=True)
+    configuration = write_yaml(dict(facts.config))
     return [
         section("data", "Data", _data_blocks(facts, data)),
         section(

@@ -10,6 +10,7 @@ from typing import Any
 
 from ununennium.config import CatalogConfig, SceneConfig
 from ununennium.config.data import Image
+from ununennium.config.parsing import make_section
 from ununennium.data.raster import open_raster
 from ununennium.data.sources.files import label_settings, read_bytes, without_labels
 from ununennium.errors import ConfigError, DataError
@@ -42,13 +43,17 @@ def scenes_in_stac(catalog: CatalogConfig, *, labelled: bool = True) -> list[Sce
         settings["label_field"] = settings["label_field"] or label_field
         date = item.datetime or item.common_metadata.start_datetime
         scenes.append(
-            SceneConfig(
-                image=_image(item, catalog.assets),
-                label=label,
-                name=item.id,
-                date=date.date().isoformat() if date else None,
-                attributes=_attributes(item, catalog),
-                **settings,
+            make_section(
+                SceneConfig,
+                {
+                    "image": _image(item, catalog.assets),
+                    "label": label,
+                    "name": item.id,
+                    "date": date.date().isoformat() if date else None,
+                    "attributes": _attributes(item, catalog),
+                    **settings,
+                },
+                field=f"{_FIELD}: item {item.id!r}",
             )
         )
     without_labels(
