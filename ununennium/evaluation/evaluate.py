@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ununennium.data.reader import BoolArray, FloatArray
+    from ununennium.data.reader import BoolArray, FloatArray, SceneReader
     from ununennium.inference.predict import Band, Output, ReadWindow
 
 _STRIP_ROWS = 512
@@ -46,8 +47,12 @@ def evaluate(
     prediction_path: str | Path | None = None,
     tta: bool = False,
     temperature: float = 1.0,
+    beside: Sequence[int | str] | None = None,
 ) -> Evaluation:
     """Predict a fold of every scene, and count its labelled pixels.
+
+    Pixels count where the model has data, and where the model that it is compared with has data, so that both are
+    counted on the same ones.
 
     Args:
         model: from (N, C, H, W) to logits (N, K, H, W), to values (N, 1, H, W), or, of patches, to logits (N, K).
@@ -60,6 +65,8 @@ def evaluate(
             none.
         tta: average over the eight flips and turns.
         temperature: of the model's probabilities, for its calibration.
+        beside: bands that the model reads with which this one is compared, by name or from 1; only those of them that
+            this one does not read cost another look at the imagery, at their masks.
 
     Raises:
         DataError: the fold has no labelled pixel, or the model does not fit the classes.
@@ -69,12 +76,14 @@ def evaluate(
     scores = index.task.scores(index.classes, index.ignore_index, index.target_scale, tile, size)
     measures = measures_of(scores.kind, index.classes)
     reliability, mapped, version = Reliability(temperature), MappedArea(len(index.classes)), hashlib.sha256()
+    left_out = 0
     for scene, box in _boxes(index, fold):
         top, left, height, width = box
         targets = index.targets(scene)
         labels = targets if index.target_scale is None else ValueReader(scene)  # the scale is the training fold's
         version.update(f"{scene.name} {box}".encode())
         scores.begin(unit_scene(scene), top, left)
+        others = _other_bands(index, scene, beside)
         writer = None
         if prediction_path is not None:
             file = Path(prediction_path) / f"{scene.name}.tif"
@@ -84,12 +93,14 @@ def evaluate(
                 predicted = scores.predict(band)
                 window = top + band.row, left, *band.valid.shape
                 target = targets.read(*window)
-                scores.update(band.row, predicted, target, band.valid)
-                if (counted := scores.counted(band.probabilities, target, band.valid)) is not None:
+                shown = band.valid if others is None else band.valid & others.read_valid(*window)
+                left_out += int(index.is_labelled(target)[band.valid & ~shown].sum())
+                scores.update(band.row, predicted, target, shown)
+                if (counted := scores.counted(band.probabilities, target, shown)) is not None:
                     reliability.add(*counted)
                 mapped.add(scene, scores.tally(predicted, band.valid))
-                inside = index.split.folds(scene, *window) == fold
-                version.update(np.where(inside, labels.read(*window), index.fill).tobytes())
+                version.update(np.packbits(shown).tobytes())
+                version.update(np.where(shown, labels.read(*window), index.fill).tobytes())
                 if writer is not None:
                     writer.write(band.row, predicted, band.valid)
         scores.end()
@@ -113,6 +124,7 @@ def evaluate(
         areas=mapped.areas(units, index.classes) if isinstance(measures, ClassMeasures) else None,
         slices=slices,
         worst=worst_in_words(slices, index.task.gate_metric),
+        left_out=left_out,
     )
 
 
@@ -183,6 +195,17 @@ def _predicted(
         tta=tta,
         output=output,
     )
+
+
+def _other_bands(index: ChipIndex, scene: Scene, beside: Sequence[int | str] | None) -> SceneReader | None:
+    """A reader of those bands of ``beside`` that the index does not read; None where there are none."""
+    own = set(scene.band_numbers(index.bands))
+    missing = [number for number in scene.band_numbers(beside or []) if number not in own]
+    if not missing:
+        return None
+    other = copy.copy(index)
+    other.bands = list(missing)
+    return other.reader(scene)
 
 
 def _boxes(index: ChipIndex, fold: int) -> Iterator[tuple[Scene, tuple[int, int, int, int]]]:

@@ -134,13 +134,14 @@ class Evaluation:
         num_pixels: labelled pixels, or patches, that were counted.
         split_sha256: hash of the split.
         data_sha256: hash of the data.
-        holdout_sha256: hash of the labels that were counted and where they lie: the holdout's version, which stays
-            while other places are added to the training data.
+        holdout_sha256: hash of the pixels that were counted, of their labels and of where they lie: the holdout's
+            version, which stays while other places are added to the training data.
         units: sums per spatial block and scene.
         calibration: how far its confidence can be trusted; None where there is none.
         areas: of each class; None where pixels have no class.
         slices: parts of the holdout: every scene, date and attribute, and the worst blocks.
         worst: the worst of them in words.
+        left_out: labelled pixels that the model has data for and the one it was compared with has not; not counted.
     """
 
     classes: list[str]
@@ -155,6 +156,7 @@ class Evaluation:
     areas: Areas | None = None
     slices: list[Slice] = field(default_factory=list)
     worst: list[str] = field(default_factory=list)
+    left_out: int = 0
 
     def metric(self, name: str) -> float | None:
         """The value of ``IoU`` (its mean), ``IoU.<class>``, ``accuracy`` ...; None if there is no such metric."""

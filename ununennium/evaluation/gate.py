@@ -172,13 +172,40 @@ def check_slices(config: GateConfig, attributes: Iterable[str]) -> None:
 
 
 def _check_same_holdout(challenger: Evaluation, champion: Evaluation) -> None:
-    for what, words in (("split", "split of the data"), ("data", "state of the data"), ("holdout", "set of labels")):
+    """Refuse to compare counts of other pixels; hashes say which, and counts per block are the proof."""
+    for what, words in (
+        ("split", "split of the data"),
+        ("data", "state of the data"),
+        ("holdout", "set of labels and valid pixels"),
+    ):
         ours, theirs = (getattr(measured, f"{what}_sha256") for measured in (challenger, champion))
         if ours != theirs:
             raise GateError(
                 f"the champion was measured on another {words} ({theirs[:12]}, the challenger on {ours[:12]}); "
-                "evaluate it on the challenger's holdout first"
+                "evaluate it on the challenger's holdout first ('ununennium evaluate' measures both anew)"
             )
+    differing = _differing_blocks(challenger, champion)
+    if differing is not None:
+        raise GateError(
+            f"the champion's counts rest on other pixels than the challenger's ({differing}); measure both anew on the "
+            "pixels that both have data for: evaluate the run again ('ununennium evaluate')"
+        )
+
+
+def _differing_blocks(challenger: Evaluation, champion: Evaluation) -> str | None:
+    """In words how many blocks have other counts of labels; None if none has."""
+    ours, theirs = challenger.units, champion.units
+    counted = f"{champion.num_pixels:,} counted, the challenger's {challenger.num_pixels:,}"
+    if ours is None or theirs is None:
+        return None if challenger.num_pixels == champion.num_pixels else counted
+    if (ours.kind, ours.block_size, ours.sums.shape[1]) != (theirs.kind, theirs.block_size, theirs.sums.shape[1]):
+        return (
+            f"{theirs.kind} in blocks of {theirs.block_size} px, the challenger's {ours.kind} of {ours.block_size} px"
+        )
+    measures = measures_of(ours.kind, challenger.classes)
+    one, other = (measures.reference(sums) for sums in paired(ours, theirs))
+    differ = int((one != other).any(-1).sum())
+    return f"in {differ} of {len(one)} blocks; {counted}" if differ else None
 
 
 def _noise(challenger: Evaluation, champion: Evaluation, config: GateConfig) -> Noise | None:
@@ -216,6 +243,10 @@ def _own_notes(challenger: Evaluation, champion: Evaluation | None, config: Gate
         yield "no class is guarded (gate.max_class_drop): there are no labelled classes"
     if champion is not None and config.max_slice_drop is not None and None in (challenger.units, champion.units):
         yield "no slice is guarded (gate.max_slice_drop): blocks were not counted one by one; evaluate both anew"
+    left_out = {"the new model": challenger.left_out, "the champion": 0 if champion is None else champion.left_out}
+    for side, number in left_out.items():
+        if number:
+            yield f"{number:,} labelled pixels that only {side} has data for are not counted, for either of them"
     sides = {"the new model": checks.predicted_without_labels(challenger)}
     if champion is not None:
         sides["the champion"] = checks.predicted_without_labels(champion)

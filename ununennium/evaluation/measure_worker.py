@@ -68,7 +68,7 @@ def measure(job: dict[str, Any], config: RunConfig, work: Path, device: torch.de
         loaded = load_artifact(Registry(job["storage"], config.name).version_url(job["version"]))
         return {"evaluation": evaluate_artifact(*loaded, config, index, device).to_json()}
     place = RunDirectory(work.name, work, job["storage"])  # of no run: nothing of it is ever published
-    champion = evaluate_champion(place, config, index, device)
+    champion = evaluate_champion(place, config, index, device, Registry(job["storage"], config.name).current())
     if champion["champion"] is None:
         raise CheckpointError(champion["champion_error"] or f"{config.name!r} has no champion in {job['storage']}")
     return champion

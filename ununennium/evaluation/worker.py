@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import nn
 
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
 from ununennium.checkpoints.manifest import Manifest, manifest_key
-from ununennium.checkpoints.registry import Registry
+from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import DataConfig, RunConfig
 from ununennium.data.catalog import Scene
@@ -79,6 +79,7 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
     index, statistics = ChipIndex.load(run.index_file), BandStatistics.load(run.statistics_file)
     device = resolve_device(TrainerConfig(device=config.trainer.device))
     model, best = load_best(run, config, index)
+    current = Registry(run.storage, config.name).current()
     tta = config.inference.tta
     temperature = fit_temperature_on(model.to(device), index, statistics, config.data, device=device, tta=tta)
     challenger = evaluate(
@@ -90,11 +91,12 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
         tta=tta,
         temperature=temperature,
         prediction_path=run.prediction_folder,
+        beside=_bands_of(current, run, config),
     )
     _say(f"holdout of epoch {best.epoch}: {_in_words(challenger)}")
     measured = {
         "challenger": challenger.to_json(),
-        **evaluate_champion(run, config, index, device),
+        **evaluate_champion(run, config, index, device, current, beside=index.bands),
         "epoch": best.epoch,
         "checkpoint": {"manifest": manifest_key(best.url), "sha256": best.sha256},
         "code": {"git_commit": git_commit(), "version": __version__},
@@ -136,15 +138,41 @@ def load_checkpoint(store: CheckpointStore, manifest: Manifest, config: RunConfi
     return model.eval()
 
 
-def evaluate_champion(run: RunDirectory, config: RunConfig, index: ChipIndex, device: torch.device) -> dict[str, Any]:
+def _bands_of(champion: Promotion | None, run: RunDirectory, config: RunConfig) -> list[int | str] | None:
+    """Bands that the champion reads; None without one, or if its contract cannot be read."""
+    if champion is None:
+        return None
+    try:
+        bands: list[int | str] = Registry(run.storage, config.name).contract(champion.version)["bands"]
+    except CheckpointError:  # said when it is measured
+        return None
+    return bands
+
+
+def evaluate_champion(
+    run: RunDirectory,
+    config: RunConfig,
+    index: ChipIndex,
+    device: torch.device,
+    current: Promotion | None,
+    *,
+    beside: Sequence[int | str] | None = None,
+) -> dict[str, Any]:
     """The champion's part of ``evaluation.json``: always measured anew, on this run's holdout and by this code.
+
+    Args:
+        run: whose storage holds the champion.
+        config: of the run.
+        index: the holdout.
+        device: where it is measured.
+        current: the champion; None without one.
+        beside: bands of the model that it is compared with, see ``evaluate``.
 
     Raises:
         ConfigError: it knows other classes.
         StorageError: the storage failed.
     """
     registry = Registry(run.storage, config.name)
-    current = registry.current()
     found: dict[str, Any] = {"champion": None, "generation": 0, "version": None, "champion_error": None}
     if current is None:
         return found
@@ -154,7 +182,7 @@ def evaluate_champion(run: RunDirectory, config: RunConfig, index: ChipIndex, de
     except (CheckpointError, ConfigError) as error:
         _say(f"champion (generation {current.generation}) cannot be loaded: {error}")
         return found | {"champion_error": str(error)}
-    champion = evaluate_artifact(model, its_contract, config, index, device)
+    champion = evaluate_artifact(model, its_contract, config, index, device, beside=beside)
     _say(f"champion (generation {current.generation}) on the same holdout: {_in_words(champion)}")
     before = {key: its_contract[key] for key in ("split_sha256", "data_sha256")}
     return found | {"champion": champion.to_json(), "champion_holdout": before}
@@ -168,10 +196,12 @@ def evaluate_artifact(
     device: torch.device,
     *,
     prediction_path: Path | None = None,
+    beside: Sequence[int | str] | None = None,
 ) -> Evaluation:
     """Measure a promoted model on the holdout of ``index``.
 
-    It sees the bands and the statistics of its own contract, and is applied as that says.
+    It sees the bands and the statistics of its own contract, and is applied as that says. Only pixels count that are
+    valid in the bands ``beside`` as well, see ``evaluate``.
 
     Raises:
         ConfigError: it knows other classes, or was made for another task.
@@ -191,6 +221,7 @@ def evaluate_artifact(
         tta=bool(its_contract.get("tta", False)),
         temperature=temperature_of(its_contract),
         prediction_path=prediction_path,
+        beside=beside,
     )
 
 
