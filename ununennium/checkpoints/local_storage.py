@@ -92,7 +92,8 @@ class LocalStorage:
         return min(self._keys(prefix), default=None)
 
     def _keys(self, prefix: str) -> Iterator[str]:
-        return (key for key in _walk(self._folder, folder_of(prefix), temporary=False) if key.startswith(prefix))
+        found = _walk(self._folder, folder_of(prefix), temporary=False, prefix=prefix)
+        return (key for key in found if key.startswith(prefix))
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         for key in self.list(prefix):
@@ -153,8 +154,11 @@ class LocalStorage:
                     os.unlink(entry.path)
 
 
-def _walk(root: str, inside: str, *, temporary: bool) -> Iterator[str]:
-    """The files below the folder ``inside`` of ``root``, in no order: those that are being written, or all others."""
+def _walk(root: str, inside: str, *, temporary: bool, prefix: str = "") -> Iterator[str]:
+    """The files below the folder ``inside`` of ``root``, in no order: those that are being written, or all others.
+
+    Folders in which nothing can begin with ``prefix`` are left out.
+    """
     folders = [f"{inside}/" if inside else ""]
     with translated_errors("listed", root):
         while folders:
@@ -166,8 +170,9 @@ def _walk(root: str, inside: str, *, temporary: bool) -> Iterator[str]:
             with entries:
                 for entry in entries:
                     if _is_folder(entry):
-                        if not entry.is_symlink():  # which may lead back here
-                            folders.append(f"{folder}{entry.name}/")
+                        below = f"{folder}{entry.name}/"
+                        if not entry.is_symlink() and (below.startswith(prefix) or prefix.startswith(below)):
+                            folders.append(below)  # a link may lead back here
                     elif entry.name.startswith(_TEMPORARY) is temporary:
                         yield folder + entry.name
 

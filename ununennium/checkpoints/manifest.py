@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -9,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
-from ununennium.checkpoints.storage import check_key
-from ununennium.errors import CheckpointError, StorageError
+from ununennium.checkpoints.json_records import parse_json_object, shortened, text, whole_number
+from ununennium.errors import CheckpointError
 
 FORMAT = 1
+PREFIX = "epoch="
+"""Start of the names of all checkpoints and manifests."""
+_NUMBERS = {"epoch": None, "step": None, "batches_done": None, "size_bytes": None, "generation": 0}
+"""The whole numbers of a manifest, and their values where an earlier version wrote none."""
 _NAME = re.compile(r"epoch=\d{4,}-step=\d{8,}-[0-9a-f]{12}\.json")
 
 
@@ -29,6 +34,8 @@ class Manifest:
         sha256: hash of the checkpoint, 64 hexadecimal digits.
         created: when it was serialised, UTC, ISO 8601 with microseconds.
         writer: token of the ``CheckpointStore`` that wrote it.
+        generation: counts the writes into the folder, from 1: one more than the largest that the folder had. It orders
+            the checkpoints, which no machine's clock can do; 0 in manifests of versions that did not count.
         monitor: metric that ranks it; empty if none does.
         mode: whether a smaller (``min``) or a larger (``max``) score is better.
         score: the monitored value; None for a checkpoint that only serves recovery, such as one within an epoch.
@@ -45,6 +52,7 @@ class Manifest:
     sha256: str
     created: str
     writer: str
+    generation: int = 0
     monitor: str = ""
     mode: Literal["min", "max"] = "min"
     score: float | None = None
@@ -61,6 +69,11 @@ class Manifest:
     def position(self) -> tuple[int, int, int]:
         """Epoch, step and batches done."""
         return (self.epoch, self.step, self.batches_done)
+
+    @property
+    def age_order(self) -> tuple[int, tuple[int, int, int], str, str]:
+        """Sort key, oldest first: generation, then position; the clock decides only where all of that is equal."""
+        return (self.generation, self.position, self.created, self.key)
 
     @property
     def is_ranked(self) -> bool:
@@ -88,28 +101,31 @@ class Manifest:
         """
         if values.get("format") != FORMAT:
             raise CheckpointError(f"manifest format {values.get('format')!r}: this version reads format {FORMAT}")
-        try:
-            manifest = cls(
-                key=check_key(str(values["key"])),
-                epoch=int(values["epoch"]),
-                step=int(values["step"]),
-                batches_done=int(values["batches_done"]),
-                size_bytes=int(values["size_bytes"]),
-                sha256=str(values["sha256"]),
-                created=str(values["created"]),
-                writer=str(values["writer"]),
-                monitor=str(values["monitor"]),
-                mode=cast(Literal["min", "max"], values["mode"]),
-                score=None if values["score"] is None else float(values["score"]),
-                metrics={str(name): float(value) for name, value in values["metrics"].items()},
-                versions={str(name): str(value) for name, value in values["versions"].items()},
-                url=url,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, StorageError) as error:
-            raise CheckpointError(f"not a manifest: {type(error).__name__}: {error}") from error
-        if manifest.mode not in ("min", "max") or not re.fullmatch("[0-9a-f]{64}", manifest.sha256):
-            raise CheckpointError(f"not a manifest: mode {manifest.mode!r}, sha256 {manifest.sha256!r}")
-        return manifest
+        numbers = {name: whole_number(values.get(name, default), name) for name, default in _NUMBERS.items()}
+        texts = {name: text(values.get(name), name) for name in ("key", "sha256", "created", "writer", "monitor")}
+        mode, score = values.get("mode"), values.get("score")
+        if mode not in ("min", "max") or not re.fullmatch("[0-9a-f]{64}", texts["sha256"]):
+            raise CheckpointError(f"not a manifest: mode {mode!r}, sha256 {texts['sha256']!r}")
+        position = checkpoint_key(epoch=numbers["epoch"], step=numbers["step"], sha256="").removesuffix(".pt")
+        if not is_manifest_key(manifest_key(texts["key"])) or not texts["key"].startswith(position):
+            raise CheckpointError(f"not a manifest: its key is {texts['key']!r}, and its contents begin {position}")
+        return cls(
+            key=texts["key"],
+            epoch=numbers["epoch"],
+            step=numbers["step"],
+            batches_done=numbers["batches_done"],
+            size_bytes=numbers["size_bytes"],
+            sha256=texts["sha256"],
+            created=texts["created"],
+            writer=texts["writer"],
+            generation=numbers["generation"],
+            monitor=texts["monitor"],
+            mode=cast(Literal["min", "max"], mode),
+            score=None if score is None else _number(score, "score"),
+            metrics={name: _number(value, f"metrics.{name}") for name, value in _object(values, "metrics").items()},
+            versions={name: text(value, f"versions.{name}") for name, value in _object(values, "versions").items()},
+            url=url,
+        )
 
     @classmethod
     def from_json(cls, data: bytes, *, url: str = "") -> Manifest:
@@ -118,13 +134,7 @@ class Manifest:
         Raises:
             CheckpointError: this is no manifest, or one of a later format.
         """
-        try:
-            values = json.loads(data)
-        except ValueError as error:
-            raise CheckpointError(f"not a manifest: {error}") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"not a manifest: a JSON {type(values).__name__}")
-        return cls.from_dict(values, url=url)
+        return cls.from_dict(parse_json_object(data, "not a manifest"), url=url)
 
 
 def checkpoint_key(*, epoch: int, step: int, sha256: str) -> str:
@@ -176,6 +186,24 @@ def retained(manifests: Sequence[Manifest], save_top_k: int) -> list[Manifest]:
     keep = best_first(manifests)[:save_top_k] + [m for m in manifests if m.is_ranked][-1:] + [manifests[-1]]
     keys = {(manifest.url, manifest.key) for manifest in keep}
     return [manifest for manifest in manifests if (manifest.url, manifest.key) in keys]
+
+
+def _number(value: Any, name: str) -> float:
+    """A number as ``to_dict`` writes it: ``"nan"``, ``"inf"`` and ``"-inf"`` stand for what JSON cannot hold."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(float(value)):
+                return float(value)
+    if value in ("nan", "inf", "-inf"):
+        return float(value)
+    raise CheckpointError(f"not a manifest: {name} is {shortened(value)}, not a number")
+
+
+def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name)
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"not a manifest: {name} is {shortened(found)}, not an object")
+    return found
 
 
 def _plain(value: float) -> float | str:

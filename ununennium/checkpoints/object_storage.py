@@ -113,7 +113,7 @@ class ObjectStorage:
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         with translated_errors("listed", self.root):
             try:
-                found = self._fs.find(f"{self._path_of_root}/{folder_of(prefix)}".rstrip("/"), detail=True)
+                found = self._find(prefix)
             except FileNotFoundError:
                 return
         start = len(self._path_of_root) + 1
@@ -121,6 +121,12 @@ class ObjectStorage:
             key = str(path)[start:]
             if key.startswith(prefix) and not _is_folder(key):
                 yield Entry(key, int(found[path].get("size") or 0), _modified(found[path]))
+
+    def _find(self, prefix: str) -> dict[str, Any]:
+        """All files of the folder of ``prefix``; on S3 only those that begin with it."""
+        folder = f"{self._path_of_root}/{folder_of(prefix)}".rstrip("/")
+        only = {"prefix": prefix.rpartition("/")[2]} if self._is_s3 else {}
+        return dict(self._fs.find(folder, detail=True, **only))
 
     def leftovers(self) -> Iterator[Leftover]:
         """Uploads in parts that were begun and not ended; only S3 tells of them."""

@@ -80,10 +80,11 @@ class _Keeper:
         self.save_top_k = save_top_k
         self.kept = kept
         self._protected = protected
+        store.count_from(kept)
 
     def add(self, manifest: Manifest) -> list[Manifest]:
         """Count ``manifest`` among those kept; returns what has to be deleted for it."""
-        all_of_them = [*(old for old in self.kept if old != manifest), manifest]
+        all_of_them = [*(old for old in self.kept if old.url != manifest.url), manifest]
         self.kept = retained(all_of_them, self.save_top_k)
         return [
             old
@@ -164,6 +165,7 @@ class BackgroundSaver:
         self._spool = Spool.claim(store.storage.root)
         self._changed = threading.Condition()
         self._waiting = self._spool.waiting()
+        store.count_from(self._waiting)
         self._left_by_another = {manifest.key for manifest in self._waiting}
         self._uploading: Manifest | None = None
         self._committed: list[Manifest] = []

@@ -14,6 +14,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -189,12 +190,12 @@ class Spool:
                 continue
             try:
                 manifest = Manifest.from_json(path.read_bytes())
-                found.append(Manifest.from_dict(manifest.to_dict(), url=f"{self.url}/{manifest.key}"))
+                found.append(replace(manifest, url=f"{self.url}/{manifest.key}"))
             except FileNotFoundError:
                 continue
             except CheckpointError as error:
                 logger.warning("%s is left out: %s", path, error)
-        return sorted(found, key=lambda manifest: (manifest.created, manifest.position, manifest.key))
+        return sorted(found, key=lambda manifest: manifest.age_order)
 
     def is_whole(self, manifest: Manifest) -> bool:
         """Whether the file still has the length and hash that it was written with."""

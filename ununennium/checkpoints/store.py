@@ -15,13 +15,13 @@ the hash. What turns out damaged all the same is taken back, while everything ol
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -29,6 +29,7 @@ import torch
 
 from ununennium.checkpoints.load_cache import Expected, verified
 from ununennium.checkpoints.manifest import (
+    PREFIX,
     Manifest,
     best_first,
     checkpoint_key,
@@ -36,6 +37,7 @@ from ununennium.checkpoints.manifest import (
     manifest_key,
     retained,
 )
+from ununennium.checkpoints.read_back import check_length, read_back
 from ununennium.checkpoints.sanitise import sanitise
 from ununennium.checkpoints.serialise import read_state, write_state
 from ununennium.checkpoints.storage import Storage, open_storage
@@ -70,7 +72,8 @@ class CheckpointStore:
         self._spool = spool
         self._undeleted: dict[str, list[str]] = {}
         self._unproven: dict[str, Manifest] = {}
-        self._last_commit = datetime.min.replace(tzinfo=UTC)
+        self._seen: set[str] = set()
+        self._newest_generation = 0
 
     # ------------------------------------------------------------------ write
 
@@ -107,6 +110,7 @@ class CheckpointStore:
         """
         about: dict[str, Any] = {"epoch": epoch, "step": step, "batches_done": batches_done, "metrics": metrics}
         about |= {"monitor": monitor, "mode": mode, "score": score}
+        self.look_for_generations()
         with self._temporary() as (path, file):
             manifest = self.serialise(sanitise(state), path, file, **about)
             try:
@@ -146,7 +150,7 @@ class CheckpointStore:
         mode: Literal["min", "max"] = "min",
         score: float | None = None,
     ) -> Manifest:
-        """The manifest of a file of this length and hash, written now."""
+        """The manifest of a file of this length and hash, written now: newer than all that this object knows of."""
         key = checkpoint_key(epoch=epoch, step=step, sha256=sha256)
         return Manifest(
             key=key,
@@ -155,8 +159,9 @@ class CheckpointStore:
             batches_done=batches_done,
             size_bytes=size_bytes,
             sha256=sha256,
-            created=self._now(),
+            created=datetime.now(UTC).isoformat(timespec="microseconds"),
             writer=self.writer,
+            generation=self._next_generation(),
             monitor=monitor,
             mode=mode,
             score=None if score is None else float(score),
@@ -177,7 +182,7 @@ class CheckpointStore:
         committed = self._unproven.get(manifest.key)
         if committed is None:
             self.storage.put_file(path, manifest.key)
-            self._check_length(manifest)
+            check_length(self.storage, manifest.key, manifest.size_bytes)
             committed = self._unproven[manifest.key] = self._commit(manifest)
         self._prove(manifest)
         del self._unproven[manifest.key]
@@ -187,7 +192,7 @@ class CheckpointStore:
 
     def is_whole(self, manifest: Manifest) -> bool:
         """Whether what is stored has the length and the hash that its manifest says; all of it is read."""
-        return self._read_back(manifest) == (manifest.size_bytes, manifest.sha256)
+        return read_back(self.storage, manifest.key) == (manifest.size_bytes, manifest.sha256)
 
     def is_unproven(self, manifest: Manifest) -> bool:
         """Whether ``publish`` committed it and could not read it back yet."""
@@ -204,19 +209,20 @@ class CheckpointStore:
     def manifests(self) -> list[Manifest]:
         """The checkpoints that exist now, oldest first; a manifest that cannot be read is warned of and left out."""
         found: list[Manifest] = []
-        for key in self.storage.list():
-            if not is_manifest_key(key):
-                continue
-            try:
-                found.append(self._read_manifest(key))
-            except FileNotFoundError:
-                continue  # deleted since it was listed
-            except CheckpointError as error:
-                logger.warning("%s is left out: %s", self.storage.url(key), error)
-        return sorted(found, key=lambda manifest: (manifest.created, manifest.position, manifest.key))
+        for key in filter(is_manifest_key, self.storage.list(PREFIX)):
+            manifest = self._listed(key)
+            if manifest is not None:
+                found.append(manifest)
+        self.count_from(found)
+        return sorted(found, key=lambda manifest: manifest.age_order)
+
+    def count_from(self, manifests: Iterable[Manifest]) -> None:
+        """Make what is written from now on newer than ``manifests``, wherever they lie."""
+        for manifest in manifests:
+            self._newest_generation = max(self._newest_generation, manifest.generation)
 
     def latest(self) -> Manifest | None:
-        """The newest checkpoint."""
+        """The newest checkpoint: that of the highest write generation, whatever the clocks of its writers said."""
         manifests = self.manifests()
         return manifests[-1] if manifests else None
 
@@ -284,21 +290,10 @@ class CheckpointStore:
 
     # ------------------------------------------------------------------ the steps of a save
 
-    def _check_length(self, manifest: Manifest) -> None:
-        """What an upload that was cut off would fail; asked for before the commit, as it costs one small request."""
-        try:
-            found = self.storage.size(manifest.key)
-        except FileNotFoundError as error:
-            raise StorageUnavailable(f"{manifest.url} was uploaded and is not there; it is not committed") from error
-        if found != manifest.size_bytes:
-            raise StorageUnavailable(
-                f"{manifest.url} was stored with {found} bytes instead of {manifest.size_bytes}; it is not committed"
-            )
-
     def _prove(self, manifest: Manifest) -> None:
         """Read the upload back, twice if need be: what replaces older checkpoints has to be proven whole."""
         for _ in range(2):
-            found = self._read_back(manifest)
+            found = read_back(self.storage, manifest.key)
             if found == (manifest.size_bytes, manifest.sha256):
                 return
         self._take_back(manifest)
@@ -306,17 +301,6 @@ class CheckpointStore:
             f"{manifest.url} was stored with {found[0]} bytes and SHA-256 {found[1]} instead of {manifest.size_bytes} "
             f"bytes and SHA-256 {manifest.sha256}; it is taken back"
         )
-
-    def _read_back(self, manifest: Manifest) -> tuple[int, str]:
-        """Length and SHA-256 of what is stored; of nothing if it is not there."""
-        size_bytes, digest = 0, hashlib.sha256()
-        try:
-            for chunk in self.storage.chunks(manifest.key):
-                digest.update(chunk)
-                size_bytes += len(chunk)
-        except FileNotFoundError:
-            return 0, hashlib.sha256().hexdigest()
-        return size_bytes, digest.hexdigest()
 
     def _take_back(self, manifest: Manifest) -> None:
         """Undo the commit of a damaged upload; where that fails, the next try replaces the upload."""
@@ -342,7 +326,18 @@ class CheckpointStore:
                 raise StorageUnavailable(f"{manifest.url} could not be committed, for now: {error}") from error
             if existing.sha256 != manifest.sha256:
                 raise CheckpointError(f"{manifest.url} is the name of another checkpoint already") from error
+            return self._renewed(existing, manifest.generation)
+
+    def _renewed(self, existing: Manifest, generation: int) -> Manifest:
+        """``existing``, whose state was saved again, as the newest: with ``generation``, if others came after it."""
+        if all(existing.generation >= other.generation for other in self.manifests()):
             return existing
+        renewed = replace(existing, generation=generation)
+        with self.storage.draft() as (path, file):
+            file.write(renewed.to_json())
+            file.flush()
+            self.storage.put_file(path, existing.manifest_key)
+        return renewed
 
     def _discard(self, manifest: Manifest) -> None:
         """Remove the upload of a save that failed, unless it is committed or nobody can tell."""
@@ -365,7 +360,7 @@ class CheckpointStore:
         manifest = Manifest.from_json(self.storage.read_bytes(key))
         if manifest.manifest_key != key:
             raise CheckpointError(f"the manifest {key} speaks of {manifest.key}")
-        return Manifest.from_dict(manifest.to_dict(), url=self.storage.url(manifest.key))
+        return replace(manifest, url=self.storage.url(manifest.key))
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[tuple[Path, IO[bytes]]]:
@@ -378,8 +373,27 @@ class CheckpointStore:
         with tempfile.NamedTemporaryFile(prefix="ununennium-save-", suffix=".pt", dir=self._spool) as file:
             yield Path(file.name), file
 
-    def _now(self) -> str:
-        """The time, in UTC; later than any that was given before, even if the clock is set back."""
-        now = max(datetime.now(UTC), self._last_commit + timedelta(microseconds=1))
-        self._last_commit = now
-        return now.isoformat(timespec="microseconds")
+    # ------------------------------------------------------------------ generations
+
+    def _next_generation(self) -> int:
+        self._newest_generation += 1
+        return self._newest_generation
+
+    def look_for_generations(self) -> None:
+        """Learn of what others wrote since: one listing, and the manifests that were not read before."""
+        for key in filter(is_manifest_key, self.storage.list(PREFIX)):
+            if key not in self._seen and (manifest := self._listed(key)) is not None:
+                self.count_from([manifest])
+
+    def _listed(self, key: str) -> Manifest | None:
+        """The manifest at ``key``; None, with a warning unless it is gone, where there is none that can be read."""
+        manifest: Manifest | None
+        try:
+            manifest = self._read_manifest(key)
+        except FileNotFoundError:
+            return None  # deleted since it was listed
+        except CheckpointError as error:
+            logger.warning("%s is left out: %s", self.storage.url(key), error)
+            manifest = None
+        self._seen.add(key)
+        return manifest

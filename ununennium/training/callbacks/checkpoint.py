@@ -186,8 +186,9 @@ class CheckpointCallback(Callback):
             _, candidates = CheckpointStore.at(trainer.resumed_from)
             source = [manifest for manifest in candidates if manifest.position == _position(trainer)][-1:]
             self._resumed_from.update(manifest.url for manifest in source)
-            past += [manifest for manifest in source if manifest not in past]
-        past.sort(key=lambda manifest: manifest.created)
+            taken_from = {manifest.url for manifest in source}
+            past = [manifest for manifest in past if manifest.url not in taken_from] + source
+        self._store.look_for_generations()  # what is written from here on is newer than all that is there
         self._close()
         background = self._store.storage.is_remote if self.background is None else self.background
         if background or self.snapshot:
@@ -290,10 +291,10 @@ def _position(trainer: Trainer) -> tuple[int, int, int]:
 def _still_there(manifests: list[Manifest]) -> list[Manifest]:
     """Those of ``manifests`` that still exist, each looked for in its own folder."""
     folders = {manifest.url.rpartition("/")[0] for manifest in manifests}
-    found: set[str] = set()
+    found: dict[str, Manifest] = {}
     for folder in sorted(folders):
         try:
-            found.update(manifest.url for manifest in CheckpointStore(folder).manifests())
+            found.update({manifest.url: manifest for manifest in CheckpointStore(folder).manifests()})
         except UnunenniumError as error:
             logger.warning("earlier checkpoints in %s are left out: %s", folder, error)
-    return [manifest for manifest in manifests if manifest.url in found]
+    return [found[manifest.url] for manifest in manifests if manifest.url in found]
