@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,8 +21,9 @@ import fsspec
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.storage import Storage, open_storage
 from ununennium.config import RunConfig
+from ununennium.data.cache import cache_folder
 from ununennium.data.catalog import Scene, open_catalog
-from ununennium.data.contents import Contents, cache_folder
+from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.sources import scenes_of
 from ununennium.errors import CheckpointError
 from ununennium.runs import resolve_storage
@@ -29,8 +31,6 @@ from ununennium.training.watch import OnLine
 
 _FORMAT = 1
 _LAST = 10**10
-_CHANGED_BY = ("size", "mtime", "ETag", "etag", "LastModified", "last_modified")
-"""What file systems say of a file that changes with its contents."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,16 @@ def look(config: RunConfig, *, on_line: OnLine | None = None) -> Arrival:
     """
     storage = resolve_storage(config.storage)
     scenes = open_catalog(config.data, on_line)
-    contents = Contents(cache_folder() / "contents.json")
-    found = {scene.name: _hash(scene, contents) for scene in scenes}
+    fingerprints = Fingerprints(cache_folder() / "contents.json")
+    data_sha256 = fingerprints.of_scenes(scenes)
+    found = {scene.name: _hash(scene, fingerprints) for scene in scenes}
+    with suppress(OSError):
+        fingerprints.save()
     fingerprint = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
     last = _last_look(open_storage(storage), config.name)
     before: Mapping[str, str] = last["scenes"] if last else {}
     previous = last["fingerprint"] if last else None
-    if last is None and contents.of_scenes(scenes) == _of_the_champion(storage, config.name):
+    if last is None and data_sha256 == _of_the_champion(storage, config.name):
         previous, before = fingerprint, found
     return Arrival(
         model=config.name,
@@ -121,14 +124,9 @@ def look(config: RunConfig, *, on_line: OnLine | None = None) -> Arrival:
     )
 
 
-def _hash(scene: Scene, contents: Contents) -> str:
-    stamps = [_changed_by(file) for file in scene.files if "://" in file]
-    return hashlib.sha256(json.dumps([contents.of_scenes([scene]), stamps]).encode()).hexdigest()
-
-
-def _changed_by(location: str) -> list[str]:
-    info = _info(location)
-    return [str(info[key]) for key in _CHANGED_BY if info.get(key)]
+def _hash(scene: Scene, fingerprints: Fingerprints) -> str:
+    # In the form of earlier records, so that a scene of local files is not taken for a changed one.
+    return hashlib.sha256(json.dumps([fingerprints.of_scenes([scene]), []]).encode()).hexdigest()
 
 
 def _info(location: str) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,7 @@ import fsspec
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.storage import check_writable, open_storage
 from ununennium.config.maps import MapsConfig, check_outputs
+from ununennium.data.cache import cache_folder
 from ununennium.errors import ConfigError, DataError, ProcessLost, UnunenniumError
 from ununennium.runs import read_json, resolve_storage, work_root, write_json
 from ununennium.training.result import failed_process
@@ -99,7 +101,7 @@ class MapJob:
         return cls(**{**values, "scenes": [JobScene(**scene) for scene in values["scenes"]]})
 
     def fingerprint(self, images: Sequence[Any]) -> str:
-        """A hash of what decides the map of a scene: its files, as their file system describes them, and the model."""
+        """A hash of what decides the map of a scene: its files with what they refer to, and the model."""
         how = [sorted(self.outputs), self.polygons, self.fit, self.predictor["tile"], self.predictor["overlap"]]
         parts = json.dumps([self.model, self.version, self.tta, fingerprint(images), how])
         return hashlib.sha256(parts.encode()).hexdigest()
@@ -313,12 +315,18 @@ def _made_before(job: MapJob, scene: JobScene) -> dict[str, Any] | None:
 
 
 def fingerprint(images: Sequence[Any]) -> list[Any]:
-    """Images with what their file systems say of their files, JSON-ready: it changes when one of them does.
+    """Images with the state of all files that they depend on, JSON-ready: it changes when one of them does.
 
     Raises:
         DataError: a file is not there.
     """
-    return [list(images), [_stamp(file) for file in files_of(images)]]
+    from ununennium.data.fingerprints import Fingerprints  # with GDAL, which a plan does not need
+
+    fingerprints = Fingerprints(cache_folder() / "contents.json")
+    files = fingerprints.of_files(files_of(images))
+    with suppress(OSError):
+        fingerprints.save()
+    return [list(images), files]
 
 
 def files_of(images: Sequence[Any]) -> list[str]:
@@ -328,22 +336,6 @@ def files_of(images: Sequence[Any]) -> list[str]:
         of_bands = image.values() if isinstance(image, Mapping) else [image]
         files += [file if isinstance(file, str) else str(file[0]) for file in of_bands]
     return files
-
-
-def _stamp(image: str) -> list[str]:
-    """What a file system says of a file that changes with its contents.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    if image.startswith(("/vsi", "<")):
-        return [image]
-    try:
-        filesystem, path = fsspec.core.url_to_fs(image)
-        info = filesystem.info(path)
-    except Exception as error:
-        raise DataError(f"{image} cannot be read: {type(error).__name__}: {error}") from error
-    return [str(info.get(key)) for key in ("size", "mtime", "ETag", "etag", "LastModified") if info.get(key)]
 
 
 def _matches(patterns: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from rasterio.features import rasterize
 from rasterio.warp import Resampling, reproject
 
 from ununennium.data import TrainingChips, build_index, compute_statistics, open_catalog
-from ununennium.data.contents import cache_folder
+from ununennium.data.cache import cache_folder
 from ununennium.data.index_cache import indexed
 from ununennium.errors import ConfigError, DataError
 

@@ -11,8 +11,9 @@ import pytest
 import rasterio
 
 from ununennium.data import ChipIndex, compute_statistics, index_cache
-from ununennium.data.contents import Contents, with_companions
+from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.index_cache import indexed
+from ununennium.data.references import companions
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,7 @@ def test_a_changed_mask_beside_the_image_builds_anew(config):
     indexed(config)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(config.scenes[0].image, "r+") as dataset:
         dataset.write_mask(np.repeat([[0, 255]], [128 * 256], axis=1).reshape(256, 256).astype(np.uint8))
-    assert Path(config.scenes[0].image + ".msk") in list(with_companions(Path(config.scenes[0].image)))
+    assert Path(config.scenes[0].image + ".msk") in list(companions(Path(config.scenes[0].image)))
     masked = indexed(config)
     assert not masked.reused
     valid = int(masked.index.survey.valid.sum())
@@ -175,19 +176,19 @@ def test_the_oldest_indexes_are_forgotten(make, folder, monkeypatch):
 def test_contents_are_hashed_again_only_where_something_hints_at_a_change(tmp_path):
     file, kept = tmp_path / "data", tmp_path / "contents.json"
     file.write_bytes(b"one")
-    fresh = Contents(kept)
+    fresh = Fingerprints(kept)
     before = fresh.sha256(file)
     fresh.save()
     # So soon after the change the next one might share its time: the hash is not trusted yet.
-    assert Contents(kept).sha256(file) == before
+    assert Fingerprints(kept).sha256(file) == before
     deadline = time.monotonic() + 60
     while time.time_ns() - file.stat().st_ctime_ns < 2.1e9 and time.monotonic() < deadline:
         time.sleep(0.1)
-    settled = Contents(kept)
+    settled = Fingerprints(kept)
     settled.sha256(file)
     settled.save()
     assert settled.num_hashed == 1
-    later = Contents(kept)
+    later = Fingerprints(kept)
     assert later.sha256(file) == before
     assert later.num_hashed == 0
     file.write_bytes(b"two")

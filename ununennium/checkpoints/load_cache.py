@@ -22,7 +22,7 @@ from typing import IO
 
 from ununennium.checkpoints.storage import Storage
 from ununennium.checkpoints.storage_errors import DiskFull, translated_full_disk
-from ununennium.data.contents import cache_folder
+from ununennium.data.cache import cache_folder
 from ununennium.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from rasterio.vrt import WarpedVRT
 
 from ununennium.config import DataConfig, SceneConfig
 from ununennium.data.catalog import Scene, is_vector, name_of, open_scene
-from ununennium.data.contents import Contents
+from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.raster import bounded_cache, open_raster
 from ununennium.data.sources.virtual import opened_image
 from ununennium.errors import ConfigError, DataError
@@ -75,7 +75,7 @@ def open_aligned(
         DataError: a scene has no CRS, or cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    contents = Contents(folder / "contents.json")
+    fingerprints = Fingerprints(folder / "contents.json")
     crs, resolution = _target(settings, config)
     scenes = []
     for place, scene in enumerate(settings):
@@ -91,7 +91,7 @@ def open_aligned(
         ) -> str:
             if _grid_of(source, what) == grid:
                 return source
-            key = _fingerprint(source, contents, grid, nodata, resampling)
+            key = _fingerprint(source, fingerprints, grid, nodata, resampling)
             path = folder / f"{key}.tif"
             if not path.is_file():
                 if progress is not None:
@@ -106,7 +106,7 @@ def open_aligned(
             label = warped(label, f"labels of scene {name!r}", unlabelled, Resampling.nearest)
         changes = {"image": moved if len(moved) > 1 else moved[0], "label": label, "name": name}
         scenes.append(replace(open_scene(scene.model_copy(update=changes), place), files=tuple(files)))
-    contents.save()
+    fingerprints.save()
     return scenes
 
 
@@ -177,17 +177,13 @@ def _tap_grid(source: Grid, crs: str, resolution: tuple[float, float]) -> Grid:
     return Grid(crs, transform, top - bottom, right - left)
 
 
-def _fingerprint(source: str, contents: Contents, grid: Grid, nodata: float | None, resampling: Resampling) -> str:
-    files = [source] if Path(source).is_file() else _files_of(source)
-    hashes = [contents.sha256(Path(file)) if Path(file).is_file() else file for file in files]
+def _fingerprint(
+    source: str, fingerprints: Fingerprints, grid: Grid, nodata: float | None, resampling: Resampling
+) -> str:
+    files = fingerprints.of_files([source])
     where = [grid.crs, *grid.transform[:6], grid.height, grid.width]
-    parts = [_VERSION, source if source.startswith("<") else "", hashes, where, str(nodata), resampling.name]
+    parts = [_VERSION, source if source.startswith("<") else "", files, where, str(nodata), resampling.name]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _files_of(source: str) -> list[str]:
-    with open_raster(source, source[:80]) as dataset:
-        return sorted(dataset.files) or [source]
 
 
 def _warp(source: str, path: Path, grid: Grid, nodata: float | None, resampling: Resampling, what: str) -> None:

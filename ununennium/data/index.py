@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from ununennium.config import DataConfig
 from ununennium.data.align import check_grids
 from ununennium.data.catalog import Scene, open_catalog
-from ununennium.data.contents import Contents
 from ununennium.data.defaults import fill_in
+from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.labels import LabelReader
 from ununennium.data.layout import arrange, channels
 from ununennium.data.reader import FloatArray, SceneReader
@@ -61,6 +61,8 @@ class ChipIndex:
         task: what is predicted.
         layout: how stacks of dates reach the model, see ``DataConfig.layout``.
         target_scale: how the targets of a regression are standardised; None for other tasks.
+        other_files: state of files besides the scenes' that the index was made from, such as ``data.split.file``, by
+            name; None in an index of version 0.1.0, whose ``data_sha256`` is by the first rule of ``Fingerprints``.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class ChipIndex:
         layout: str = "channels",
         target_scale: Sequence[float] | None = None,
         notes: Sequence[str] = (),
+        other_files: Mapping[str, list[Any]] | None = None,
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
@@ -95,6 +98,7 @@ class ChipIndex:
         self.notes = list(notes)
         self.task = TASKS[task]
         self.layout = layout
+        self.other_files = None if other_files is None else dict(other_files)
         self.target_scale = None if target_scale is None else TargetScale(*target_scale)
 
     @property
@@ -178,6 +182,7 @@ class ChipIndex:
             "layout": self.layout,
             "target_scale": self.target_scale,
             "notes": self.notes,
+            "other_files": self.other_files,
         }
         return json.dumps(values)
 
@@ -230,19 +235,32 @@ def index_scenes(
     progress: Callable[[str], None] | None = None,
     *,
     data_sha256: str | None = None,
+    other_files: Mapping[str, list[Any]] | None = None,
 ) -> ChipIndex:
-    """``build_index`` of scenes that are open already, the hash of whose contents may be known."""
+    """``build_index`` of scenes that are open already, the fingerprints of whose files may be known."""
     caught: list[warnings.WarningMessage] = []
     try:
         with warnings.catch_warnings(record=True) as heard:
             caught = heard
             warnings.simplefilter("always")
-            index = _index(scenes, config, progress, data_sha256 or Contents().of_scenes(list(scenes)))
+            index = _index(scenes, config, progress, data_sha256 or Fingerprints().of_scenes(scenes))
     finally:  # also when it fails: what went before may be why
         for warning in caught:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    index.other_files = fingerprints_of_settings(config) if other_files is None else dict(other_files)
     index.notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     return index
+
+
+def fingerprints_of_settings(config: DataConfig, fingerprints: Fingerprints | None = None) -> dict[str, list[Any]]:
+    """State of the files besides the scenes' that an index is made from, by name.
+
+    Raises:
+        DataError: one is missing.
+    """
+    names = [config.split.file] if config.split.method == "file" and config.split.file else []
+    fingerprints = fingerprints or Fingerprints()
+    return {name: fingerprints.of_files([name]) for name in names}
 
 
 def _index(

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ununennium.config import DataConfig
+from ununennium.data.cache import cache_folder, write_whole
 from ununennium.data.catalog import Scene, open_catalog
-from ununennium.data.contents import Contents, cache_folder, write_whole
-from ununennium.data.index import VERSION, ChipIndex, index_scenes
+from ununennium.data.fingerprints import Fingerprints
+from ununennium.data.index import VERSION, ChipIndex, fingerprints_of_settings, index_scenes
 from ununennium.data.statistics import BandStatistics, compute_statistics
 from ununennium.errors import DataError, UnunenniumError
 from ununennium.version import __version__
@@ -24,6 +25,9 @@ NOT_INDEXED = frozenset({"augment", "batch_size", "cache_mb", "chips_per_epoch",
 
 _KEPT = 20
 _MOST_NAMED = 5
+_NO_LONGER = (
+    "what it learnt and what it would be judged by no longer belong together; start a new run, or bring the files back"
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,7 @@ def indexed(
 ) -> IndexedData:
     """The index of the data: an earlier one if files, settings and program are the same, else a new one.
 
-    Files are compared by their contents, which are read again only where the file system hints at a change; remote ones
-    by what their headers say.
+    Files, and those that they depend on, are compared as ``Fingerprints`` does.
 
     Args:
         config: the data section of a run.
@@ -73,10 +76,11 @@ def indexed(
     """
     root = cache_folder()
     scenes = open_catalog(config, progress) if scenes is None else scenes
-    contents = Contents(root / "contents.json")
-    data_sha256 = contents.of_scenes(scenes)
+    fingerprints = Fingerprints(root / "contents.json")
+    data_sha256 = fingerprints.of_scenes(scenes)
+    other_files = fingerprints_of_settings(config, fingerprints)
     settings = config.model_dump(mode="json", exclude=set(NOT_INDEXED))
-    parts = [VERSION, __version__, settings, [scene.to_dict() for scene in scenes], data_sha256]
+    parts = [VERSION, __version__, settings, [scene.to_dict() for scene in scenes], data_sha256, other_files]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     folder = root / "index" / fingerprint
     file = folder / "index.json"
@@ -91,13 +95,14 @@ def indexed(
             for note in found.index.notes:
                 warnings.warn(note, stacklevel=2)
             _keep(lambda: os.utime(folder))
+            _keep(fingerprints.save)
             return found
-    index = index_scenes(scenes, config, progress, data_sha256=data_sha256)
+    index = index_scenes(scenes, config, progress, data_sha256=data_sha256, other_files=other_files)
 
     def write() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         write_whole(file, index.to_text())
-        contents.save()
+        fingerprints.save()
         _forget_oldest(root / "index")
 
     _keep(write)
@@ -107,20 +112,25 @@ def indexed(
 def check_unchanged(index: ChipIndex) -> None:
     """Make sure that the files are what they were when they were indexed, however long ago that was.
 
-    Only what the file system hints at is read again.
+    That includes what they refer to, masks and other files beside them, and ``data.split.file``. Only what the file
+    system hints at is read again.
 
     Raises:
         DataError: they are not.
     """
-    contents = Contents(cache_folder() / "contents.json")
-    if contents.of_scenes(index.scenes) != index.data_sha256:
+    fingerprints = Fingerprints(cache_folder() / "contents.json")
+    first_rule = index.other_files is None
+    if fingerprints.of_scenes(index.scenes, first_rule=first_rule) != index.data_sha256:
         names = ", ".join(scene.name for scene in index.scenes[:_MOST_NAMED])
         more = f" and {len(index.scenes) - _MOST_NAMED} more" if len(index.scenes) > _MOST_NAMED else ""
         raise DataError(
-            f"the files of the scenes ({names}{more}) are not what they were when this run indexed them: what it "
-            "learnt and what it would be judged by no longer belong together; start a new run, or bring the files back"
+            f"the files of the scenes ({names}{more}), or files that they refer to, are not what they were when this "
+            f"run indexed them: {_NO_LONGER}"
         )
-    _keep(contents.save)
+    for name, before in (index.other_files or {}).items():
+        if fingerprints.of_files([name]) != before:
+            raise DataError(f"{name} is not what it was when this run indexed the data: {_NO_LONGER}")
+    _keep(fingerprints.save)
 
 
 def _keep(write: Callable[[], None]) -> None:

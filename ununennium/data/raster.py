@@ -226,12 +226,3 @@ def _forget_open_rasters() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_open_rasters)
-
-
-def file_signature(path: str) -> tuple[str, int, int]:
-    """Path, time of the last change (ns) and size (bytes); zeros for what is not a local file."""
-    try:
-        state = os.stat(path)
-    except OSError:
-        return path, 0, 0
-    return path, state.st_mtime_ns, state.st_size

@@ -20,7 +20,7 @@ from rasterio.errors import RasterioError
 T = TypeVar("T")
 
 _FILE_SYSTEMS = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/", "abfs": "/vsiadls/"}
-_REMOTE = re.compile(r"/vsi(s3|gs|az|adls|curl|oss|swift|webhdfs)/|^(s3|gs|az|abfs|https?)://")
+_REMOTE = re.compile(r"/vsi(s3|gs|az|adls|curl|oss|swift|webhdfs)(_streaming)?[/?]|^(s3|gs|az|abfs|https?)://")
 _PERMANENT = re.compile(
     r"\b(401|403|404)\b|does not exist|no such file|Access ?Denied|NoSuch|signature|InvalidAccessKey|access key id"
     r"|not recognized as|AWS_SECRET_ACCESS_KEY",
