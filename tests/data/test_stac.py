@@ -9,11 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import shapely
 from rasterio.warp import transform_geom
 
 from ununennium.config import DataConfig
 from ununennium.data import build_index, open_catalog
 from ununennium.data.reader import SceneReader
+from ununennium.data.sources import scenes_of
 from ununennium.errors import ConfigError, DataError
 
 pystac = pytest.importorskip("pystac", reason="needs the extra 'stac'")
@@ -106,6 +108,49 @@ def test_assets_become_bands_by_their_keys_and_the_label_asset_is_read(written):
 def test_items_are_chosen_by_place_time_collection_and_number(written, search, names):
     catalog = open_catalog(config(written.save(), catalog={"label_asset": "classes", **search}))
     assert [scene.name for scene in catalog] == names
+
+
+FIJI = shapely.MultiPolygon([shapely.box(179.5, -18, 180, -17), shapely.box(-180, -18, -179.5, -17)])
+
+
+@pytest.mark.parametrize("given", ["bbox", "globe", "split", "drawn"])
+@pytest.mark.parametrize(("box", "names"), [
+    ([178, -19, 180, -16], {"fiji", "west"}), ([179.2, -19, -179.2, -16], {"fiji"}),
+    ([-180, -19, -172, -13], {"fiji", "samoa"}), ([179.2, -19, 188, -13], {"fiji", "samoa"}),
+    ([-181, -19, -179, -16], {"fiji", "west"}), ([10, -19, 20, -13], None),
+])  # fmt: skip
+def test_items_across_the_antimeridian_are_found_as_an_api_would(make, given, box, names):
+    """correctness 79: an item's place is its geometry, split or drawn across 180, or its bbox (west > east)."""
+    assets = {key: (make.raster(f"{key}.tif", np.ones((1, 256, 256), np.uint16)), {}) for key in ("red", "nir")}
+    assets["classes"] = make.scene("classes")["label"], {}
+    places = {"west": [178, -18, 179, -17], "samoa": [-173, -15, -172, -13]}
+    items = [item(name, 1, assets, place) for name, place in places.items()]
+    fiji = item("fiji", 1, assets, [179.5, -18, -179.5, -17])
+    written = pystac.ItemCollection([*items, fiji]).to_dict()
+    if given == "bbox":
+        written["features"][2]["geometry"] = None
+    elif given != "drawn":
+        written["features"][2]["geometry"] = shapely.geometry.mapping(FIJI)
+    if given == "globe":  # of a split footprint, as many writers do
+        written["features"][2]["bbox"] = [-180, -18, 180, -17]
+    path = make.folder / "items.json"
+    path.write_text(json.dumps(written))
+    settings = config(path, catalog={"label_asset": "classes", "bbox": box})
+    if names is None:
+        with pytest.raises(DataError, match="has no scene"):
+            open_catalog(settings)
+    else:
+        assert {scene.name for scene in scenes_of(settings)} == names
+
+
+def test_an_item_whose_place_cannot_be_read_is_named(make):
+    assets = {key: (make.raster(f"{key}.tif", np.ones((1, 256, 256), np.uint16)), {}) for key in ("red", "nir")}
+    path = make.folder / "items.json"
+    broken = pystac.ItemCollection([item("odd", 1, assets)]).to_dict()
+    broken["features"][0]["geometry"]["coordinates"] = [[[15, 45], [16]]]
+    path.write_text(json.dumps(broken))
+    with pytest.raises(DataError, match="item 'odd' has a geometry or bbox that cannot be read"):
+        open_catalog(config(path, catalog={"bbox": [10, 40, 20, 50]}))
 
 
 def test_nothing_chosen_is_an_error(written):

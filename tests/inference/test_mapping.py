@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyproj
 import pystac
 import pytest
 import rasterio
@@ -105,6 +106,16 @@ def read(path: Path) -> np.ndarray:
         return dataset.read(1)
 
 
+def pixel_m2(path: Path) -> float:
+    """Square metres on the ellipsoid of a pixel in the middle of a scene."""
+    with rasterio.open(path) as image:
+        corners = [image.xy(50 + row, 65 + col, offset="ul") for row, col in ((0, 0), (0, 1), (1, 1), (1, 0))]
+        x, y = pyproj.Transformer.from_crs(image.crs, "EPSG:4326", always_xy=True).transform(
+            *zip(*corners, strict=True)
+        )
+    return abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(x, y)[0])
+
+
 def test_each_scene_gets_its_map_its_picture_and_its_item(
     promote: Promote, scenes: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -122,7 +133,8 @@ def test_each_scene_gets_its_map_its_picture_and_its_item(
         about = item.properties
         assert (about["ununennium:version"], about["ununennium:generation"]) == (job.version, 1)
         bright = int((pixels > THRESHOLD).sum())
-        assert about["ununennium:areas"]["bright"] == {"pixels": bright, "area_m2": bright * 0.25}
+        area, size = about["ununennium:areas"]["bright"], pixel_m2(tmp_path / f"{name}.tif")
+        assert area == {"pixels": bright, "area_m2": pytest.approx(bright * size, rel=1e-4)}
         assert about["ununennium:unmapped_pixels"] == 200
         assert about["proj:code"] == "EPSG:32616"
         with rasterio.open(tmp_path / f"{name}.tif") as image:

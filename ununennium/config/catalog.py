@@ -28,7 +28,8 @@ class CatalogConfig(Section):
     collections: list[str] = []
     """STAC: ids of the collections to search; all if not given."""
     bbox: tuple[float, float, float, float] | None = None
-    """STAC: west, south, east, north in degrees; only items that touch it."""
+    """STAC: west, south, east, north in degrees; only items that touch it. Across the antimeridian west is greater than
+    east (``[179, -18, -179, -17]``), or east lies beyond 180."""
     datetime: str | None = None
     """STAC: a day, or an interval such as ``2026-05-01/2026-09-30``; an open end is ``..``."""
     limit: int | None = Field(default=None, ge=1)

@@ -7,6 +7,7 @@ RFC 7946 says in section 3.1.9. ``turn`` is a whole turn in the unit of the long
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -98,34 +99,48 @@ def split(shape: Any) -> Any:
     if not shapely.is_valid(shape):
         shape = shapely.make_valid(shape)
     kind = shapely.get_dimensions(shape)
-    kept: list[Any] = []
+    worlds: list[Any] = []
     for turns in range(math.floor((west + 180) / 360), math.ceil((east - 180) / 360) + 1):
         middle = 360.0 * turns
         inside = shapely.intersection(shape, shapely.box(middle - 180, -90, middle + 180, 90))
         inside = moved(inside, -middle) if turns else inside
-        kept += [part for part in shapely.get_parts(inside) if shapely.get_dimensions(part) == kind]
-    return kept[0] if len(kept) == 1 else _collected(kept, kind)
+        kept = [part for part in shapely.get_parts(inside) if shapely.get_dimensions(part) == kind]
+        worlds += [_collected(kept, kind)] if kept else []
+    whole = shapely.union_all(worlds) if len(worlds) > 1 else worlds[0]  # what goes around the globe meets itself
+    parts = shapely.get_parts(whole)
+    return parts[0] if len(parts) == 1 else whole
 
 
-def to_degrees(shape: Any, crs: str) -> Any:
-    """A geometry of a CRS as WGS 84 longitude and latitude, continuous, around the poles too; ``split`` cuts it.
+def to_degrees(shapes: Any, crs: str) -> Any:
+    """Geometries of a CRS as WGS 84 longitude and latitude, continuous, around the poles too; ``split`` cuts them.
 
     Edges are moved by their vertices: those that are curves in WGS 84 need vertices close enough to each other.
 
     Args:
-        shape: in coordinates of the CRS.
+        shapes: array of geometries in coordinates of the CRS, or one.
         crs: anything that pyproj reads.
     """
-    turn = turn_of(crs)
-    move = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
-    if turn is not None and not pyproj.CRS.from_user_input(crs).is_derived:
-        return _from_geographic(shape, move, turn)
+    move, turn = _to_wgs84(crs)
+    if turn is not None:
+        return _from_geographic(shapes, move, turn)
 
     def degrees(points: Points) -> Points:
         return np.column_stack(move.transform(points[:, 0], points[:, 1]))
 
-    there = _finite(shapely.transform(shape, degrees))
-    return unwrapped(_with_pole_vertices(there), keep_whole_turns=False)
+    there = shapely.transform(shapes, degrees)
+    listed = np.atleast_1d(np.asarray(there, dtype=object))
+    bounds = shapely.bounds(listed)
+    at_pole = (np.abs(bounds[:, [1, 3]]) > 90 - _POLE).any(axis=1) | ~np.isfinite(bounds).all(axis=1)
+    for place in np.flatnonzero(at_pole):
+        listed[place] = _with_pole_vertices(_finite(listed[place]))
+    return unwrapped(listed if isinstance(shapes, np.ndarray) else listed[0], keep_whole_turns=False)
+
+
+@functools.lru_cache(maxsize=32)
+def _to_wgs84(crs: str) -> tuple[pyproj.Transformer, float | None]:
+    """What moves points, and a whole turn of a CRS in plain degrees (or other angles)."""
+    turn = None if pyproj.CRS.from_user_input(crs).is_derived else turn_of(crs)
+    return pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True), turn
 
 
 def bbox_of(shape: Any) -> list[float]:
@@ -188,7 +203,7 @@ def _rectangle(west: float, south: float, east: float, north: float) -> Any:
     return shapely.box(west, south, east, north)
 
 
-def _from_geographic(shape: Any, move: pyproj.Transformer, turn: float) -> Any:
+def _from_geographic(shapes: Any, move: pyproj.Transformer, turn: float) -> Any:
     """Longitudes keep their whole turns, which a change of datum or prime meridian would lose."""
     pole = turn / 4
 
@@ -196,7 +211,7 @@ def _from_geographic(shape: Any, move: pyproj.Transformer, turn: float) -> Any:
         east, north = (np.asarray(each) for each in move.transform(points[:, 0], np.clip(points[:, 1], -pole, pole)))
         return np.column_stack([east + 360.0 * np.round(points[:, 0] / turn - east / 360.0), north])
 
-    return shapely.transform(shape, degrees)
+    return shapely.transform(shapes, degrees)
 
 
 def _finite(shape: Any) -> Any:

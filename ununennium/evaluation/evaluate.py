@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene
+from ununennium.data.ground import GroundTally
 from ununennium.data.index import ChipIndex
 from ununennium.data.splits import FOLDS, HOLDOUT, VALIDATION, place_on_grid
 from ununennium.data.statistics import BandStatistics
@@ -84,6 +85,7 @@ def evaluate(
         version.update(f"{scene.name} {box}".encode())
         scores.begin(unit_scene(scene), top, left)
         others = _other_bands(index, scene, beside)
+        counted_area = GroundTally(scene, scores.tally, len(index.classes))
         writer = None
         if prediction_path is not None:
             file = Path(prediction_path) / f"{scene.name}.tif"
@@ -98,12 +100,13 @@ def evaluate(
                 scores.update(band.row, predicted, target, shown)
                 if (counted := scores.counted(band.probabilities, target, shown)) is not None:
                     reliability.add(*counted)
-                mapped.add(scene, scores.tally(predicted, band.valid))
+                counted_area.add(window[0], window[1], predicted, band.valid)
                 version.update(np.packbits(shown).tobytes())
                 version.update(np.where(shown, labels.read(*window), index.fill).tobytes())
                 if writer is not None:
                     writer.write(band.row, predicted, band.valid)
         scores.end()
+        mapped.add(counted_area)
     units = scores.sums.units()
     num_pixels = int(measures.counted(units.total))
     if not num_pixels:

@@ -1,12 +1,11 @@
-"""How large a part of a holdout is mapped as each class: the strata of the estimate of areas."""
+"""Areas of a holdout that are mapped as each class: the strata of the estimate of areas."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 
-from ununennium.data.catalog import Scene
+from ununennium.data.ground import GroundTally
 from ununennium.evaluation.areas import estimate_areas, shares
 from ununennium.evaluation.bootstrap import drawn_sums, expanded_interval
 from ununennium.evaluation.evaluation import Areas
@@ -16,7 +15,7 @@ _CONFIDENCE = 0.95
 
 
 class MappedArea:
-    """Adds up what is mapped, in pixels and in square metres.
+    """Sums of what is mapped, in pixels and in square metres on the ellipsoid.
 
     Args:
         num_classes: classes K.
@@ -26,11 +25,10 @@ class MappedArea:
         self._pixels = np.zeros(num_classes, np.int64)
         self._m2: npt.NDArray[np.float64] | None = np.zeros(num_classes)
 
-    def add(self, scene: Scene, pixels: npt.NDArray[np.int64]) -> None:
-        """Add pixels (K,) of a scene."""
-        self._pixels = self._pixels + pixels
-        size = pixel_m2(scene)
-        self._m2 = None if size is None or self._m2 is None else self._m2 + size * pixels
+    def add(self, counted: GroundTally) -> None:
+        """Add what is counted of a scene; square metres are unknown where one scene's are."""
+        self._pixels = self._pixels + counted.pixels
+        self._m2 = None if counted.m2 is None or self._m2 is None else self._m2 + counted.m2
 
     def areas(self, units: Units, classes: list[str]) -> Areas:
         """The estimate, with the labels that ``units`` (of pixels or patches) count."""
@@ -50,11 +48,3 @@ class MappedArea:
             mapped_m2=None if self._m2 is None else self._m2.tolist(),
             intervals=intervals,
         )
-
-
-def pixel_m2(scene: Scene) -> float | None:
-    """Square metres of a pixel; None without a CRS that measures in a unit of length."""
-    if scene.crs is None or not (crs := rasterio.CRS.from_wkt(scene.crs)).is_projected:
-        return None
-    _, metres = crs.linear_units_factor
-    return float(abs(scene.affine.determinant) * metres**2)

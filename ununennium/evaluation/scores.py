@@ -79,8 +79,11 @@ class Scores(Protocol):
         """The window has been counted."""
         ...
 
-    def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
-        """Valid pixels for each name in the map's legend."""
+    def tally(
+        self, predicted: npt.NDArray[Any], valid: BoolArray, weights: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[Any]:
+        """Valid pixels for each name in the map's legend, int64 (K,); of ``weights`` (rows, width), such as square
+        metres, their sums, float64."""
         ...
 
 
@@ -147,10 +150,12 @@ class ClassScores:
         assert self._boundaries is not None
         self._boundaries.finish()
 
-    def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
-        """Valid pixels of each class, int64 (K,)."""
-        counts: npt.NDArray[np.int64] = np.bincount(predicted[valid], minlength=len(self.classes))
-        return counts
+    def tally(
+        self, predicted: npt.NDArray[Any], valid: BoolArray, weights: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[Any]:
+        """Valid pixels of each class, int64 (K,), or the sums of their weights, float64."""
+        of_valid = None if weights is None else weights[valid]
+        return np.bincount(predicted[valid], of_valid, minlength=len(self.classes))
 
     def _cells(self, labels: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> npt.NDArray[Any]:
         number = len(self.classes)
@@ -267,8 +272,12 @@ class PresenceScores:
     def end(self) -> None:
         """Nothing is left to do."""
 
-    def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
-        """Valid pixels whose patch shows each class, int64 (K,)."""
+    def tally(
+        self, predicted: npt.NDArray[Any], valid: BoolArray, weights: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[Any]:
+        """Valid pixels whose patch shows each class, int64 (K,), or the sums of their weights, float64."""
+        if weights is not None:
+            return np.stack([weights[(present == 1) & valid].sum() for present in predicted])
         counts: npt.NDArray[np.int64] = predicted[:, valid].sum(1, dtype=np.int64)
         return counts
 
@@ -353,6 +362,10 @@ class ValueScores:
     def end(self) -> None:
         """Nothing is left to do."""
 
-    def tally(self, predicted: npt.NDArray[Any], valid: BoolArray) -> npt.NDArray[np.int64]:
-        """Valid pixels, int64 (1,)."""
+    def tally(
+        self, predicted: npt.NDArray[Any], valid: BoolArray, weights: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[Any]:
+        """Valid pixels, int64 (1,), or the sum of their weights, float64."""
+        if weights is not None:
+            return np.array([weights[valid].sum()])
         return np.array([valid.sum()], np.int64)

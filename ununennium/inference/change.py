@@ -20,9 +20,9 @@ from rasterio.windows import Window
 from ununennium.checkpoints.storage import Storage
 from ununennium.data.align import same_crs
 from ununennium.data.catalog import Scene
+from ununennium.data.ground import pixel_areas
 from ununennium.data.raster import bounded_cache, open_raster
 from ununennium.evaluation.pictures import change_picture
-from ununennium.inference.areas import pixel_areas_m2
 from ununennium.inference.outputs import MappedScene
 from ununennium.inference.writers import NODATA
 from ununennium.mapping import ITEM
@@ -134,8 +134,8 @@ def write_change(
 
 def transitions(old: Path, new: Path, scene: Scene, num_classes: int) -> npt.NDArray[np.float64]:
     """Pixels and square metres that went from one class to another: (2, K, K), rows by the old map, in memory for a
-    few rows; square metres are NaN where pixels have no known size."""
-    sizes = pixel_areas_m2(scene)
+    few rows; square metres, on the ellipsoid, are NaN where pixels have no known size."""
+    sizes = pixel_areas(scene)
     totals = np.zeros((2, num_classes, num_classes))
     with rasterio.open(old) as earlier, rasterio.open(new) as later, bounded_cache():
         for row in range(0, scene.height, _ROWS):
@@ -146,7 +146,7 @@ def transitions(old: Path, new: Path, scene: Scene, num_classes: int) -> npt.NDA
             shape = num_classes, num_classes
             totals[0] += np.bincount(pairs, minlength=num_classes**2).reshape(shape)
             if sizes is not None:
-                weights = np.broadcast_to(sizes[row : row + len(a), None], a.shape)[known]
+                weights = np.broadcast_to(sizes.window(row, 0, *a.shape), a.shape)[known]
                 totals[1] += np.bincount(pairs, weights, minlength=num_classes**2).reshape(shape)
     if sizes is None:
         totals[1] = np.nan
@@ -195,7 +195,7 @@ def _comparable(item: Mapping[str, Any], scene: Scene, classes: Sequence[str]) -
     transform, shape = about.get("proj:transform"), about.get("proj:shape")
     if shape != [scene.height, scene.width] or transform is None or list(about["ununennium:areas"]) != list(classes):
         return False
-    code, pixel = about.get("proj:code"), max(scene.resolution)
+    code, pixel = about.get("proj:code") or about.get("proj:wkt2"), max(scene.resolution)
     if code is not None and scene.crs is not None and not same_crs(code, scene.crs):
         return False
     return bool(np.allclose(transform, scene.transform, rtol=0, atol=_SAME * pixel))

@@ -7,17 +7,20 @@ probabilities); what is ours begins with ``ununennium:``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyproj
-import rasterio
-from rasterio.warp import transform_geom
+import shapely
 
+from ununennium.data.antimeridian import bbox_of, split, to_degrees
 from ununennium.data.catalog import Scene
+from ununennium.data.ground import straight_pixels
 from ununennium.inference.outputs import MappedScene
 from ununennium.inference.writers import PROBABILITY_STEP
 from ununennium.version import __version__
@@ -27,6 +30,9 @@ _EXTENSIONS = [
     "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
 ]
 _RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
+_STRAYED = 1.0  # pixels that an edge of the footprint may lie beside the scene's
+_MOST_EDGES = 64  # of a side
+_DIGITS = 7  # of a degree: about a centimetre
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 
@@ -112,6 +118,8 @@ def stac_item(
         item["properties"]["ununennium:polygons"] = mapped.num_polygons
     if bbox is not None:
         item["bbox"] = bbox
+    if scene.crs is not None and item["properties"]["proj:code"] is None:
+        item["properties"]["proj:wkt2"] = pyproj.CRS.from_wkt(scene.crs).to_wkt()
     return item
 
 
@@ -125,16 +133,19 @@ def _asset(kind: str) -> dict[str, Any]:
 
 
 def _footprint(scene: Scene) -> tuple[dict[str, Any] | None, list[float] | None]:
-    """Outline in WGS 84 (longitude, latitude), and its bounds; neither without a CRS."""
+    """Outline in WGS 84 (longitude, latitude), in parts where it crosses the antimeridian (RFC 7946, 3.1.9), and its
+    bounds, west > east if it does (5.2); neither without a CRS."""
     if scene.crs is None:
         return None, None
-    corners = [(0, 0), (0, scene.height), (scene.width, scene.height), (scene.width, 0), (0, 0)]
-    outline = {"type": "Polygon", "coordinates": [[scene.affine * corner for corner in corners]]}
-    there = transform_geom(rasterio.CRS.from_wkt(scene.crs), "EPSG:4326", outline, precision=7)
-    points = [(float(x), float(y)) for x, y in there["coordinates"][0]]
-    east_west, north_south = zip(*points, strict=True)
-    bbox = [min(east_west), min(north_south), max(east_west), max(north_south)]
-    return {"type": "Polygon", "coordinates": [[list(point) for point in points]]}, bbox
+    a, b, c, d, e, f = scene.transform
+    outline = shapely.box(0, 0, scene.width, scene.height)
+    longest = max(straight_pixels(scene, _STRAYED), max(scene.width, scene.height) / _MOST_EDGES)
+    if longest < max(scene.width, scene.height):
+        outline = shapely.segmentize(outline, longest)
+    placed = shapely.affinity.affine_transform(outline, [a, b, d, e, c, f])
+    there = shapely.transform(split(to_degrees(placed, scene.crs)), lambda points: np.round(points, _DIGITS))
+    geometry = shapely.geometry.mapping(shapely.orient_polygons(there))
+    return json.loads(json.dumps(geometry)), bbox_of(there)
 
 
 def _code(scene: Scene) -> str | None:

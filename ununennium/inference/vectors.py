@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ import pyproj
 import shapely
 
 from ununennium.config.predictor import PolygonsConfig
+from ununennium.data.antimeridian import split, to_degrees
 from ununennium.data.catalog import Scene
+from ununennium.data.ground import area_of_outline, pixel_areas, straight_pixels
 from ununennium.errors import ConfigError, StorageError
-from ununennium.inference.areas import pixel_areas_m2
 from ununennium.inference.polygons import trace_map
 
 _BATCH = 4096
 _DIGITS = 7  # of a degree: about a centimetre
+_ROUNDED = 5e-5  # of a pixel: largest rounding of its corners
+_STRAYED = 1e-3  # of a pixel: largest distance of an edge from the straight line
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ class Area:
         number: of the class.
         name: of the class.
         pixels: how many.
-        area_m2: in square metres; None where the map has no CRS.
-        outline: shapely Polygon in coordinates of the map's CRS.
+        area_m2: of its pixels on the ellipsoid, in square metres; None where the map has no CRS.
+        outline: shapely Polygon in coordinates of the map's CRS, with vertices close enough that its edges are the same
+            lines in longitude and latitude, and on the ellipsoid, to a thousandth of a pixel.
     """
 
     number: int
@@ -53,12 +58,14 @@ def areas_of_map(path: Path, scene: Scene, classes: Sequence[str], settings: Pol
     if unknown := [name for name in settings.classes if name not in classes]:
         raise ConfigError("polygons.classes", unknown[0], f"the model knows {', '.join(classes)}")
     numbers = [number for number, name in enumerate(classes) if not settings.classes or name in settings.classes]
-    sizes = pixel_areas_m2(scene)
+    sizes, straight = pixel_areas(scene), straight_pixels(scene, _STRAYED)
     for number, pixels in trace_map(path, numbers):
-        size = None if sizes is None else _area_m2(pixels, sizes)
+        size = None if sizes is None else area_of_outline(pixels, sizes)
         if size is not None and size < settings.min_area_m2:
             continue
         outline = pixels.simplify(settings.simplify, preserve_topology=True) if settings.simplify else pixels
+        if straight < max(scene.height, scene.width):
+            outline = shapely.segmentize(outline, straight)
         placed = shapely.transform(outline, _placing(scene))
         yield Area(number, classes[number], round(pixels.area), size, placed)
 
@@ -148,20 +155,18 @@ def _geoparquet(path: Path, scene: Scene) -> Iterator[Callable[[list[Area], int]
 
 @contextlib.contextmanager
 def _geojson(path: Path, scene: Scene) -> Iterator[Callable[[list[Area], int], None]]:
-    """GeoJSON (RFC 7946): longitude and latitude, outer rings counter-clockwise; as they are without a CRS."""
-    to_degrees = None
-    if scene.crs is not None:
-        move = pyproj.Transformer.from_crs(pyproj.CRS.from_wkt(scene.crs), "EPSG:4326", always_xy=True)
-
-        def to_degrees(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            return np.round(np.column_stack(move.transform(points[:, 0], points[:, 1])), _DIGITS)
-
+    """GeoJSON (RFC 7946): longitude and latitude, outer rings counter-clockwise, split at the antimeridian; as they are
+    without a CRS."""
+    digits = None if scene.crs is None else _digits(scene)
     with path.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
 
         def write(batch: list[Area], first: int) -> None:
-            for number, area in enumerate(batch, first):
-                placed = area.outline if to_degrees is None else shapely.transform(area.outline, to_degrees)
+            outlines = np.array([area.outline for area in batch], dtype=object)
+            if scene.crs is not None and digits is not None:
+                cut = [split(shape) for shape in to_degrees(outlines, scene.crs)]
+                outlines = shapely.transform(np.array(cut, dtype=object), lambda points: np.round(points, digits))
+            for number, (area, placed) in enumerate(zip(batch, outlines, strict=True), first):
                 about = {"class": area.number, "name": area.name, "pixels": area.pixels, "area_m2": area.area_m2}
                 geometry = shapely.geometry.mapping(shapely.orient_polygons(placed))
                 feature = {"type": "Feature", "id": number, "properties": about, "geometry": geometry}
@@ -171,26 +176,20 @@ def _geojson(path: Path, scene: Scene) -> Iterator[Callable[[list[Area], int], N
         file.write("\n]}\n")
 
 
+def _digits(scene: Scene) -> int:
+    """Decimals of degrees that change the area of a pixel by less than 1e-4."""
+    corners = np.array([[0, 1], [0, 0], [1, 0]]) + np.array([scene.width // 2, scene.height // 2])
+    corner = shapely.transform(shapely.LineString(corners), _placing(scene))
+    sides = np.diff(shapely.get_coordinates(to_degrees(corner, str(scene.crs))), axis=0)
+    pixel = float(np.abs(sides).max(axis=1).min())
+    return _DIGITS if not 0 < pixel < 1 else max(_DIGITS, math.ceil(-math.log10(_ROUNDED * pixel)))
+
+
 def _placing(scene: Scene) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
     """From columns and rows to coordinates."""
     a, b, c, d, e, f = scene.transform
     matrix, corner = np.array([[a, d], [b, e]]), np.array([c, f])
     return lambda points: points @ matrix + corner
-
-
-def _area_m2(polygon: Any, sizes: npt.NDArray[np.float64]) -> float:
-    """The area of a polygon of whole pixels, whose sizes are known by row: the sum over its edges of the pixels to
-    their left, from the scene's left border on, counted in the sense of the outline."""
-    if (sizes == sizes[0]).all():
-        return float(polygon.area * sizes[0])
-    above = np.concatenate([[0.0], np.cumsum(sizes)])
-    total = 0.0
-    for ring in (polygon.exterior, *polygon.interiors):
-        columns, rows = shapely.get_coordinates(ring).T
-        heights = above[rows[1:].astype(int)] - above[rows[:-1].astype(int)]
-        area = abs(float((columns[1:] * heights).sum()))  # of rectilinear outlines: upright edges alone count
-        total += area if ring is polygon.exterior else -area
-    return total
 
 
 def _batches(areas: Iterable[Area]) -> Iterator[list[Area]]:

@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+import shapely
+
 from ununennium.config import CatalogConfig, SceneConfig
 from ununennium.config.data import Image
 from ununennium.config.parsing import make_section
+from ununennium.data.antimeridian import box_meets, boxes_meet, normal_box
 from ununennium.data.raster import open_raster
 from ununennium.data.sources.files import label_settings, read_bytes, without_labels
-from ununennium.errors import ConfigError, DataError
+from ununennium.errors import ConfigError, DataError, UnunenniumError
 
 _FIELD = "data.catalog.stac"
 
@@ -101,8 +104,9 @@ def _items(catalog: CatalogConfig) -> Iterator[Any]:
             yield from _chosen(root, catalog)
         elif any(link.get("rel") == "search" for link in content.get("links", [])):
             api = pystac_client.Client.open(catalog.stac)
+            box = None if catalog.bbox is None else normal_box(catalog.bbox)
             search = api.search(
-                collections=catalog.collections or None, bbox=catalog.bbox, datetime=catalog.datetime,
+                collections=catalog.collections or None, bbox=box, datetime=catalog.datetime,
                 max_items=catalog.limit,
             )  # fmt: skip
             yield from search.items()
@@ -113,7 +117,7 @@ def _items(catalog: CatalogConfig) -> Iterator[Any]:
             elif isinstance(found, pystac.Item):
                 yield found
     except (pystac.STACError, pystac.STACTypeError, APIError, KeyError, ValueError, AttributeError) as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, UnunenniumError):
             raise
         raise DataError(
             f"{_FIELD}: {catalog.stac} is no STAC that can be read ({type(error).__name__}: {error})"
@@ -126,17 +130,23 @@ def _chosen(items: Iterable[Any], catalog: CatalogConfig) -> Iterator[Any]:
     for item in items:
         if catalog.collections and item.collection_id not in catalog.collections:
             continue
-        if catalog.bbox is not None and item.bbox is not None:
-            west, south, east, north = catalog.bbox
-            half = len(item.bbox) // 2
-            low, high = item.bbox[:2], item.bbox[half : half + 2]
-            if low[0] > east or high[0] < west or low[1] > north or high[1] < south:
-                continue
+        if catalog.bbox is not None and not _touches(item, catalog.bbox):
+            continue
         first = item.common_metadata.start_datetime or item.datetime
         last = item.common_metadata.end_datetime or item.datetime
         if (start and last and last < start) or (end and first and first > end):
             continue
         yield item
+
+
+def _touches(item: Any, box: tuple[float, float, float, float]) -> bool:
+    """Whether an item lies in a box, by its geometry, or its bounding box without one; an item without either does."""
+    try:
+        if item.geometry is not None:
+            return box_meets(box, shapely.geometry.shape(item.geometry))
+        return item.bbox is None or boxes_meet(box, item.bbox)
+    except (shapely.errors.ShapelyError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"{_FIELD}: item {item.id!r} has a geometry or bbox that cannot be read ({error})") from error
 
 
 def _interval(text: str | None) -> tuple[datetime | None, datetime | None]:
