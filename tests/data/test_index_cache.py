@@ -90,7 +90,7 @@ def test_a_changed_mask_beside_the_image_builds_anew(config):
     [
         {"split": {"seed": 1}},
         {"split": {"buffer": 5}},
-        {"classes": ["even", "odd", "more"]},
+        {"classes": ["even", "odd", "more"], "allow_absent": ["more"]},
         {"bands": [2]},
         {"nodata": 7},
         {"ignore_index": 254},
@@ -146,7 +146,7 @@ def test_statistics_are_computed_once(config):
 
 
 def test_warnings_come_again_with_a_reused_index(make):
-    config = make.config(make.scene(), classes=["even", "odd", "never"])
+    config = make.config(make.scene(), classes=["even", "odd", "never"], allow_absent=["never"])
     for _ in range(2):
         with pytest.warns(UserWarning, match="no fold has a pixel of: never"):
             found = indexed(config)

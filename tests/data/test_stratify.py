@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ununennium.data import HOLDOUT, TRAIN, VALIDATION, build_index
 from ununennium.data.stratify import assign_blocks, choose_block_size, coarsen, spread
+from ununennium.errors import DataError
 
 SHARES = {TRAIN: 0.6, VALIDATION: 0.2, HOLDOUT: 0.2}
 
@@ -99,7 +100,7 @@ def _shapes(make, kinds, **more):
         (["odd", "odd"], {}, ("kind", "background")),
         (["even", "odd"], {"outside": "background"}, ("kind", "background")),
         (["0", "1"], {"label_field": "kind"}, ("kind", "unlabelled")),
-        (["lake", "odd"], {}, (None, "background")),  # not all of them are classes
+        (["lake", "odd"], {"label_value": 1}, (None, "background")),  # not all of them are classes
     ],
 )
 def test_vector_labels_say_themselves_what_they_are(make, kinds, settings, expected):
@@ -110,4 +111,12 @@ def test_vector_labels_say_themselves_what_they_are(make, kinds, settings, expec
 
 def test_two_attributes_of_class_names_are_not_chosen_between(make):
     scene = {"image": make.scene()["image"], "label": _shapes(make, ["odd", "even"], before="odd")}
-    assert build_index(make.config(scene)).scenes[0].label_field is None
+    with pytest.raises(DataError, match=r"'before', 'kind'|'kind', 'before'.*name one in label_field"):
+        build_index(make.config(scene))
+    chosen = build_index(make.config({**scene, "label_field": "kind"})).scenes[0]
+    assert chosen.label_field == "kind"
+
+
+def test_two_attributes_of_equal_class_names_are_one(make):
+    scene = {"image": make.scene()["image"], "label": _shapes(make, ["odd", "odd"], before="odd")}
+    assert build_index(make.config(scene)).scenes[0].label_field in ("kind", "before")

@@ -34,7 +34,8 @@ REQUIRED = {
 }
 """Keys that every contract has, and what they say; ``weights_sha256`` is added when the weights are written.
 
-Newer ones add ``task``, ``num_dates``, ``layout``, ``target_scale``, ``tta``; ``temperature``, by which its
+Newer ones add ``task``, ``num_dates``, ``layout``, ``target_scale``, ``tta``; ``class_values``, the values that the
+classes had in the label files (empty where they are their numbers); ``temperature``, by which its
 probabilities are tempered (``ununennium.evaluation.calibration``; 1 if it is not there); and ``confusion``, the
 holdout's confusion matrix, with which areas on its maps are estimated (``ununennium.evaluation.areas``).
 """

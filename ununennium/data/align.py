@@ -22,7 +22,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
 from ununennium.config import DataConfig, SceneConfig
-from ununennium.data.catalog import Scene, is_vector, name_of, open_scene
+from ununennium.data.catalog import Scene, is_vector, label_files, name_of, open_scene
 from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.raster import bounded_cache, open_raster
 from ununennium.data.sources.virtual import opened_image
@@ -82,7 +82,7 @@ def open_aligned(
         name = scene.name or name_of(scene)
         given = scene.image if isinstance(scene.image, list) else [scene.image]
         images = [opened_image(image, name) for image in given]
-        files = [file for _, its_files in images for file in its_files] + [*filter(None, [scene.label])]
+        files = [file for _, its_files in images for file in its_files] + label_files(scene)
         own = _grid_of(images[0][0], f"image of scene {name!r}")
         grid = own if _fits(own, crs, resolution) else _tap_grid(own, crs, resolution)
 
@@ -102,12 +102,20 @@ def open_aligned(
         moved = [warped(image, f"image of scene {name!r}", config.nodata, Resampling.bilinear) for image, _ in images]
         label = scene.label
         if label is not None and not is_vector(label):
-            unlabelled = math.nan if config.task == "regression" else float(config.ignore_index)
-            label = warped(label, f"labels of scene {name!r}", unlabelled, Resampling.nearest)
+            label = warped(label, f"labels of scene {name!r}", _unlabelled_value(config), Resampling.nearest)
         changes = {"image": moved if len(moved) > 1 else moved[0], "label": label, "name": name}
         scenes.append(replace(open_scene(scene.model_copy(update=changes), place), files=tuple(files)))
     fingerprints.save()
     return scenes
+
+
+def _unlabelled_value(config: DataConfig) -> float:
+    """Value of unlabelled pixels in warped label rasters without a nodata tag, which no class has."""
+    if config.task == "regression":
+        return math.nan
+    if config.ignore_index in config.class_values:
+        return float(min(-1, *config.class_values) - 1)
+    return float(config.ignore_index)
 
 
 def check_grids(scenes: Sequence[Scene], config: DataConfig) -> None:

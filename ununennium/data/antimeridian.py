@@ -82,6 +82,8 @@ def copies_within(shapes: Any, west: float, east: float, turn: float = 360.0) ->
         here = known[(first[known] <= turns) & (turns <= last[known])]
         copies.append(listed[here] if turns == 0 else moved(listed[here], turns * turn))
         places.append(here)
+    if not copies:
+        return listed[:0], np.zeros(0, np.intp)
     order = np.argsort(np.concatenate(places), kind="stable")
     return np.concatenate(copies)[order], np.concatenate(places)[order]
 

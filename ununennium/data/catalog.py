@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import rasterio
 
-from ununennium.config import DataConfig, SceneConfig
+from ununennium.config import DataConfig, RegionConfig, SceneConfig
+from ununennium.data.label_bands import label_bands
 from ununennium.data.raster import open_raster, shown
-from ununennium.data.remote import remedy
 from ununennium.data.sources import scenes_of
 from ununennium.data.sources.virtual import block_shape_of, opened_image, sources_of
-from ununennium.data.vector_files import read_info
+from ununennium.data.vector_shapes import choose_layer, layer_info
 from ununennium.errors import ConfigError, DataError
 
 _VECTOR_ENDINGS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", ".parquet")
@@ -48,6 +48,12 @@ class Scene:
         block_shape: (rows, columns) of the blocks in which the file is compressed.
         classes: of the scene as a whole, where it has no label file.
         attributes: names and values of what else is known of it, by which evaluations are sliced.
+        label_layer: layer of a vector file with labels.
+        label_buffer_m: metres on the ground by which its shapes are grown.
+        label_unknown: ``error`` or ``unlabelled``, for labels that are no class.
+        labelled_area: vector file of the area in which labels are complete; None for the whole image.
+        labelled_regions: the same as rectangles (first row, row after the last, first column, column after the last).
+        class_values: (label value, class number) pairs, where they differ; empty where they do not.
     """
 
     name: str
@@ -71,6 +77,12 @@ class Scene:
     block_shape: tuple[int, int]
     classes: tuple[str, ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
+    label_layer: str | None = None
+    label_buffer_m: float | None = None
+    label_unknown: Literal["error", "unlabelled"] = "error"
+    labelled_area: str | None = None
+    labelled_regions: tuple[tuple[int, int, int, int], ...] = ()
+    class_values: tuple[tuple[int, int], ...] = ()
 
     @property
     def affine(self) -> rasterio.Affine:
@@ -117,8 +129,9 @@ class Scene:
         """The inverse of ``to_dict``."""
         names = ("images", "dates", "files", "transform", "band_names", "block_shape", "classes")
         tuples = {name: tuple(values[name]) for name in names}
-        attributes = tuple((name, value) for name, value in values.get("attributes", ()))
-        return cls(**{**values, **tuples, "attributes": attributes})
+        for name in ("attributes", "labelled_regions", "class_values"):
+            tuples[name] = tuple(tuple(each) for each in values.get(name, ()))
+        return cls(**{**values, **tuples})
 
 
 def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = None) -> list[Scene]:
@@ -140,6 +153,7 @@ def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = No
         scenes = open_aligned(scenes_of(config), config, cache_folder() / "aligned", progress)
     else:
         scenes = [open_scene(settings, place) for place, settings in enumerate(scenes_of(config))]
+    scenes = [replace(scene, class_values=_class_values(config)) for scene in scenes]
     names = [scene.name for scene in scenes]
     for place, name in enumerate(names):
         if name in names[:place]:
@@ -186,7 +200,7 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             name=name,
             images=tuple(images),
             dates=tuple(dates),
-            files=(*(file for _, files in opened for file in files), *filter(None, [settings.label])),
+            files=(*(file for _, files in opened for file in files), *label_files(settings)),
             label=settings.label,
             label_kind=kind,
             label_field=settings.label_field,
@@ -194,6 +208,10 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             outside=settings.outside,
             classes=tuple(settings.classes),
             attributes=tuple(settings.attributes.items()),
+            label_layer=settings.label_layer,
+            label_buffer_m=settings.label_buffer_m,
+            label_unknown=settings.label_unknown,
+            labelled_area=settings.labelled_area if isinstance(settings.labelled_area, str) else None,
             width=image.width,
             height=image.height,
             num_bands=num_bands,
@@ -212,8 +230,39 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
     if kind == "raster":
         _check_label_grid(scene)
     elif kind == "vector":
-        _check_vector(scene, place)
+        scene = _with_layer(scene, place)
+    if isinstance(settings.labelled_area, list):
+        scene = replace(scene, labelled_regions=_rectangles(settings.labelled_area, scene, place))
     return scene
+
+
+def label_files(settings: SceneConfig) -> list[str]:
+    """Files that say what is labelled, and how."""
+    area = settings.labelled_area if isinstance(settings.labelled_area, str) else None
+    return [file for file in (settings.label, area) if file is not None]
+
+
+def _class_values(config: DataConfig) -> tuple[tuple[int, int], ...]:
+    return tuple((value, config.classes.index(name)) for value, name in sorted(config.class_values.items()))
+
+
+def _rectangles(regions: Sequence[RegionConfig], scene: Scene, place: int) -> tuple[tuple[int, int, int, int], ...]:
+    """Rectangles as (first row, row after the last, first column, column after the last)."""
+    found = []
+    for number, region in enumerate(regions):
+        for (start, stop), size, name in (
+            (region.rows, scene.height, "rows"),
+            (region.columns, scene.width, "columns"),
+        ):
+            if start >= size or (stop is not None and stop > size):
+                raise ConfigError(
+                    f"data.scenes.{place}.labelled_area.{number}.{name}",
+                    [start, stop],
+                    f"lies beyond scene {scene.name!r}, which has {name} 0..{size - 1}; null is its far edge",
+                )
+        rows, columns = region.rows, region.columns
+        found.append((rows[0], rows[1] or scene.height, columns[0], columns[1] or scene.width))
+    return tuple(found)
 
 
 def _check_distinct(scenes: Sequence[Scene]) -> None:
@@ -221,7 +270,8 @@ def _check_distinct(scenes: Sequence[Scene]) -> None:
     seen: dict[tuple[Any, ...], str] = {}
     for scene in scenes:
         files = tuple(os.path.realpath(file) if "://" not in file else file for file in scene.files)
-        what = (scene.images[0] if scene.images[0].startswith("<") else "", files, scene.label_field, scene.label_value)
+        image = scene.images[0] if scene.images[0].startswith("<") else ""
+        what = (image, files, scene.label_field, scene.label_value, scene.label_layer)
         if what in seen:
             raise DataError(
                 f"scenes {seen[what]!r} and {scene.name!r} are the same image with the same labels: "
@@ -276,23 +326,17 @@ def _check_label_grid(scene: Scene) -> None:
                 + ("" if same_crs else ", in another CRS")
                 + f"; warp {scene.label} to the image's grid (gdalwarp -te ... -tr ... -r near)"
             )
-        if label.count != 1:
-            raise DataError(
-                f"labels of scene {scene.name!r}: {scene.label} has {label.count} bands; give one with classes"
-            )
+        label_bands(label, f"labels of scene {scene.name!r}: {scene.label}")
 
 
-def _check_vector(scene: Scene, place: int) -> None:
+def _with_layer(scene: Scene, place: int) -> Scene:
+    """The scene with the layer of its vector labels, which has the attribute that is asked for."""
     assert scene.label is not None
-    label = scene.label
-    try:
-        info = read_info(label)
-    except OSError as error:
-        raise DataError(
-            f"labels of scene {scene.name!r}: {label} cannot be read ({error}); {remedy(label, error)}"
-        ) from error
+    what = f"labels of scene {scene.name!r}"
+    layer = choose_layer(scene.label, scene.label_layer, f"data.scenes.{place}.label_layer", what)
+    info = layer_info(scene.label, layer, what)
     if scene.crs is not None and not info["crs"]:
-        raise DataError(f"labels of scene {scene.name!r}: {scene.label} names no CRS; write it with the one it is in")
+        raise DataError(f"{what}: {scene.label} names no CRS; write it with the one it is in")
     if scene.label_field is not None and scene.label_field not in list(info["fields"]):
         known = ", ".join(info["fields"]) or "none"
         raise ConfigError(
@@ -300,6 +344,7 @@ def _check_vector(scene: Scene, place: int) -> None:
             scene.label_field,
             f"{scene.label} has no such attribute; it has: {known}",
         )
+    return replace(scene, label_layer=layer)
 
 
 def _check_bands(scene: Scene, first: Scene, config: DataConfig) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene
+from ununennium.data.class_attributes import with_attribute
+from ununennium.data.class_numbers import ClassNumbers
 from ununennium.data.reader import SceneReader
-from ununennium.data.vector_files import read_table
 
 _ZERO_BORDER_SHARE = 0.005
 
@@ -25,26 +26,10 @@ def fill_in(scenes: Sequence[Scene], config: DataConfig) -> list[Scene]:
         The scenes, with the class attribute of vector labels, what is outside of their shapes, and ``nodata`` = 0
         where zeros fill a border that no tag explains (of which it warns).
     """
-    return [_with_nodata(_with_attribute(scene, config.classes), config) for scene in scenes]
-
-
-def _with_attribute(scene: Scene, classes: Sequence[str]) -> Scene:
-    """Vector labels: the only text attribute with nothing but class names; and a first class that is no background."""
-    if scene.label_kind != "vector" or (scene.label_field is not None and scene.outside is not None):
-        return scene
-    assert scene.label is not None
-    meta, _, columns = read_table(scene.label, read_geometry=False)
-    values = {str(name): set(column.tolist()) for name, column in zip(meta["fields"], columns, strict=True)}
-    field = scene.label_field
-    if field is None:
-        named = [name for name, found in values.items() if found and found <= set(classes)]
-        field = named[0] if len(named) == 1 else None
-    outside = scene.outside
-    if outside is None:
-        found = {1 if scene.label_value is None else scene.label_value} if field is None else values.get(field, set())
-        has_first = bool(found & {classes[0], 0, "0"})
-        outside = "unlabelled" if has_first else "background"
-    return replace(scene, label_field=field, outside=outside)
+    return [
+        _with_nodata(with_attribute(scene, ClassNumbers(scene, config.classes, config.ignore_index)), config)
+        for scene in scenes
+    ]
 
 
 def _with_nodata(scene: Scene, config: DataConfig) -> Scene:

@@ -45,9 +45,27 @@ def scene_facts(scene: Scene, bands: Sequence[int | str] | None = None) -> Row:
     if scene.classes and scene.label is None:
         facts["labels"] = f"the scene is {', '.join(scene.classes)}"
     if scene.label_kind == "vector":
-        what = scene.label_field or f"all {1 if scene.label_value is None else scene.label_value}"
-        facts["labels"] = f"shapes ({what}; {scene.outside or 'background'} outside)"
+        facts["labels"] = _shapes_text(scene)
+    if scene.labelled_area is not None:
+        facts["labelled area"] = scene.labelled_area
+    elif scene.labelled_regions:
+        facts["labelled area"] = f"{len(scene.labelled_regions)} rectangle(s)"
+    if scene.class_values:
+        facts["label values"] = ", ".join(f"{value} is class {number}" for value, number in scene.class_values)
+    if scene.label_unknown == "unlabelled" and scene.label is not None:
+        facts["labels"] += "; what is no class is unlabelled"
     return facts
+
+
+def _shapes_text(scene: Scene) -> str:
+    """Vector labels of a scene in words."""
+    value = 1 if scene.label_value is None else scene.label_value
+    parts = [scene.label_field or f"all {value}", f"{scene.outside or 'background'} outside"]
+    if scene.label_layer is not None:
+        parts.insert(0, f"layer {scene.label_layer}")
+    if scene.label_buffer_m is not None:
+        parts.append(f"grown by {scene.label_buffer_m:g} m")
+    return f"shapes ({'; '.join(parts)})"
 
 
 def scene_rows(index: ChipIndex) -> list[Row]:

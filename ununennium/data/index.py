@@ -30,7 +30,7 @@ from ununennium.tasks import TASKS, TargetReader
 
 __all__ = ["CELL", "VERSION", "Cells", "ChipIndex", "Survey", "build_index"]
 
-VERSION = 4
+VERSION = 5
 """Of the index: one that another version wrote is built anew."""
 
 _REMEDIES = {
@@ -301,12 +301,14 @@ def _index(
 def _check_folds(labelled: dict[str, list[int]], config: DataConfig) -> None:
     split = config.split
     expected = expected_folds(split)
-    anywhere = np.sum(list(labelled.values()), axis=0) > 0
     for fold, counts in labelled.items():
         if expected[fold] and not sum(counts):
             raise DataError(
                 f"the {fold} fold has no labelled pixel; {_REMEDIES[config.split.method].format(fold=fold)}"
             )
+    _check_classes(labelled, config)
+    anywhere = np.sum(list(labelled.values()), axis=0) > 0
+    for fold, counts in labelled.items():
         rows = zip(config.classes, counts, anywhere, strict=True)
         absent = [name for name, count, somewhere in rows if somewhere and not count]
         if expected[fold] and absent:
@@ -314,3 +316,34 @@ def _check_folds(labelled: dict[str, list[int]], config: DataConfig) -> None:
     nowhere = [name for name, somewhere in zip(config.classes, anywhere, strict=True) if not somewhere]
     if nowhere:
         warnings.warn(f"no fold has a pixel of: {', '.join(nowhere)}", stacklevel=4)
+
+
+def _check_classes(labelled: dict[str, list[int]], config: DataConfig) -> None:
+    """Make sure that every class can be learned, unless it may be absent.
+
+    Raises:
+        DataError: the training fold has no labelled pixel of a class.
+    """
+    found = {
+        name: {fold: counts[number] for fold, counts in labelled.items() if counts[number]}
+        for number, name in enumerate(config.classes)
+        if not labelled["train"][number] and name not in config.allow_absent
+    }
+    if not found:
+        return
+    named = ", ".join(
+        f"{name!r} ({', '.join(f'{fold} has {count}' for fold, count in counts.items()) or 'no fold has any'})"
+        for name, counts in found.items()
+    )
+    remedies = []
+    if not all(found.values()):
+        remedies.append(
+            "label what no fold has, or take it out of data.classes (label values with gaps: a mapping such as "
+            "{8: artificial surface})"
+        )
+    if any(found.values()):
+        remedies.append(_REMEDIES[config.split.method])
+    raise DataError(
+        f"the train fold has no labelled pixel of: {named}, and cannot teach what that is; {'; '.join(remedies)}; or "
+        f"allow it: data.allow_absent: [{', '.join(found)}]"
+    )

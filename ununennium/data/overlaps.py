@@ -16,7 +16,7 @@ from rasterio.warp import transform_bounds
 from shapely.geometry.base import BaseGeometry
 
 from ununennium.data.catalog import Scene
-from ununennium.data.labels import to_crs
+from ununennium.data.vector_shapes import to_crs
 
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels; bottom and right are one past the last

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ununennium.data.catalog import Scene
 from ununennium.data.labels import LabelArray, LabelReader
-from ununennium.data.reader import clip
 from ununennium.errors import DataError
 
 _MOST_CLASSES = 53
@@ -42,23 +41,13 @@ class SceneLabelReader(LabelReader):
                 f"scene {scene.name!r}: {problem}; give data.scenes[].classes (a table: a column; a folder: "
                 f"data.catalog.class_from) names out of data.classes: {', '.join(classes)}"
             )
-        self.scene = scene
-        self.classes = tuple(classes)
-        self.ignore_index = ignore_index
-        self._numbers = np.array([self.classes.index(name) for name in scene.classes], np.int64)
+        self._set_up(scene, classes, ignore_index)
+        self._own = np.array([self.classes.index(name) for name in scene.classes], np.int64)
 
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__
-
-    def read(self, row: int, col: int, height: int, width: int) -> LabelArray:
-        """The scene's classes in a window, int64 (height, width); ``ignore_index`` outside the scene."""
-        labels = np.full((height, width), self.ignore_index, np.int64)
-        inside = clip(row, col, height, width, self.scene)
-        if inside is not None:
-            here, (top, left, rows, columns) = inside
-            diagonal = (top + np.arange(rows))[:, None] + (left + np.arange(columns))
-            labels[here] = self._numbers[diagonal % len(self._numbers)]
-        return labels
+    def _read_inside(self, row: int, col: int, height: int, width: int) -> LabelArray:
+        diagonal = (row + np.arange(height))[:, None] + (col + np.arange(width))
+        own: LabelArray = self._own[diagonal % len(self._own)]
+        return own
 
 
 class PresenceReader:

@@ -10,9 +10,9 @@ import re
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from rasterio.windows import Window
 
 from ununennium.data import remote
 from ununennium.errors import DataError
+
+T = TypeVar("T")
 
 GDAL_CACHE_BYTES = 64 * 2**20
 """Bound of GDAL's cache of decoded blocks, per process; GDAL's own is 5 % of the machine's memory in every process."""
@@ -143,6 +145,15 @@ class LazyRaster:
         with _open_rasters.using(self):
             value: float | None = self.dataset.nodata
         return value
+
+    def ask(self, question: Callable[[Any], T]) -> T:
+        """What a function finds out about the open dataset without reading pixels.
+
+        Raises:
+            DataError: as ``dataset``.
+        """
+        with _open_rasters.using(self):
+            return question(self.dataset)
 
     def read(
         self, bands: Sequence[int], window: Window, *, with_mask: bool = False, cache_bytes: int = GDAL_CACHE_BYTES

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.config import DataConfig
+from ununennium.data.catalog import Scene
 from ununennium.data.labels import LabelReader
 from ununennium.data.reader import SceneReader
 from ununennium.data.splits import FOLDS, TRAIN, Split, place_on_grid
@@ -93,9 +94,8 @@ def _count_scene(
     for row, height in reader.strips():
         values = label.read(row, 0, height, scene.width)
         labelled = values != config.ignore_index
-        outside = labelled & ((values < 0) | (values >= num_classes))
-        for value, count in zip(*np.unique(values[outside], return_counts=True), strict=True):
-            wrong[int(value)] += int(count)
+        if (labelled & ((values < 0) | (values >= num_classes))).any():
+            wrong += label.unknown(row, 0, height, scene.width)
         if wrong or not labelled.any():
             continue
         counted = labelled & (regions.folds(scene, row, 0, height, scene.width) == TRAIN)
@@ -108,13 +108,27 @@ def _count_scene(
         for place in np.flatnonzero(table.any(1)).tolist():
             key = group, low_row + top + place // num_cols, low_col + place % num_cols
             blocks[key] = blocks.get(key, 0) + table[place]
-    if wrong:
-        found = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(wrong.items())[:_MOST_NAMED])
-        found += f" and {len(wrong) - _MOST_NAMED} more values" if len(wrong) > _MOST_NAMED else ""
-        raise DataError(
-            f"labels of scene {scene.name!r} have values outside the classes 0..{num_classes - 1}: {found}; add "
-            f"classes to data.classes, or write unlabelled pixels as data.ignore_index = {config.ignore_index}"
-        )
+    _refuse_unknown(wrong, scene, config)
+
+
+def _refuse_unknown(wrong: Counter[int], scene: Scene, config: DataConfig) -> None:
+    """Refuse label values that are no class.
+
+    Raises:
+        DataError: there are some.
+    """
+    if not wrong:
+        return
+    found = ", ".join(f"{value} ({count} pixels)" for value, count in sorted(wrong.items())[:_MOST_NAMED])
+    found += f" and {len(wrong) - _MOST_NAMED} more values" if len(wrong) > _MOST_NAMED else ""
+    known = f"outside the classes 0..{len(config.classes) - 1}"
+    if config.class_values:
+        known = f"that data.class_values does not name ({', '.join(map(str, sorted(config.class_values)))})"
+    raise DataError(
+        f"labels of scene {scene.name!r} have values {known}: {found}; add classes to data.classes (a mapping of "
+        "values to names, if they are not 0, 1, 2 and so on), or set label_unknown: unlabelled for the scene"
+        + ("" if config.class_values else f", or write unlabelled pixels as data.ignore_index = {config.ignore_index}")
+    )
 
 
 def count_cells(
@@ -134,11 +148,16 @@ def count_cells(
     nothing = np.zeros(num_classes, np.int64)
     for place, (reader, label) in enumerate(zip(readers, labels, strict=True)):
         scene = reader.scene
+        wrong: Counter[int] = Counter()
         for top in range(0, scene.height, CELL):
             height = min(CELL, scene.height - top)
             for left in range(0, scene.width, CELL * _STRIP_CELLS):
                 window = top, left, height, min(CELL * _STRIP_CELLS, scene.width - left)
                 values, is_valid = label.read(*window), reader.read_valid(*window)
+                known = (values >= 0) & (values < num_classes)
+                if (~known & (values != config.ignore_index)).any():
+                    wrong += label.unknown(*window)
+                    values = np.where(known, values, config.ignore_index)
                 usable = is_valid & (values != config.ignore_index)
                 folds = split.folds(scene, *window) if usable.any() else None
                 for name, fold in FOLDS.items():
@@ -156,6 +175,7 @@ def count_cells(
                     counts.append(np.bincount(values[part][inside], minlength=num_classes))
                     trains = inside & (folds[part] == TRAIN)
                     training.append(np.bincount(values[part][trains], minlength=num_classes))
+        _refuse_unknown(wrong, scene, config)
     where = np.array(places, np.int64).reshape(-1, 3)
     of_training = np.array(training, np.int64).reshape(-1, num_classes)
     trains = of_training.any(1)

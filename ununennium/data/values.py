@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.windows import Window
 
 from ununennium.data.catalog import Scene
+from ununennium.data.label_rasters import LabelRaster
+from ununennium.data.label_shapes import LabelledArea
 from ununennium.data.labels import LabelReader
-from ununennium.data.reader import FloatArray, SceneReader, clip, raster_of
+from ununennium.data.reader import FloatArray, SceneReader, clip
 from ununennium.data.splits import TRAIN, Split
 from ununennium.errors import DataError
 
@@ -49,7 +50,8 @@ class ValueReader:
             )
         self.scene = scene
         self.scale = scale
-        self._raster = raster_of(scene, scene.label, "labels")
+        self._raster = LabelRaster(scene)
+        self._area = LabelledArea(scene)
 
     def read(self, row: int, col: int, height: int, width: int) -> FloatArray:
         """Values of a window, float32 (height, width); NaN where there is none, and outside the scene.
@@ -62,14 +64,15 @@ class ValueReader:
         if inside is not None:
             here, window = inside
             values[here] = self._read_inside(*window)
+            outside = self._area.outside(*window)
+            if outside is not None:
+                values[here][outside] = np.nan
         return values
 
     def _read_inside(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
-        stored = self._raster.read([1], Window(col, row, width, height))[0][0]
-        nodata = self._raster.nodata
+        stored, labelled = self._raster.read(row, col, height, width)
         values: npt.NDArray[np.float64] = stored.astype(np.float64)
-        if nodata is not None:
-            values[stored == nodata] = np.nan
+        values[~labelled] = np.nan
         if np.isinf(values).any():
             raise DataError(
                 f"{self._raster.what}: {self._raster.path} holds {int(np.isinf(values).sum())} infinite values between "

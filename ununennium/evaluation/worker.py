@@ -267,6 +267,7 @@ def contract(
         "layout": index.layout,
         "target_scale": index.target_scale,
         "classes": data.classes,
+        "class_values": {str(value): name for value, name in sorted(data.class_values.items())},
         "ignore_index": data.ignore_index,
         "bands": index.bands,
         "band_names": [scene.band_names[number - 1] for number in scene.band_numbers(index.bands)],
