@@ -40,6 +40,19 @@ class LabelRaster:
         """Names it in messages."""
         return self._raster.what
 
+    @property
+    def unit(self) -> tuple[float, float]:
+        """Scale and offset by the file's tags: a pixel stands for value * scale + offset."""
+        band, _ = self._band_numbers()
+        scale, offset = self._raster.ask(lambda dataset: (dataset.scales[band - 1], dataset.offsets[band - 1]))
+        return float(scale), float(offset)
+
+    def _band_numbers(self) -> tuple[int, tuple[int, ...]]:
+        raster: LazyRaster = self._raster
+        if self._bands is None:
+            self._bands = raster.ask(lambda dataset: label_bands(dataset, f"{raster.what}: {raster.path}"))
+        return self._bands
+
     def read(self, row: int, col: int, height: int, width: int) -> tuple[npt.NDArray[Any], BoolArray]:
         """Values of a window inside the scene, in the file's dtype, and where it holds any, bool; (height, width) both.
 
@@ -47,9 +60,7 @@ class LabelRaster:
             DataError: the file cannot be read there.
         """
         raster: LazyRaster = self._raster
-        if self._bands is None:
-            self._bands = raster.ask(lambda dataset: label_bands(dataset, f"{raster.what}: {raster.path}"))
-        band, alphas = self._bands
+        band, alphas = self._band_numbers()
         pixels, mask = raster.read([band, *alphas], Window(col, row, width, height), with_mask=True)
         values, nodata = pixels[0], raster.nodata
         labelled: BoolArray = (pixels[1:] != 0).all(0)

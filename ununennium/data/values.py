@@ -71,7 +71,10 @@ class ValueReader:
 
     def _read_inside(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
         stored, labelled = self._raster.read(row, col, height, width)
+        scale, offset = self._raster.unit
         values: npt.NDArray[np.float64] = stored.astype(np.float64)
+        if (scale, offset) != (1.0, 0.0):
+            values = values * scale + offset
         values[~labelled] = np.nan
         if np.isinf(values).any():
             raise DataError(
