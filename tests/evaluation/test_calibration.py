@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from ununennium.evaluation.calibration import fit_temperature, tempered
+from ununennium.evaluation.calibration import fit_temperature
+from ununennium.inference.temperature import tempered
 
 
 def drawn(scale: float, number: int = 4000, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +42,7 @@ def test_the_temperature_is_that_of_the_logits(scale):
 def test_tempered_probabilities_are_the_softmax_of_logits_over_the_temperature(gap, temperature):
     """correctness 105."""
     logits = np.array([[gap], [0.0], [-1.0]])
-    found = tempered(softmax(logits, 0).astype(np.float32), temperature)
+    found = tempered(torch.from_numpy(softmax(logits, 0).astype(np.float32)), temperature).numpy()
     np.testing.assert_allclose(found, softmax(logits / temperature, 0), rtol=1e-4, atol=1e-38)
 
 

@@ -1,47 +1,30 @@
-"""Whether a model's confidence is worth what it says, and the temperature that mends it.
+"""A model's confidence beside its accuracy (reliability), and the temperature that brings the two together.
 
-Probabilities are tempered after overlapping tiles and views have been put together: p^(1/T), divided by its sum, which
-is the softmax of log p / T, and so of logits / T where nothing was averaged (Guo et al. 2017). The most probable class
-stays the most probable, so class maps do not depend on the temperature.
+Probabilities are those of a map before a temperature, put together from overlapping tiles and views; temperatures are
+applied to them by ``ununennium.inference.temperature``, as in maps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.optimize import minimize_scalar
 
 from ununennium.evaluation.evaluation import Calibration
+from ununennium.inference.temperature import TINY, tempered
 
 NUM_BINS = 15
 """Bins of confidence, of equal width from 0 to 1."""
 MOST_SAMPLES = 200_000
-_TINY = float(np.finfo(np.float32).tiny)
 _RANGE = (0.05, 20.0)
 _SPREAD = 1e-5  # of log-probabilities: less is the rounding of float32, and no temperature fits it better than another
 _GAIN = 1e-12  # nats
 
 FloatArray = npt.NDArray[np.floating[Any]]
-
-
-def tempered(probabilities: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
-    """Probabilities (K, ...) at ``temperature``, of the same dtype; all 0 (no data) stays 0."""
-    if temperature == 1.0:
-        return probabilities
-    logs = np.log(np.maximum(probabilities, _TINY)) / temperature
-    logs -= logs.max(0, keepdims=True)
-    powers = np.exp(logs)
-    powers /= powers.sum(0, keepdims=True)
-    powers[:, ~(probabilities > 0).any(0)] = 0.0
-    return powers.astype(probabilities.dtype)
-
-
-def temperature_of(contract: Mapping[str, Any]) -> float:
-    """The temperature that a contract holds; 1 if it is of an earlier version, or was not fitted."""
-    return float(contract.get("temperature") or 1.0)
 
 
 def fit_temperature(probabilities: FloatArray, labels: npt.NDArray[np.integer[Any]]) -> float:
@@ -56,7 +39,7 @@ def fit_temperature(probabilities: FloatArray, labels: npt.NDArray[np.integer[An
     """
     if not len(labels):
         return 1.0
-    logs = np.log(np.maximum(probabilities.astype(np.float64), _TINY))
+    logs = np.log(np.maximum(probabilities.astype(np.float64), TINY))
 
     def loss(log_temperature: float) -> float:
         scaled = logs / np.exp(log_temperature)
@@ -115,7 +98,8 @@ class Reliability:
         if not len(labels):
             return
         right = probabilities.argmax(0) == labels
-        for place, given in enumerate((tempered(probabilities, self.temperature), probabilities)):
+        as_used = tempered(torch.from_numpy(probabilities), self.temperature).numpy()
+        for place, given in enumerate((as_used, probabilities)):
             confidence = given.max(0).astype(np.float64)
             bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
             for column, weights in enumerate((None, confidence, right)):

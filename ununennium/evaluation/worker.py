@@ -33,11 +33,11 @@ from ununennium.data.statistics import BandStatistics
 from ununennium.data.values import TargetScale, ValueReader
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.evaluation import pictures
-from ununennium.evaluation.calibration import temperature_of
 from ununennium.evaluation.chip_pictures import draw_chips
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.smoke import write_probe
+from ununennium.inference.temperature import temperature_of
 from ununennium.runs import RunDirectory, git_commit, read_json, write_json
 from ununennium.training.callbacks.ema import averaged_weights
 from ununennium.training.config import TrainerConfig, resolve_device

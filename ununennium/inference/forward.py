@@ -46,7 +46,6 @@ class Forward:
         channels_last: memory layout of the tiles, and of weights (see ``ready``); given up where the model has a
             ``view`` of what then is not contiguous.
         pad_to: fill each batch up to so many tiles, for a compiled model that should meet one shape only.
-        temperature: logits are divided by it before they become probabilities.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class Forward:
         output: Output = "probabilities",
         channels_last: bool = False,
         pad_to: int | None = None,
-        temperature: float = 1.0,
     ) -> None:
         self.model = model
         self.num_classes = num_classes
@@ -67,7 +65,6 @@ class Forward:
         self.output: Output = output
         self.channels_last = channels_last
         self.pad_to = pad_to
-        self.temperature = temperature
         self._views = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)] if tta else [(0, False)]
         self._most: int | None = None
 
@@ -120,8 +117,7 @@ class Forward:
                 view = torch.rot90(view, turns, (-2, -1)) if turns else view
                 logits = self.model(view.contiguous(memory_format=layout))
                 self._check(images, logits)
-                scaled = logits.float() if self.temperature == 1.0 else logits.float() / self.temperature
-                values = _ACTIVATIONS[self.output](scaled)
+                values = _ACTIVATIONS[self.output](logits.float())
                 values = torch.rot90(values, -turns, (-2, -1)) if turns else values
                 values = values.flip(-1) if mirrored else values
                 total = values if total is None else total.add_(values)

@@ -19,9 +19,12 @@ from torch import Tensor, nn
 
 from ununennium.errors import ConfigError, DataError
 from ununennium.inference.forward import Forward, Output, cpu_batch_size, ready
+from ununennium.inference.temperature import tempered
 from ununennium.inference.tiles import check_sizes, num_bands, overlap_of, overlap_with, place_tiles
 
 __all__ = ["Band", "Output", "ReadWindow", "predict_bands"]
+
+_ROWS = 64
 
 ReadWindow = Callable[[int, int, int, int], tuple[NDArray[np.float32], NDArray[np.bool_]]]
 """``(row, col, height, width) -> (image (C, height, width), valid (height, width))``, normalised, invalid pixels 0;
@@ -97,7 +100,8 @@ def predict_bands(
         autocast: dtype of the forward pass, such as ``torch.bfloat16``; float32 if not given.
         tta: average over the eight flips and turns of each tile.
         output: what the model's output is made into, before tiles are blended.
-        temperature: logits are divided by it first.
+        temperature: of the probabilities, once views and tiles have been put together; the most probable class of a
+            pixel does not depend on it. Other outputs have none.
         channels_last: memory layout of tiles and weights; if not given, that of a CPU, where convolutions are faster
             with it.
         compiled: the model is compiled: every batch is filled up to one size, so that it is compiled once.
@@ -119,9 +123,10 @@ def predict_bands(
     stride = tile - overlap
     down, across = place_tiles(height, tile, overlap), place_tiles(width, tile, overlap)
     forward = Forward(
-        model, num_classes, autocast=autocast, tta=tta, output=output, temperature=temperature,
+        model, num_classes, autocast=autocast, tta=tta, output=output,
         channels_last=channels_last, pad_to=batch_size if compiled else None,
     )  # fmt: skip
+    temperature = temperature if output == "probabilities" else 1.0
     row_shares = down.shares.to(device)
     sums = torch.zeros(num_classes, tile, width, device=device)
     number = max(first - 1, 0)  # the row of tiles above hands its half of the pixels that both see down to the first
@@ -138,7 +143,7 @@ def predict_bands(
                 continue
             if number >= first:
                 top = down.starts[number]
-                yield _finished(top, height if top == down.starts[-1] else top + stride, sums, valid)
+                yield _finished(top, height if top == down.starts[-1] else top + stride, sums, valid, temperature)
             sums[:, :overlap], sums[:, overlap:] = sums[:, stride:], 0.0
             number += 1
 
@@ -150,10 +155,15 @@ def _chosen(bands: tuple[int, int] | None, count: int) -> tuple[int, int]:
     return first, last
 
 
-def _finished(top: int, stop: int, sums: Tensor, valid: NDArray[np.bool_]) -> Band:
-    """The rows from ``top`` to ``stop`` that lie in the region."""
+def _finished(top: int, stop: int, sums: Tensor, valid: NDArray[np.bool_], temperature: float) -> Band:
+    """The rows from ``top`` to ``stop`` that lie in the region: views and tiles are put together, and tempered now."""
     rows = slice(max(-top, 0), stop - top)
-    band = Band(top + rows.start, sums[:, rows].to("cpu", copy=True).numpy(), valid[rows])
+    blended = sums[:, rows]
+    probabilities = torch.empty(blended.shape)
+    for first in range(0, blended.shape[1], _ROWS):  # few at a time, for the memory that tempering takes besides
+        part = slice(first, first + _ROWS)
+        probabilities[:, part] = tempered(blended[:, part], temperature)
+    band = Band(top + rows.start, probabilities.numpy(), valid[rows])
     band.probabilities[:, ~band.valid] = 0.0
     if not np.isfinite(band.probabilities).all():
         raise DataError(

@@ -28,6 +28,7 @@ from ununennium.inference.layers import layers_of
 from ununennium.inference.outputs import MappedScene, write_outputs
 from ununennium.inference.predict import Band, ReadWindow, predict_bands
 from ununennium.inference.store import BandStore, band_store
+from ununennium.inference.temperature import temperature_of
 from ununennium.inference.tiles import num_bands, overlap_of, rows_of_band
 from ununennium.inference.windows import blocks_of_a_row, window_reader
 from ununennium.mapping import fingerprint
@@ -91,7 +92,7 @@ class Predictor:
         self.device = torch.device(device)
         self.classes = list(contract["classes"])
         self.tta = bool(contract.get("tta", False)) if tta is None else tta
-        self.temperature = float(contract.get("temperature") or 1.0)
+        self.temperature = temperature_of(contract)
         self.task = TASKS[contract.get("task", "segmentation")]
         self.tile, self.overlap = self._tiling()
         precision = resolve_precision(self.settings.mixed_precision, self.device)
@@ -258,7 +259,7 @@ class Predictor:
             "weights": self.contract.get("weights_sha256"),
             "files": fingerprint(images),
             "tta": self.tta,
-            "temperature": self.temperature,
+            "temperature_of_blended": self.temperature,
             "tiling": [self.tile, self.overlap],
             "settings": self.settings.model_dump(mode="json", exclude={"ranks"}),
             "fit": self.fit.model_dump(mode="json"),
