@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from torch.utils.data import BatchSampler
 
 
 class DataWait:
@@ -65,22 +69,30 @@ def share(part: float, whole: float) -> float:
 def epoch_batches(loader: Any, epoch: int, batches_done: int) -> Iterator[Any]:
     """Iterator over the batches of ``epoch`` that come after the first ``batches_done``.
 
-    ``set_epoch(epoch)`` is called on the loader's samplers first, so that the order depends on the seed and the epoch
-    alone (correctness 64). A sampler with ``set_start(num_samples)`` is told where to begin; with any other, the
-    batches that were consumed already are loaded again and dropped.
+    Those that the sampler cannot leave out (see ``prepare_samplers``) are loaded and dropped.
+    """
+    starts_there = prepare_samplers(loader, epoch, batches_done * (getattr(loader, "batch_size", None) or 0))
+    batches: Iterator[Any] = iter(loader)
+    for _ in range(0 if starts_there else batches_done):
+        next(batches, None)
+    return batches
+
+
+def prepare_samplers(loader: Any, epoch: int, samples_done: int) -> bool:
+    """Tell the samplers of ``loader`` the epoch and the number of samples to leave out; True if one leaves them out.
+
+    ``set_epoch(epoch)`` is called first, so that the order depends on the seed and the epoch alone (correctness 64);
+    then ``set_start(samples_done)`` on a sampler that has it, if batches have a known size.
     """
     samplers = samplers_of(loader)
     for sampler in samplers:
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
     starter = next((sampler for sampler in samplers if hasattr(sampler, "set_start")), None)
-    if starter is not None and getattr(loader, "batch_size", None):
-        starter.set_start(batches_done * loader.batch_size)
-        return iter(loader)
-    batches: Iterator[Any] = iter(loader)
-    for _ in range(batches_done):
-        next(batches, None)
-    return batches
+    if starter is None or not getattr(loader, "batch_size", None):
+        return False
+    starter.set_start(samples_done)
+    return True
 
 
 def mark_windows(batches: Iterable[Any], size: int) -> Iterator[tuple[Any, bool]]:
@@ -108,11 +120,61 @@ def mark_windows(batches: Iterable[Any], size: int) -> Iterator[tuple[Any, bool]
 
 
 def samplers_of(loader: Any) -> list[Any]:
-    """The samplers of a ``DataLoader``: its own, its batch sampler, and that one's; none of anything else."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    found = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
+    """The samplers of a ``DataLoader``: its own, its batch sampler, those that these wrap; none of anything else."""
     distinct: list[Any] = []
-    for sampler in found:
+    waiting = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    while waiting:
+        sampler = waiting.pop(0)
         if sampler is not None and all(sampler is not other for other in distinct):
             distinct.append(sampler)
+            waiting += [getattr(sampler, "sampler", None), getattr(sampler, "batch_sampler", None)]
     return distinct
+
+
+class IndexOrder:
+    """An index sampler that can leave samples out, and remembers a digest of what it gave, after each batch.
+
+    Args:
+        sampler: gives the indices of a batch (or of a sample) at a time.
+
+    Attributes:
+        expected: digest of what was consumed before a resume.
+        skip: samples that the next iterations leave out; for torch's ``BatchSampler``.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        self.expected: int | None = None
+        self.skip = 0
+        self._left_out: Iterator[Any] = iter(())
+        self._digests: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        digests: list[int] = []
+        self._digests = digests
+        sampler = self.sampler
+        if self.skip:
+            samples = iter(sampler.sampler)
+            self._left_out = left_out = itertools.islice(samples, self.skip)
+            rest = itertools.chain((index for index in left_out if False), samples)
+            sampler = BatchSampler(rest, sampler.batch_size, sampler.drop_last)
+        return self._recording(iter(sampler), digests)
+
+    def _recording(self, batches: Iterator[Any], digests: list[int]) -> Iterator[Any]:
+        digest = 0
+        for indices in batches:
+            digest = zlib.crc32(repr(indices).encode(), digest)
+            digests.append(digest)
+            yield indices
+
+    def leave_out(self) -> None:
+        """Draw the samples that are skipped now, if no batch has been asked for yet."""
+        for _ in self._left_out:
+            pass
+
+    def digest(self, batches: int) -> int | None:
+        """Digest of the first ``batches`` batches; None if not so many were given."""
+        return self._digests[batches - 1] if 0 < batches <= len(self._digests) else None

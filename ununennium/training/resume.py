@@ -32,9 +32,11 @@ def clean_key(key: str) -> str:
     return key.replace("._orig_mod.", ".")
 
 
-def snapshot(trainer: Trainer, epoch_random_state: dict[str, Any]) -> dict[str, Any]:
+def snapshot(trainer: Trainer) -> dict[str, Any]:
     """Everything that a resumed run needs. Every rank calls it: random states, and parts of weights, are gathered."""
     scaler = trainer.precision.scaler
+    epoch_start = trainer.replays["train_loader"].start_random_state
+    loaders = {name: each.state_dict(trainer.state.batches_done) for name, each in trainer.replays.items()}
     weights = {_module_key(trainer, key): value for key, value in trainer.module.state_dict().items()}
     return {
         "model": distributed.gathered(weights),
@@ -44,7 +46,8 @@ def snapshot(trainer: Trainer, epoch_random_state: dict[str, Any]) -> dict[str, 
         "state": trainer.state.to_dict(),
         "history": {name: list(values) for name, values in trainer.history.items()},
         "callbacks": distributed.gathered({key: callback.state_dict() for key, callback in keyed(trainer).items()}),
-        "random_states": distributed.gather({"now": random_state(), "epoch_start": epoch_random_state}),
+        "random_states": distributed.gather({"now": random_state(), "epoch_start": epoch_start}),
+        "loaders": distributed.gather(loaders),
         "running": distributed.gather(trainer.state.running),
         "config": asdict(trainer.config),
         "precision": trainer.precision.name,
@@ -58,14 +61,15 @@ def snapshot(trainer: Trainer, epoch_random_state: dict[str, Any]) -> dict[str, 
     }
 
 
-def restore(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Put ``trainer`` where ``checkpoint`` was written; returns the random state at the start of its epoch.
+def restore(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Put ``trainer`` where ``checkpoint`` was written.
 
     What a checkpoint holds but this Trainer lacks (a callback, a scaler) is warned of and left out; what the Trainer
     needs but the checkpoint lacks is an error, but for callbacks, which start afresh with a warning.
 
     Raises:
-        CheckpointError: a part is missing or does not fit, or the checkpoint is from another number of ranks.
+        CheckpointError: a part is missing or does not fit, the checkpoint is from another number of ranks, or it was
+            written within an epoch whose rest the training loader cannot give.
     """
     needed = ["model", "optimizer", "state", "history", "callbacks", "random_states", "world_size"]
     missing = [part for part in needed if part not in checkpoint]
@@ -76,6 +80,8 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
             f"the checkpoint was written by {checkpoint['world_size']} ranks and this run has "
             f"{distributed.world_size()}: the order of samples would change; run with as many ranks as before"
         )
+    state, loaders = TrainerState.from_dict(checkpoint["state"]), _loaders(checkpoint)
+    _check_rest_of_epoch(trainer, state, loaders)
     _load_model(trainer, checkpoint["model"])
     try:
         trainer.optimizer.load_state_dict(_divided(trainer.optimizer, checkpoint["optimizer"]))
@@ -94,13 +100,14 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
         warnings.warn(
             f"the checkpoint holds the state of callbacks that this Trainer does not have: {left}", stacklevel=2
         )
-    trainer.state = TrainerState.from_dict(checkpoint["state"])
+    trainer.state = state
     trainer.history = {name: list(values) for name, values in checkpoint["history"].items()}
     if "running" in checkpoint:  # every rank has sums of its own; a checkpoint of one rank may lack them
         trainer.state.running = dict(checkpoint["running"][distributed.rank()])
     mine = checkpoint["random_states"][distributed.rank()]
     set_random_state(mine["now"])
-    return dict(mine["epoch_start"])
+    for name, replay in trainer.replays.items():
+        replay.load_state_dict(loaders.get(name), mine["epoch_start"], state.batches_done)
 
 
 def read_checkpoint(url: str) -> dict[str, Any]:
@@ -129,6 +136,22 @@ def keyed(trainer: Trainer) -> dict[str, Any]:
             key = f"{callback.state_key}#{number}"
         found[key] = callback
     return found
+
+
+def _loaders(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """This rank's part of what the checkpoint holds of the loaders: nothing in one of an earlier version."""
+    return dict(checkpoint["loaders"][distributed.rank()]) if "loaders" in checkpoint else {}
+
+
+def _check_rest_of_epoch(trainer: Trainer, state: TrainerState, loaders: dict[str, Any]) -> None:
+    """Refuse, on all ranks alike, a resume within an epoch whose remaining batches would not be the right ones."""
+    problem = trainer.replays["train_loader"].problem(loaders.get("train_loader"), state.batches_done)
+    problems = [each for each in distributed.gather(problem) if each is not None]
+    if problems:
+        raise CheckpointError(
+            f"the checkpoint was written within epoch {state.epoch + 1}, after {state.batches_done} batches, and "
+            f"{problems[0]}"
+        )
 
 
 def _module_key(trainer: Trainer, key: str) -> str:

@@ -18,11 +18,12 @@ from ununennium.errors import DataError, NonFiniteError
 from ununennium.training import distributed
 from ununennium.training.callbacks.callback import HOOKS, Callback, overrides
 from ununennium.training.config import TrainerConfig, resolve_device
-from ununennium.training.loading import DataWait, epoch_batches, mark_windows
+from ununennium.training.loading import DataWait, mark_windows
 from ununennium.training.objective import Objective, unpack
 from ununennium.training.optimization import StepResult, Window
 from ununennium.training.parallel import ParallelModel
 from ununennium.training.precision import as_float32, deterministic_kernels, resolve_precision
+from ununennium.training.replay import ReplayableLoader
 from ununennium.training.resume import read_checkpoint, restore, snapshot
 from ununennium.training.scheduling import Schedule
 from ununennium.training.sharding import check_equal_steps, for_this_rank
@@ -106,6 +107,10 @@ class Trainer:
         split = {"seed": self.config.seed or 0, "rank": distributed.rank(), "world_size": self._world_size}
         self.train_loader = for_this_rank(train_loader, "train_loader", training=True, **split)
         self.val_loader = for_this_rank(val_loader, "val_loader", training=False, **split)
+        self.replays = {
+            "train_loader": ReplayableLoader(self.train_loader, "train_loader"),
+            "val_loader": ReplayableLoader(self.val_loader, "val_loader"),
+        }
         self.batch_transform = batch_transform
         self.schedule = Schedule(
             scheduler,
@@ -134,7 +139,6 @@ class Trainer:
         self._nonfinite_in_a_row = 0
         self._stop: tuple[StopReason, str] | None = None
         self._deadline = math.inf
-        self._epoch_random_state: dict[str, Any] = {}
 
     # ------------------------------------------------------------------ the loop
 
@@ -174,6 +178,7 @@ class Trainer:
                 if not self.module.training:  # sub-modules that the user froze stay frozen
                     self.module.train()
                 check_equal_steps(self.train_loader, self.config.accumulation_steps)
+                self.replays["train_loader"].warn_of_limits()
                 self.dispatch("on_fit_start")
                 stopped = self._must_stop(agree_now=True)
                 while not stopped and self.state.epoch < epochs:
@@ -192,7 +197,6 @@ class Trainer:
     def _run_epoch(self) -> None:
         """One epoch, or what a resume left of it; returns early, at a step boundary, if asked to stop."""
         batches = self._begin_epoch()
-        self.dispatch("on_epoch_start")
         for batch, ends_window in mark_windows(batches, self.config.accumulation_steps):
             if ends_window:
                 self._forward_backward(batch)
@@ -241,9 +245,9 @@ class Trainer:
         assert self.val_loader is not None
         distributed.broadcast_buffers(self.module)
         loss = WeightedSum(self.device)
-        training_random_state = random_state()
         modes = [(module, module.training) for module in self.module.modules()]
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self.replays["train_loader"].undisturbed())
             for callback in self.callbacks:
                 stack.enter_context(callback.around_validation(self))
             distributed.broadcast_buffers(self.module)  # a callback may have put others in, such as averages
@@ -251,7 +255,7 @@ class Trainer:
             self.module.eval()
             try:
                 with torch.no_grad():
-                    for batch in self.val_loader:
+                    for batch in self.replays["val_loader"].iterate(self.state.epoch):
                         self._validate_batch(batch, loss)
                         # No rank waits for another in here: this one leaves, and all agree below.
                         if self._stop is not None or time.monotonic() > self._deadline:
@@ -259,7 +263,6 @@ class Trainer:
             finally:
                 for module, was_training in modes:
                     module.training = was_training
-                set_random_state(training_random_state)
         if self._must_stop(agree_now=True):
             return False
         self.metrics["val_loss"] = mean_of(distributed.sum_over_ranks(loss.sums(), self.device))
@@ -293,21 +296,16 @@ class Trainer:
 
     def _begin_epoch(self) -> Iterator[Any]:
         """An iterator over the batches of this epoch that were not consumed yet."""
-        done = self.state.batches_done
+        epoch, done = self.state.epoch, self.state.batches_done
         self._loss.load(self.state.running.get("loss", [0.0, 0.0]))
         self._gradient_norm.load(self.state.running.get("gradient_norm", [0.0, 0.0]))
         self.metrics, self.timing = {}, {}
         self._window.discard()
-        resumed_random_state = None
-        if done:  # replay what the loader drew at the start of the epoch, then go on where the checkpoint was written
-            resumed_random_state = random_state()
-            set_random_state(self._epoch_random_state)
-        else:
-            self._epoch_random_state = random_state()
-        batches = self.data_wait.measure(lambda: epoch_batches(self.train_loader, self.state.epoch, done))
-        if resumed_random_state is not None:
-            set_random_state(resumed_random_state)
-        return batches
+        before = random_state()
+        self.dispatch("on_epoch_start")
+        if done:  # its first call, before the stop, has drawn what it draws
+            set_random_state(before)
+        return self.data_wait.measure(lambda: self.replays["train_loader"].epoch(epoch, done))
 
     def _reduce_training_metrics(self) -> None:
         sums = [*self._loss.sums(), *self.data_wait.epoch()]
@@ -381,7 +379,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs (correctness 59); keys carry no wrapper's prefix."""
         self._remember_running()
-        return snapshot(self, self._epoch_random_state)
+        return snapshot(self)
 
     def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
         """Take over ``state_dict()``.
@@ -389,7 +387,7 @@ class Trainer:
         Raises:
             CheckpointError: a part is missing or does not fit.
         """
-        self._epoch_random_state = restore(self, checkpoint)
+        restore(self, checkpoint)
 
     def _remember_running(self) -> None:
         """Keep the sums of an unfinished epoch, so that its mean covers what ran before and after a stop."""
