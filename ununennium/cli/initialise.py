@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,14 @@ def init(
         str | None, typer.Option("--name", help="Name of the model; from the folder's if not given.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Index the scenes as the run will, to see that they fit.")
+    ] = True,
 ) -> None:
     """Write a commented configuration for a folder of scenes.
 
-    Pairs images with labels, and reads bands and classes from the files. Look it through: what it cannot know it
-    guesses, and says so.
+    Pairs images with labels, reads bands and classes from the files, and indexes the scenes once, as `data describe`
+    and the run do. Names and settings that it has to guess are marked as guesses in the file.
     """
     from ununennium.config import RunConfig
     from ununennium.discover import commented_yaml, discover
@@ -39,15 +43,15 @@ def init(
     if place.name.lower() in _SAYS_NOTHING:
         place = place.parent
     slug = re.sub(r"[^a-z0-9_-]+", "-", place.name.lower()).strip("-_") or "model"
-    last = found.classes[-1]
-    monitor = f"val_IoU_{last}" if len(found.classes) == 2 else "val_IoU"
+    names = found.class_names
+    monitor = f"val_IoU_{names[-1]}" if len(names) == 2 else "val_IoU"
     config = RunConfig.parse(
         {
             "name": name or slug,
-            "data": {"scenes": found.scenes, "classes": found.classes, "nodata": found.nodata},
+            "data": {"scenes": found.scenes, "classes": found.classes, **found.settings},
             "checkpoints": {"monitor": monitor, "mode": "max", "save_top_k": 3},
             "early_stopping": {"monitor": monitor, "mode": "max", "patience": 15},
-            "gate": {"metric": f"IoU.{last}" if len(found.classes) == 2 else "IoU"},
+            "gate": {"metric": f"IoU.{names[-1]}" if len(names) == 2 else "IoU"},
         }
     )
     header = (
@@ -56,8 +60,32 @@ def init(
     )
     notes = "".join(f"\nNote: {note}" for note in found.notes)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(commented_yaml(config, header=header + notes), encoding="utf-8")
+    output.write_text(commented_yaml(config, header=header + notes, remarks=found.remarks), encoding="utf-8")
     for note in found.notes:
         say(f"note: {note}")
-    say(f"{output}: {len(found.scenes)} scene(s), classes {', '.join(found.classes)}")
+    say(f"{output}: {len(found.scenes)} scene(s), classes {', '.join(names)}")
+    if check:
+        _check(output)
     say(f"Next: look it through, then: ununennium train {output} --dry-run")
+
+
+def _check(path: Path) -> None:
+    """Index the scenes of the configuration that was written.
+
+    Raises:
+        DataError: they do not fit each other or the configuration; the message says what to change in the file.
+    """
+    from ununennium.config import RunConfig
+    from ununennium.data.index_cache import indexed
+    from ununennium.errors import DataError, UnunenniumError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the index keeps them as notes
+            index = indexed(RunConfig.load(path).data, say).index
+    except UnunenniumError as error:
+        raise DataError(f"{path} is written, and has to be changed before it runs: {error}") from error
+    for note in index.notes:
+        say(f"note: {note}")
+    for fold, counts in index.labelled.items():
+        say(f"{fold}: {sum(counts):,} labelled pixels")
