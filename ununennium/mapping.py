@@ -360,7 +360,7 @@ def _absolute(image: Any) -> Any:
     """An image with absolute paths; of a mapping, each band's."""
     if isinstance(image, Mapping):
         return {
-            band: _absolute(file) if isinstance(file, str) else [_absolute(file[0]), file[1]]
+            band: _absolute(file) if isinstance(file, str) else [_absolute(file[0]), *file[1:]]
             for band, file in image.items()
         }
     return image if "://" in image or image.startswith(("/vsi", "<")) else str(Path(image).expanduser().resolve())

@@ -341,6 +341,7 @@ def test_a_raster_that_a_thread_reads_is_not_closed_by_another(tmp_path, monkeyp
 
         def __init__(self, dataset):
             self._dataset = dataset
+            self.dtypes = dataset.dtypes
 
         def read(self, *arguments, **options):
             thread = threading.Thread(target=other.read, args=([1], window))

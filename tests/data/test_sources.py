@@ -72,7 +72,6 @@ class TestBandsOfSeveralFiles:
             ({"size": 32}, "'red' and 'nir' are on different grids: 64 x 64 and 32 x 32 pixels"),
             ({"crs": "EPSG:32634"}, "different grids: EPSG:32633 and EPSG:32634"),
             ({"transform": rasterio.Affine(10, 0, 500005, 0, -10, 5000000)}, "different grids: corners at"),
-            ({"nodata": 5}, "different nodata values, None and 5.0"),
         ],
     )
     def test_that_differ_are_refused_by_name(self, make, profile, message):

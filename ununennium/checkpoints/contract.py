@@ -37,7 +37,10 @@ REQUIRED = {
 Newer ones add ``task``, ``num_dates``, ``layout``, ``target_scale``, ``tta``; ``class_values``, the values that the
 classes had in the label files (empty where they are their numbers); ``temperature``, by which its
 probabilities are tempered (``ununennium.evaluation.calibration``; 1 if it is not there); and ``confusion``, the
-holdout's confusion matrix, with which areas on its maps are estimated (``ununennium.evaluation.areas``).
+holdout's confusion matrix, with which areas on its maps are estimated (``ununennium.evaluation.areas``). ``band_names``
+are the bands' names in the first training scene, ``alpha_bands`` the numbers of its alpha bands, ``band_tags`` the
+scale and offset of each band, in whose numbers the statistics are; ``band_nodata`` stands for ``nodata`` where bands
+have values of their own.
 """
 
 _REQUIRED_OF_MODEL = ("target", "kwargs", "in_channels", "num_classes")
@@ -68,6 +71,10 @@ def check_contract(contract: Mapping[str, Any]) -> None:
         times = repeats if count == "in_channels" else 1
         if not isinstance(values, list | tuple) or len(values) * times != model[count]:
             raise ConfigError(field, values, f"needs one entry for each of the model's {count} = {model[count]}")
+    for key in ("band_names", "band_tags", "band_nodata"):
+        values = contract.get(key) or contract["bands"]
+        if len(values) != len(contract["bands"]):
+            raise ConfigError(f"contract.{key}", values, f"needs one entry for each of {len(contract['bands'])} bands")
 
 
 def to_json(values: Any) -> bytes:

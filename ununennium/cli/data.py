@@ -99,12 +99,14 @@ def _index(config: RunConfig, *, as_json: bool) -> ChipIndex | None:
                 return indexed(config.data, say, scenes=scenes).index
     except UnunenniumError:
         if not as_json:
-            _print_scenes([{"scene": s.name, **text.scene_facts(s, config.data.bands)} for s in scenes])
+            _print_scenes(
+                [{"scene": s.name, **text.scene_facts(s, scenes[0].band_set(config.data.bands))} for s in scenes]
+            )
         raise
     if as_json:
         print_json({"scenes": [scene.to_dict() for scene in scenes], "folds": None})
     else:
-        _print_scenes([{"scene": s.name, **text.scene_facts(s, config.data.bands)} for s in scenes])
+        _print_scenes([{"scene": s.name, **text.scene_facts(s, scenes[0].band_set(config.data.bands))} for s in scenes])
         typer.echo(
             "\nno scene has labels: there is nothing to split; data.scenes: label names a raster or a vector file"
         )

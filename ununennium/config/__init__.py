@@ -236,7 +236,7 @@ class RunConfig(Section):
             if isinstance(location, Mapping):
                 return {name: absolute(file) for name, file in location.items()}
             if isinstance(location, tuple):
-                return absolute(location[0]), location[1]
+                return absolute(location[0]), *location[1:]
             return [absolute(one) for one in location] if isinstance(location, list) else location
 
         scenes = []

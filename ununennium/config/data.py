@@ -11,8 +11,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ununennium.config.catalog import CatalogConfig
 from ununennium.config.section import Fraction, Location, Section
 
-BandFile = Location | tuple[str, int]
-"""A file of one band, or a file and the number of one of its bands, from 1."""
+BandFile = Location | tuple[str, int] | tuple[str, int, float, float]
+"""A file of one band; or a file and the number of one of its bands, from 1; or these with the band's scale and offset,
+instead of the file's tags: ``pixel * scale + offset`` is the quantity in its unit."""
 Image = Location | dict[str, BandFile]
 """One raster, or a file for each band by name: all on one grid."""
 
@@ -54,7 +55,8 @@ class SceneConfig(Section):
 
     image: Image | list[Image]
     """GeoTIFF (or anything else that GDAL reads): a path or a URL. A mapping of band names to files is one image
-    (``{red: B4.tif, nir: [stack.tif, 5]}``). A list is a stack of dates on one grid."""
+    (``{red: B4.tif, nir: [stack.tif, 5]}``; ``[stack.tif, 5, 0.0001, -0.1]`` with scale and offset). A list is a stack
+    of dates on one grid."""
     date: str | list[str] | None = None
     """Day of the image (``2026-05-18``), or of each image of a stack."""
     label: Location | None = None
@@ -240,6 +242,9 @@ class DataConfig(Section):
     """Bands to read in the model's order, by name (the files' descriptions) or counted from 1; all if not given."""
     nodata: float | None = None
     """Pixel value without data, where the files carry no tag or a wrong one."""
+    values: Literal["check", "any"] = "check"
+    """``check`` refuses scenes or dates whose medians differ more than 50-fold in every band, or fractions beside whole
+    numbers in one: they are in another unit."""
     align: Literal["native", "refuse", "warp"] = "native"
     """Scenes of other coordinate systems or pixel sizes: each on its own grid (``native``; pixel sizes that differ are
     warned of), ``refuse`` them, or ``warp`` them once to one grid."""

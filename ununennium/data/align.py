@@ -22,8 +22,10 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
 from ununennium.config import DataConfig, SceneConfig
+from ununennium.data.bands import ImageBands
 from ununennium.data.catalog import Scene, is_vector, label_files, name_of, open_scene
 from ununennium.data.fingerprints import Fingerprints
+from ununennium.data.nan_copy import has_one_validity, write_nan_copy
 from ununennium.data.raster import bounded_cache, open_raster
 from ununennium.data.sources.virtual import opened_image
 from ununennium.errors import ConfigError, DataError
@@ -32,7 +34,7 @@ _BLOCK = 512
 _POINTS_PER_SIDE = 21
 _METRES_PER_DEGREE = 111_320.0
 _SAME_SIZE = 0.01  # relative
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def open_aligned(
     """Open scenes, those on another grid as files of ``folder`` that are warped to it.
 
     Images are interpolated bilinearly, labels and masks take the nearest pixel; nodata stays what it is, and where a
-    file has none, a mask says what lies outside.
+    file has none, a mask says what lies outside. Where bands have nodata values or masks of their own, the warped file
+    is one of floats with NaN. Names, scales and offsets of the bands stay.
 
     Args:
         settings: the scenes.
@@ -96,7 +99,10 @@ def open_aligned(
             if not path.is_file():
                 if progress is not None:
                     progress(f"warping {what} to pixels of {grid.resolution[0]:g} x {grid.resolution[1]:g}")
-                _warp(source, path, grid, nodata, resampling, what)
+                if resampling is Resampling.nearest:
+                    _warp_label(source, path, grid, math.nan if nodata is None else nodata, what)
+                else:
+                    _warp_image(source, path, grid, nodata, what)
             return str(path)
 
         moved = [warped(image, f"image of scene {name!r}", config.nodata, Resampling.bilinear) for image, _ in images]
@@ -194,47 +200,93 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _warp(source: str, path: Path, grid: Grid, nodata: float | None, resampling: Resampling, what: str) -> None:
-    """Write ``source`` on the grid, block by block; nobody ever sees a part of it."""
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part.tif")
-    with open_raster(source, what) as dataset, bounded_cache():
-        declared = dataset.nodata if nodata is None or dataset.nodata is not None else nodata
-        bands = [n for n, color in enumerate(dataset.colorinterp, 1) if color != ColorInterp.alpha or n == 1]
-        dtype: Any = np.dtype(dataset.dtypes[0])
-        if resampling is Resampling.nearest and declared is not None and not _holds(dtype, declared):
-            dtype = np.dtype(np.float32 if math.isnan(declared) else np.int32)  # it has no room for what is unlabelled
-        is_label = resampling is Resampling.nearest
-        has_alpha = dataset.colorinterp[-1] == ColorInterp.alpha
-        options: dict[str, Any] = {"nodata": declared, "src_nodata": declared}
-        if declared is None or (is_label and dataset.nodata is None):
-            options = {} if has_alpha else {"add_alpha": True}
-        profile = {
-            "driver": "GTiff", "count": len(bands), "dtype": dtype, "crs": grid.crs, "transform": grid.transform,
-            "height": grid.height, "width": grid.width, "nodata": declared, "tiled": True, "blockxsize": _BLOCK,
-            "blockysize": _BLOCK, "compress": "zstd", "interleave": "pixel", "BIGTIFF": "IF_SAFER",
-        }  # fmt: skip
+def _warp_image(source: str, path: Path, grid: Grid, nodata: float | None, what: str) -> None:
+    """Write an image on the grid, with what is valid in each band as its own file says, or ``nodata``."""
+    with open_raster(source, what) as dataset:
+        bands = ImageBands.of(dataset)
+        if has_one_validity(dataset, nodata):
+            declared = dataset.nodata if nodata is None else nodata
+            holds = declared is None or _holds(np.dtype(dataset.dtypes[0]), declared)
+            _warp(dataset, path, grid, declared if holds else None, Resampling.bilinear)
+            return
+        copy = path.with_name(f"{path.stem}.{os.getpid()}.copy.tif")
         try:
-            with (
-                WarpedVRT(
-                    dataset, crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
-                    resampling=resampling, **options,
-                ) as moved,
-                rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-                rasterio.open(part, "w", **profile) as out,
-            ):  # fmt: skip
-                out.descriptions = tuple(dataset.descriptions[band - 1] for band in bands)
-                for _, window in out.block_windows(1):
-                    pixels = moved.read(bands, window=window).astype(dtype)
-                    added = moved.count > dataset.count
-                    mask = moved.read(moved.count, window=window) if added else moved.dataset_mask(window=window)
-                    if declared is None:
-                        out.write_mask(mask, window=window)
-                    else:
-                        pixels[:, mask == 0] = declared
-                    out.write(pixels, window=window)
-            os.replace(part, path)
+            write_nan_copy(dataset, copy, nodata)
+            with open_raster(str(copy), what) as marked:
+                alpha = bands.alpha if bands.alpha != (dataset.count,) else ()
+                _warp(marked, path, grid, math.nan, Resampling.bilinear, alpha)
         finally:
-            part.unlink(missing_ok=True)
+            copy.unlink(missing_ok=True)
+
+
+def _warp_label(source: str, path: Path, grid: Grid, unlabelled: float, what: str) -> None:
+    with open_raster(source, what) as dataset:
+        declared = unlabelled if dataset.nodata is None else dataset.nodata
+        _warp(dataset, path, grid, declared, Resampling.nearest)
+
+
+def _warp(
+    dataset: Any,
+    path: Path,
+    grid: Grid,
+    declared: float | None,
+    resampling: Resampling,
+    alpha: Sequence[int] = (),
+) -> None:
+    """Write a dataset on the grid, block by block; nobody ever sees a part of it.
+
+    Args:
+        dataset: the source.
+        path: the GeoTIFF to write.
+        grid: its pixels.
+        declared: value without data; None to write a mask.
+        resampling: of the pixels.
+        alpha: bands of the source that become alpha bands.
+    """
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part.tif")
+    bands = [n for n, color in enumerate(dataset.colorinterp, 1) if color != ColorInterp.alpha or n == 1]
+    dtype: Any = np.dtype(dataset.dtypes[0])
+    is_label = resampling is Resampling.nearest
+    if is_label and declared is not None and not _holds(dtype, declared):
+        dtype = np.dtype(np.float32 if math.isnan(declared) else np.int32)  # it has no room for what is unlabelled
+    has_alpha = dataset.colorinterp[-1] == ColorInterp.alpha
+    # Each band is judged by its own pixels; GDAL's default asks for nodata in all bands at once.
+    options: dict[str, Any] = {"nodata": declared, "src_nodata": declared, "UNIFIED_SRC_NODATA": "NO"}
+    if declared is None or (is_label and dataset.nodata is None):
+        options = {"src_nodata": None} if has_alpha else {"src_nodata": None, "add_alpha": True}
+    profile = {
+        "driver": "GTiff", "count": len(bands), "dtype": dtype, "crs": grid.crs, "transform": grid.transform,
+        "height": grid.height, "width": grid.width, "nodata": declared, "tiled": True, "blockxsize": _BLOCK,
+        "blockysize": _BLOCK, "compress": "zstd", "interleave": "pixel", "BIGTIFF": "IF_SAFER",
+    }  # fmt: skip
+    try:
+        with (
+            bounded_cache(),
+            WarpedVRT(
+                dataset, crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
+                resampling=resampling, **options,
+            ) as moved,
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            rasterio.open(part, "w", **profile) as out,
+        ):  # fmt: skip
+            out.descriptions = tuple(dataset.descriptions[band - 1] for band in bands)
+            out.scales = tuple(dataset.scales[band - 1] for band in bands)
+            out.offsets = tuple(dataset.offsets[band - 1] for band in bands)
+            if alpha:
+                colours = enumerate(out.colorinterp, 1)
+                out.colorinterp = tuple(ColorInterp.alpha if n in alpha else colour for n, colour in colours)
+            for _, window in out.block_windows(1):
+                pixels = moved.read(bands, window=window).astype(dtype)
+                added = moved.count > dataset.count
+                mask = moved.read(moved.count, window=window) if added else moved.dataset_mask(window=window)
+                if declared is None:
+                    out.write_mask(mask, window=window)
+                else:
+                    pixels[:, mask == 0] = declared
+                out.write(pixels, window=window)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _holds(dtype: np.dtype[Any], value: float) -> bool:

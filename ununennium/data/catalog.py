@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+import numpy as np
 import rasterio
 
 from ununennium.config import DataConfig, RegionConfig, SceneConfig
+from ununennium.data.bands import BandSet, ImageBands, ImagePlan
 from ununennium.data.label_bands import label_bands
 from ununennium.data.raster import open_raster, shown
 from ununennium.data.sources import scenes_of
@@ -38,13 +40,13 @@ class Scene:
         outside: what pixels outside every shape are; None if nobody said (``ununennium.data.defaults`` finds out).
         width: columns.
         height: rows.
-        num_bands: bands in the file, without a closing alpha band: that one is a mask.
-        dtype: of the pixels.
+        num_bands: bands in the first image, without alpha bands: those are masks.
+        dtype: of the pixels, that of all bands and dates.
         crs: WKT of the coordinate reference system; None without one.
         transform: affine coefficients (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f.
-        nodata: pixel value without data, by the file's tag.
-        band_names: by the file's descriptions; ``band <n>`` where it has none.
-        has_mask: whether the file carries a mask or alpha band.
+        nodata: pixel value without data, by the first image's tag.
+        band_names: of the first image, without alpha bands: the file's descriptions; ``band <n>`` where it has none.
+        has_mask: whether an image carries a mask or alpha band.
         block_shape: (rows, columns) of the blocks in which the file is compressed.
         classes: of the scene as a whole, where it has no label file.
         attributes: names and values of what else is known of it, by which evaluations are sliced.
@@ -54,6 +56,7 @@ class Scene:
         labelled_area: vector file of the area in which labels are complete; None for the whole image.
         labelled_regions: the same as rectangles (first row, row after the last, first column, column after the last).
         class_values: (label value, class number) pairs, where they differ; empty where they do not.
+        image_bands: properties of the bands of each image, as its file states them; empty in indexes of version 4.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Scene:
     labelled_area: str | None = None
     labelled_regions: tuple[tuple[int, int, int, int], ...] = ()
     class_values: tuple[tuple[int, int], ...] = ()
+    image_bands: tuple[ImageBands, ...] = ()
 
     @property
     def affine(self) -> rasterio.Affine:
@@ -100,25 +104,43 @@ class Scene:
         """Images in the stack; 1 for a single one."""
         return len(self.images)
 
+    @property
+    def bands_of_images(self) -> tuple[ImageBands, ...]:
+        """Properties of the bands of each image; in indexes of version 4 the first image's hold for all."""
+        if self.image_bands:
+            return self.image_bands
+        count, masks = self.num_bands, (1 if self.has_mask else 0,) * self.num_bands
+        scales, offsets, nodata = (1.0,) * count, (0.0,) * count, (self.nodata,) * count
+        alike = ImageBands(self.band_names, (self.dtype,) * count, nodata, masks, scales, offsets)
+        return (alike,) * self.num_dates
+
+    def band_set(self, bands: Sequence[int | str] | None = None) -> BandSet:
+        """Bands that are meant by name, or by number from 1, in the order given; all but alpha bands if not given.
+
+        Raises:
+            ConfigError: the first image has no such band.
+        """
+        found = BandSet.of(self.bands_of_images[0], bands, self.name)
+        return found if self.image_bands else replace(found, names=(), tags=())
+
     def band_numbers(self, bands: Sequence[int | str]) -> tuple[int, ...]:
-        """Numbers from 1 of the bands that are meant by name, or by number, in the order given.
+        """Numbers from 1 in the first image of the bands that are meant by name, or by number, in the order given.
 
         Raises:
             ConfigError: the scene has no such band.
         """
-        return tuple(self._band_number(band, list(bands)) for band in bands)
+        image = self.bands_of_images[0]
+        return BandSet(tuple(bands), alpha=image.alpha).numbers(image, self.name)
 
-    def _band_number(self, band: int | str, wanted: list[int | str]) -> int:
-        if isinstance(band, int) and 1 <= band <= self.num_bands:
-            return band
-        if isinstance(band, str) and self.band_names.count(band) == 1:
-            return self.band_names.index(band) + 1
-        raise ConfigError(
-            "data.bands",
-            wanted,
-            f"scene {self.name!r} has {'two bands' if band in self.band_names else 'no band'} {band!r}; it has bands "
-            f"1..{self.num_bands}: {', '.join(self.band_names)}",
-        )
+    def names_of(self, bands: BandSet | Sequence[int | str] | None = None) -> list[str]:
+        """Names in the first image of bands, those of another scene among them; of all but alpha bands if not given.
+
+        Raises:
+            ConfigError: the scene has no such band.
+        """
+        image = self.bands_of_images[0]
+        wanted = bands if isinstance(bands, BandSet) else BandSet(tuple(bands or image.inputs), alpha=image.alpha)
+        return [image.names[number - 1] for number in wanted.numbers(image, self.name)]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -131,7 +153,8 @@ class Scene:
         tuples = {name: tuple(values[name]) for name in names}
         for name in ("attributes", "labelled_regions", "class_values"):
             tuples[name] = tuple(tuple(each) for each in values.get(name, ()))
-        return cls(**{**values, **tuples})
+        images = tuple(ImageBands.from_dict(image) for image in values.get("image_bands", ()))
+        return cls(**{**values, **tuples, "image_bands": images})
 
 
 def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = None) -> list[Scene]:
@@ -186,13 +209,7 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
     with open_raster(images[0], f"image of scene {name!r}") as image:
         if image.width < 1 or image.count < 1:
             raise DataError(f"image of scene {name!r}: {shown(images[0])} has no pixels")
-        if image.dtypes[0].startswith("complex"):
-            raise DataError(
-                f"image of scene {name!r}: {shown(images[0])} has pixels of type {image.dtypes[0]}; write real "
-                "numbers, such as the amplitude, or real and imaginary part as two bands"
-            )
-        num_bands = image.count - (image.count > 1 and image.colorinterp[-1] == rasterio.enums.ColorInterp.alpha)
-        flags = [flag for band in image.mask_flag_enums for flag in band]
+        bands = _bands_of(image, images[0], name)
         kind: Literal["raster", "vector"] | None = None
         if settings.label is not None:
             kind = "vector" if is_vector(settings.label) else "raster"
@@ -214,19 +231,24 @@ def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
             labelled_area=settings.labelled_area if isinstance(settings.labelled_area, str) else None,
             width=image.width,
             height=image.height,
-            num_bands=num_bands,
-            dtype=image.dtypes[0],
+            num_bands=len(bands.inputs),
+            dtype=_dtype_of([bands]),
             crs=image.crs.to_wkt() if image.crs else None,
             transform=tuple(image.transform)[:6],
-            nodata=None if image.nodata is None else float(image.nodata),
-            band_names=tuple(text or f"band {band}" for band, text in enumerate(image.descriptions[:num_bands], 1)),
-            has_mask=rasterio.enums.MaskFlags.per_dataset in flags,
+            nodata=next((bands.nodata[k - 1] for k in bands.inputs if bands.nodata[k - 1] is not None), None),
+            band_names=tuple(bands.names[number - 1] for number in bands.inputs),
+            has_mask=bool(bands.alpha) or any(bands.masks),
             block_shape=block_shape_of(images[0], image.block_shapes[0])
             if images[0].startswith("<")
             else image.block_shapes[0],
         )
-    for image in images[1:]:
-        _check_same_grid(scene, image)
+    later = [_later_image(scene, image) for image in images[1:]]
+    scene = replace(
+        scene,
+        image_bands=(bands, *later),
+        dtype=_dtype_of([bands, *later]),
+        has_mask=scene.has_mask or any(its.alpha or any(its.masks) for its in later),
+    )
     if kind == "raster":
         _check_label_grid(scene)
     elif kind == "vector":
@@ -295,9 +317,26 @@ def name_of(settings: SceneConfig) -> str:
     return PurePosixPath(file.replace("\\", "/")).stem
 
 
-def _check_same_grid(scene: Scene, later: str) -> None:
+def _bands_of(image: Any, path: str, name: str) -> ImageBands:
+    bands = ImageBands.of(image)
+    for number in bands.inputs:
+        if bands.dtypes[number - 1].startswith("complex"):
+            raise DataError(
+                f"image of scene {name!r}: {shown(path)} has pixels of type {bands.dtypes[number - 1]}; write real "
+                "numbers, such as the amplitude, or real and imaginary part as two bands"
+            )
+    return bands
+
+
+def _dtype_of(images: Sequence[ImageBands]) -> str:
+    return str(np.result_type(*(image.dtypes[number - 1] for image in images for number in image.inputs)))
+
+
+def _later_image(scene: Scene, later: str) -> ImageBands:
+    """Properties of the bands of another date, which lies on the same grid."""
     with open_raster(later, f"image of scene {scene.name!r}") as image:
-        same = (image.height, image.width) == (scene.height, scene.width) and image.count >= scene.num_bands
+        bands = _bands_of(image, later, scene.name)
+        same = (image.height, image.width) == (scene.height, scene.width) and len(bands.inputs) >= scene.num_bands
         same &= image.transform.almost_equals(scene.affine, _SUBPIXEL * max(scene.resolution))
         same &= (image.crs.to_wkt() if image.crs else None) == scene.crs
         if not same:
@@ -305,6 +344,7 @@ def _check_same_grid(scene: Scene, later: str) -> None:
                 f"scene {scene.name!r}: {shown(later)} and {shown(scene.images[0])} are on different grids or differ "
                 "in their bands; warp one to the other's grid (gdalwarp -te ... -tr ...)"
             )
+        return bands
 
 
 def _check_label_grid(scene: Scene) -> None:
@@ -353,5 +393,6 @@ def _check_bands(scene: Scene, first: Scene, config: DataConfig) -> None:
             f"scene {scene.name!r} has {scene.num_bands} bands and scene {first.name!r} has {first.num_bands}; name "
             "the ones to read in data.bands"
         )
-    if config.bands is not None:
-        scene.band_numbers(config.bands)
+    wanted = first.band_set(config.bands)
+    for image in scene.bands_of_images:
+        ImagePlan.of(image, wanted, scene.name, config.nodata)

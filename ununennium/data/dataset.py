@@ -84,15 +84,14 @@ class _Chips(Dataset[Batch], ABC):
         self._cache = DecodedCache(CACHE_BYTES) if cache is None else cache
         self.raw = raw
         square = chip_size, chip_size
-        image_dtype = np.result_type(*(scene.dtype for scene in index.scenes)) if raw else np.dtype(np.float32)
+        image_dtype = np.result_type(*(reader.dtype for reader in self.readers)) if raw else np.dtype(np.float32)
         self._buffers = Buffers(
             ((len(self._mean), *square), image_dtype),
             (square, self._target_dtype if raw else index.task.target_dtype),
             (square, np.bool_),
         )
         per_pixel = [
-            reader.num_channels * np.dtype(reader.scene.dtype).itemsize + 1 + self._target_dtype.itemsize
-            for reader in self.readers
+            reader.num_channels * reader.dtype.itemsize + 1 + self._target_dtype.itemsize for reader in self.readers
         ]
         self.regions = Regions(index.scenes, per_pixel, chip_size, self._cache.budget_bytes, seed)
 

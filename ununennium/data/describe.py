@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyproj
 
+from ununennium.data.bands import BandSet
 from ununennium.data.catalog import Scene
 from ununennium.data.overlaps import overlapping
 
@@ -20,22 +21,20 @@ _MOST_NAMED = 12
 Row = dict[str, str]
 
 
-def scene_facts(scene: Scene, bands: Sequence[int | str] | None = None) -> Row:
+def scene_facts(scene: Scene, bands: BandSet | Sequence[int | str] | None = None) -> Row:
     """What a scene's files say of themselves, each fact as a short text.
 
     Args:
         scene: a scene.
-        bands: those that are read, by name or from 1; all if not given.
+        bands: those that are read, by name or from 1, or as another scene has them; all if not given.
     """
-    numbers = scene.band_numbers(bands or range(1, scene.num_bands + 1))
-    nodata = "a mask" if scene.nodata is None and scene.has_mask else "none"
     facts = {
         "size": f"{scene.height} x {scene.width}",
         "pixel": pixel_text(scene),
         "CRS": crs_text(scene.crs),
-        "bands": _named([scene.band_names[number - 1] for number in numbers], "bands"),
+        "bands": _named(scene.names_of(bands), "bands"),
         "type": scene.dtype,
-        "nodata": nodata if scene.nodata is None else f"{scene.nodata:g}",
+        "nodata": _nodata_text(scene),
         "blocks": f"{scene.block_shape[0]} x {scene.block_shape[1]}",
         "labels": "none" if scene.label is None else "raster",
     }
@@ -68,12 +67,22 @@ def _shapes_text(scene: Scene) -> str:
     return f"shapes ({'; '.join(parts)})"
 
 
+def _nodata_text(scene: Scene) -> str:
+    """Nodata values of all bands and dates, and a mask or alpha band."""
+    images = scene.bands_of_images
+    values = dict.fromkeys(image.nodata[number - 1] for image in images for number in image.inputs)
+    texts = list(dict.fromkeys(f"{value:g}" for value in values if value is not None))
+    if scene.has_mask and not texts:
+        texts.append("a mask")
+    return ", ".join(texts) or "none"
+
+
 def scene_rows(index: ChipIndex) -> list[Row]:
     """One row per scene: its name, its facts, and the shares of it that are valid and labelled."""
     rows = []
     for place, scene in enumerate(index.scenes):
         cells, area = index.survey.of(place), scene.height * scene.width
-        facts = scene_facts(scene, index.bands)
+        facts = scene_facts(scene, index.band_set)
         if index.nodata is not None:
             facts["nodata"] = f"{index.nodata:g} (data.nodata)"
         shares = {"valid": percent(cells.valid.sum() / area), "labelled": percent(cells.counts.sum() / area)}

@@ -7,6 +7,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from ununennium.config import DataConfig
 from ununennium.data.align import check_grids
+from ununennium.data.bands import BandSet
 from ununennium.data.catalog import Scene, open_catalog
 from ununennium.data.defaults import fill_in
 from ununennium.data.fingerprints import Fingerprints
@@ -24,6 +26,7 @@ from ununennium.data.reader import FloatArray, SceneReader
 from ununennium.data.split_methods import check_no_leak, expected_folds, make_split
 from ununennium.data.splits import Split
 from ununennium.data.survey import CELL, Cells, Survey, count_cells
+from ununennium.data.units import check_bands, check_magnitudes
 from ununennium.data.values import TargetScale
 from ununennium.errors import DataError
 from ununennium.tasks import TASKS, TargetReader
@@ -32,6 +35,7 @@ __all__ = ["CELL", "VERSION", "Cells", "ChipIndex", "Survey", "build_index"]
 
 VERSION = 5
 """Of the index: one that another version wrote is built anew."""
+_READABLE = (4, VERSION)  # of the index in a run's folder, which is evaluated by what it was trained with
 
 _REMEDIES = {
     "blocks": "label more, lower data.split.block_size or data.split.buffer, or change data.split.validation, "
@@ -48,7 +52,6 @@ class ChipIndex:
     Attributes:
         scenes: what is indexed.
         classes: class names.
-        bands: bands to read, by name or from 1.
         nodata: pixel value without data, instead of the files' tags.
         ignore_index: label value of unlabelled pixels.
         split: the fold of every pixel.
@@ -56,6 +59,7 @@ class ChipIndex:
         survey: all squares: what is valid and labelled in them, whatever their fold.
         labelled: fold name to labelled pixels per class.
         data_sha256: hash of the contents of all files.
+        band_set: the same bands as the first scene's first image has them, to which all images are matched.
         notes: what a person should know of the data: warnings that came up while indexing.
         max_unreadable: share of a scene that may be damaged.
         task: what is predicted.
@@ -83,10 +87,11 @@ class ChipIndex:
         target_scale: Sequence[float] | None = None,
         notes: Sequence[str] = (),
         other_files: Mapping[str, list[Any]] | None = None,
+        band_set: BandSet | None = None,
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
-        self.bands: list[int | str] = list(bands)
+        self.band_set = band_set or self.scenes[0].band_set(bands)
         self.nodata = nodata
         self.ignore_index = ignore_index
         self.split = split
@@ -100,6 +105,11 @@ class ChipIndex:
         self.layout = layout
         self.other_files = None if other_files is None else dict(other_files)
         self.target_scale = None if target_scale is None else TargetScale(*target_scale)
+
+    @property
+    def bands(self) -> list[int | str]:
+        """Bands to read, by name, or from 1 in the first scene's first image."""
+        return list(self.band_set.bands)
 
     @property
     def num_dates(self) -> int:
@@ -117,7 +127,19 @@ class ChipIndex:
 
     def reader(self, scene: Scene) -> SceneReader:
         """A reader of the scene's pixels, with the index's bands and nodata."""
-        return SceneReader(scene, self.bands, self.nodata, max_unreadable=self.max_unreadable)
+        return SceneReader(scene, self.band_set, self.nodata, max_unreadable=self.max_unreadable)
+
+    def declared_nodata(self) -> dict[str, Any]:
+        """For a contract, as new imagery may have a border without data even if the first scene has none: ``nodata``,
+        or, where bands have values of their own, ``band_nodata``."""
+        first: list[float | None] = [self.nodata] * len(self.bands)
+        for scene in self.scenes:
+            for image in scene.bands_of_images:
+                its = [image.nodata[number - 1] for number in self.band_set.numbers(image, scene.name)]
+                first = [known if known is not None else own for known, own in zip(first, its, strict=True)]
+        if len(set(map(str, first))) == 1:
+            return {"nodata": first[0]}
+        return {"nodata": None, "band_nodata": first}
 
     def labels(self, scene: Scene) -> LabelReader:
         """A reader of the scene's labels."""
@@ -170,6 +192,7 @@ class ChipIndex:
             "scenes": [scene.to_dict() for scene in self.scenes],
             "classes": self.classes,
             "bands": self.bands,
+            "band_set": asdict(self.band_set),
             "nodata": self.nodata,
             "ignore_index": self.ignore_index,
             "split": self.split.to_dict(),
@@ -194,13 +217,14 @@ class ChipIndex:
             DataError: another version of the program wrote it.
         """
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-        if values.pop("version", 1) != VERSION:
+        if values.pop("version", 1) not in _READABLE:
             raise DataError(f"{path} was written by another version of ununennium; index the data again")
         scenes = [Scene.from_dict(scene) for scene in values.pop("scenes")]
         split = Split.from_dict(values.pop("split"), scenes)
         cells = Cells(**_unpack(values.pop("cells")))
         survey = Survey(**_unpack(values.pop("survey")))
-        return cls(scenes=scenes, split=split, cells=cells, survey=survey, **values)
+        band_set = BandSet.from_dict(values.pop("band_set")) if "band_set" in values else None
+        return cls(scenes=scenes, split=split, cells=cells, survey=survey, band_set=band_set, **values)
 
 
 def _pack(**arrays: npt.NDArray[np.int64]) -> str:
@@ -268,13 +292,16 @@ def _index(
 ) -> ChipIndex:
     task = TASKS[config.task]
     task.check_scenes(scenes)
-    bands: list[int | str] = config.bands or list(range(1, scenes[0].num_bands + 1))
+    wanted = scenes[0].band_set(config.bands)
     if progress is not None:
         for scene in scenes:
             progress(f"looking at {scene.name} ({scene.height} x {scene.width} pixels)")
     check_grids(scenes, config)
     scenes = fill_in(scenes, config)
-    readers = [SceneReader(scene, bands, config.nodata, max_unreadable=config.max_unreadable) for scene in scenes]
+    check_bands(scenes, wanted)
+    readers = [SceneReader(scene, wanted, config.nodata, max_unreadable=config.max_unreadable) for scene in scenes]
+    if config.values == "check":
+        check_magnitudes(scenes, wanted, config.nodata)
     labels = [task.label_reader(scene, config.classes, config.ignore_index) for scene in scenes]
     split = make_split(readers, labels, config)
     check_no_leak(split, scenes)
@@ -283,7 +310,7 @@ def _index(
     return ChipIndex(
         scenes,
         config.classes,
-        bands,
+        wanted.bands,
         config.nodata,
         config.ignore_index,
         split,
@@ -295,6 +322,7 @@ def _index(
         task=task.name,
         layout=config.layout,
         target_scale=task.target_scale(readers, split),
+        band_set=wanted,
     )
 
 

@@ -156,14 +156,22 @@ class LazyRaster:
             return question(self.dataset)
 
     def read(
-        self, bands: Sequence[int], window: Window, *, with_mask: bool = False, cache_bytes: int = GDAL_CACHE_BYTES
+        self,
+        bands: Sequence[int],
+        window: Window,
+        *,
+        with_mask: bool = False,
+        masks: Sequence[int] = (),
+        alpha: Sequence[int] = (),
+        cache_bytes: int = GDAL_CACHE_BYTES,
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
         """Pixels (bands, height, width) of a window inside the raster, and the file's mask (0 is invalid) if wanted.
 
         Args:
             bands: numbers from 1.
             window: inside the raster.
-            with_mask: read the mask too.
+            with_mask: read the mask of the whole file.
+            masks, alpha: otherwise the bands whose masks are read, and the alpha bands; see ``read_with_masks``.
             cache_bytes: bound of GDAL's cache; a few blocks with all their bands are kept in any case, as GDAL would
                 decode them anew for each band.
 
@@ -173,8 +181,9 @@ class LazyRaster:
 
         def decode() -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
             dataset = self.dataset
-            pixels = dataset.read(list(bands), window=window)
-            return pixels, dataset.dataset_mask(window=window) if with_mask else None
+            if with_mask:
+                return read_bands(dataset, bands, window), dataset.dataset_mask(window=window)
+            return read_with_masks(dataset, bands, window, masks, alpha)
 
         try:
             with _open_rasters.using(self):
@@ -186,6 +195,42 @@ class LazyRaster:
                 f"{self.what}: {shown(self.path)} cannot be read at row {window.row_off}, column {window.col_off} "
                 f"({error}); is the file damaged?"
             ) from error
+
+
+def read_bands(dataset: Any, bands: Sequence[int], window: Window) -> npt.NDArray[Any]:
+    """Pixels (bands, height, width) in a type that holds those of all bands, which may each have their own.
+
+    Args:
+        dataset: an open rasterio dataset.
+        bands: numbers from 1.
+        window: a part of it.
+    """
+    dtypes = [dataset.dtypes[number - 1] for number in bands]
+    if len(set(dtypes)) == 1:
+        pixels: npt.NDArray[Any] = dataset.read(list(bands), window=window)
+        return pixels
+    dtype = np.result_type(*dtypes)
+    return np.stack([dataset.read(number, window=window).astype(dtype) for number in bands])
+
+
+def read_with_masks(
+    dataset: Any, bands: Sequence[int], window: Window, masks: Sequence[int], alpha: Sequence[int]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """Pixels (bands, height, width), and a mask (height, width) that is 0 where one of several says invalid.
+
+    Args:
+        dataset: an open rasterio dataset.
+        bands: numbers from 1.
+        window: a part of it.
+        masks: bands whose masks hold.
+        alpha: alpha bands; what is not above 0 is invalid.
+    """
+    pixels = read_bands(dataset, bands, window)
+    found = [dataset.read_masks(number, window=window) for number in masks]
+    found += [dataset.read(number, window=window) > 0 for number in alpha]
+    if len(found) < 2:
+        return pixels, found[0] if found else None
+    return pixels, np.logical_and.reduce(found)
 
 
 class _OpenRasters:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.windows import Window
 
+from ununennium.data.bands import BandSet, ImagePlan
 from ununennium.data.catalog import Scene
 from ununennium.data.raster import GDAL_CACHE_BYTES, LazyRaster, UnreadableError
 from ununennium.errors import DataError
@@ -43,24 +44,34 @@ class SceneReader:
 
     Args:
         scene: what to read.
-        bands: bands to read in this order, by name or from 1; None reads all.
-        nodata: pixel value without data, instead of the file's tag.
+        bands: bands to read in this order, by name or from 1 in the scene's first image; None reads all but alpha
+            bands; or those of another scene, which this one's are matched with.
+        nodata: pixel value without data, instead of the files' tags.
         max_unreadable: share of the scene's pixels that may be damaged: the blocks that they are in are named in a
             warning, and invalid.
+
+    Attributes:
+        num_channels: dates times bands.
+        dtype: of the pixels that ``decode`` gives.
+
+    Raises:
+        ConfigError: an image has no such band.
+        DataError: bands of an image cannot be told apart by name.
     """
 
     def __init__(
         self,
         scene: Scene,
-        bands: Sequence[int | str] | None = None,
+        bands: BandSet | Sequence[int | str] | None = None,
         nodata: float | None = None,
         *,
         max_unreadable: float = 0.0,
     ) -> None:
         self.scene = scene
-        self.bands = scene.band_numbers(bands or range(1, scene.num_bands + 1))
-        self.num_channels = scene.num_dates * len(self.bands)
-        self.nodata = scene.nodata if nodata is None else nodata
+        wanted = bands if isinstance(bands, BandSet) else scene.band_set(bands)
+        self.plans = [ImagePlan.of(image, wanted, scene.name, nodata) for image in scene.bands_of_images]
+        self.num_channels = scene.num_dates * len(wanted.bands)
+        self.dtype = np.result_type(*(plan.dtype for plan in self.plans))
         self._rasters = [raster_of(scene, image, "image") for image in scene.images]
         self.max_unreadable = max_unreadable
         self._unreadable: dict[tuple[int, int], int] = {}  # first row and column of a block, and its pixels
@@ -73,7 +84,7 @@ class SceneReader:
         Returns:
             Image, float32 (channels, height, width), 0 where invalid: the bands of the first date, then those of the
             next; and valid, bool (height, width): inside the scene, at every date and in every band neither nodata
-            nor NaN, and not masked.
+            nor NaN, and not masked, each as its own file says.
 
         Raises:
             DataError: the file cannot be read there.
@@ -112,44 +123,39 @@ class SceneReader:
     def decode(
         self, row: int, col: int, height: int, width: int, *, cache_bytes: int = GDAL_CACHE_BYTES
     ) -> tuple[npt.NDArray[Any], BoolArray]:
-        """Pixels of a window inside the scene, as the file has them.
+        """Pixels of a window inside the scene, as the files have them, or converted where their units differ.
 
         Args:
             row, col, height, width: the window.
             cache_bytes: bound of GDAL's cache of blocks.
 
         Returns:
-            Image (channels, height, width) in the file's dtype, whatever it holds where invalid; and valid, as in
-            ``read``.
+            Image (channels, height, width) of ``dtype``, whatever it holds where invalid; and valid, as in ``read``.
 
         Raises:
             DataError: more than ``max_unreadable`` of the scene cannot be read.
         """
         window = Window(col, row, width, height)
-        dates = [self._decode_date(raster, window, cache_bytes) for raster in self._rasters]
+        dates = [self._decode_date(number, window, cache_bytes) for number in range(len(self._rasters))]
         if len(dates) == 1:
             return dates[0]
         return np.concatenate([pixels for pixels, _ in dates]), np.logical_and.reduce([valid for _, valid in dates])
 
     def _decode_date(
-        self, raster: LazyRaster, window: Window, cache_bytes: int = GDAL_CACHE_BYTES
+        self, date: int, window: Window, cache_bytes: int = GDAL_CACHE_BYTES
     ) -> tuple[npt.NDArray[Any], BoolArray]:
+        plan = self.plans[date]
         try:
-            pixels, mask = raster.read(self.bands, window, with_mask=self.scene.has_mask, cache_bytes=cache_bytes)
+            pixels, mask = self._rasters[date].read(
+                plan.numbers, window, masks=plan.masks, alpha=plan.alpha, cache_bytes=cache_bytes
+            )
         except UnreadableError as error:
             if not self.max_unreadable or self._is_one_block(window):
-                return self._leave_out(window, error)
-            return self._decode_blocks(raster, window)
-        valid: BoolArray = np.ones(pixels.shape[1:], np.bool_)
-        if self.nodata is not None and not np.isnan(self.nodata):
-            valid &= (pixels != self.nodata).all(0)
-        if np.issubdtype(pixels.dtype, np.floating):
-            valid &= np.isfinite(pixels).all(0)
-        if mask is not None:
-            valid &= mask != 0
-        return pixels, valid
+                return self._leave_out(plan, window, error)
+            return self._decode_blocks(date, window)
+        return plan.converted(pixels), plan.valid(pixels, mask)
 
-    def _decode_blocks(self, raster: LazyRaster, window: Window) -> tuple[npt.NDArray[Any], BoolArray]:
+    def _decode_blocks(self, date: int, window: Window) -> tuple[npt.NDArray[Any], BoolArray]:
         """What can be read of a window, block by block."""
         height, width = self.scene.block_shape
         bottom, right = window.row_off + window.height, window.col_off + window.width
@@ -160,7 +166,7 @@ class SceneReader:
                 first = max(top, window.row_off), max(left, window.col_off)
                 last = min(top + height, bottom), min(left + width, right)
                 part = Window(first[1], first[0], last[1] - first[1], last[0] - first[0])
-                row.append(self._decode_date(raster, part))
+                row.append(self._decode_date(date, part))
             rows.append([np.concatenate(parts, -1) for parts in zip(*row, strict=True)])
         pixels, valid = (np.concatenate(parts, -2) for parts in zip(*rows, strict=True))
         return pixels, valid
@@ -170,7 +176,7 @@ class SceneReader:
         last_row, last_col = window.row_off + window.height - 1, window.col_off + window.width - 1
         return bool(window.row_off // height == last_row // height and window.col_off // width == last_col // width)
 
-    def _leave_out(self, window: Window, error: UnreadableError) -> tuple[npt.NDArray[Any], BoolArray]:
+    def _leave_out(self, plan: ImagePlan, window: Window, error: UnreadableError) -> tuple[npt.NDArray[Any], BoolArray]:
         """Nothing, for a window in one damaged block; or the error, if too much of the scene is damaged."""
         scene, (height, width) = self.scene, self.scene.block_shape
         row, col = window.row_off // height * height, window.col_off // width * width
@@ -186,7 +192,7 @@ class SceneReader:
             ) from error
         warnings.warn(f"left out, as unreadable: a block of {height} x {width} pixels: {error}", stacklevel=2)
         shape = window.height, window.width
-        return np.zeros((len(self.bands), *shape), self.scene.dtype), np.zeros(shape, np.bool_)
+        return np.zeros((len(plan.numbers), *shape), plan.dtype), np.zeros(shape, np.bool_)
 
 
 def clip(

@@ -69,7 +69,7 @@ def compute_statistics(index: ChipIndex) -> BandStatistics:
     """
     readers = [index.reader(scene) for scene in index.scenes]
     num_bands = len(index.bands)
-    exact = all(scene.dtype in _EXACT for scene in index.scenes)
+    exact = all(str(reader.dtype) in _EXACT for reader in readers)
     histograms = [Histogram(exact=exact) for _ in range(num_bands)]
     count, mean, squares = 0, np.zeros(num_bands), np.zeros(num_bands)
     minimum, maximum = np.full(num_bands, np.inf), np.full(num_bands, -np.inf)

@@ -202,12 +202,13 @@ def _predicted(
 
 def _other_bands(index: ChipIndex, scene: Scene, beside: Sequence[int | str] | None) -> SceneReader | None:
     """A reader of those bands of ``beside`` that the index does not read; None where there are none."""
-    own = set(scene.band_numbers(index.bands))
-    missing = [number for number in scene.band_numbers(beside or []) if number not in own]
+    first = index.scenes[0]
+    own = set(index.band_set.numbers(first.bands_of_images[0], first.name))
+    missing = [number for number in first.band_numbers(beside or []) if number not in own]
     if not missing:
         return None
     other = copy.copy(index)
-    other.bands = list(missing)
+    other.band_set = first.band_set(missing)
     return other.reader(scene)
 
 

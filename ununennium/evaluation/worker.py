@@ -91,7 +91,7 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
         tta=tta,
         temperature=temperature,
         prediction_path=run.prediction_folder,
-        beside=_bands_of(current, run, config),
+        beside=_bands_of(current, run, config, index),
     )
     _say(f"holdout of epoch {best.epoch}: {_in_words(challenger)}")
     measured = {
@@ -138,15 +138,18 @@ def load_checkpoint(store: CheckpointStore, manifest: Manifest, config: RunConfi
     return model.eval()
 
 
-def _bands_of(champion: Promotion | None, run: RunDirectory, config: RunConfig) -> list[int | str] | None:
-    """Bands that the champion reads; None without one, or if its contract cannot be read."""
+def _bands_of(
+    champion: Promotion | None, run: RunDirectory, config: RunConfig, index: ChipIndex
+) -> tuple[int, ...] | None:
+    """Bands of the first scene that the champion reads; None without one, or if its contract cannot be read."""
     if champion is None:
         return None
     try:
-        bands: list[int | str] = Registry(run.storage, config.name).contract(champion.version)["bands"]
+        its_contract = Registry(run.storage, config.name).contract(champion.version)
     except CheckpointError:  # said when it is measured
         return None
-    return bands
+    first = index.scenes[0]
+    return index.band_set.of_model(its_contract).numbers(first.bands_of_images[0], first.name)
 
 
 def evaluate_champion(
@@ -208,7 +211,7 @@ def evaluate_artifact(
     """
     check_comparable(config, its_contract, num_dates=index.num_dates)
     its_index = copy.copy(index)
-    its_index.bands = list(its_contract["bands"])
+    its_index.band_set = index.band_set.of_model(its_contract)
     its_index.layout = its_contract.get("layout", "channels")
     its_scale = its_contract.get("target_scale")
     its_index.target_scale = None if its_scale is None else TargetScale(*its_scale)
@@ -253,8 +256,6 @@ def contract(
     record = run.record()
     scene = index.scenes[0]
     data: DataConfig = config.data
-    # New imagery may have a border without data even if the first scene has none.
-    declared = [data.nodata, *(scene.nodata for scene in index.scenes)]
     return {
         "model": {
             "target": config.model.target,
@@ -269,10 +270,10 @@ def contract(
         "classes": data.classes,
         "class_values": {str(value): name for value, name in sorted(data.class_values.items())},
         "ignore_index": data.ignore_index,
-        "bands": index.bands,
-        "band_names": [scene.band_names[number - 1] for number in scene.band_numbers(index.bands)],
+        **index.band_set.to_contract(),
+        "band_names": scene.names_of(index.bands),
         "statistics": {name: values for name, values in asdict(statistics).items() if name != "num_pixels"},
-        "nodata": next((value for value in declared if value is not None), None),
+        **index.declared_nodata(),
         "resolution": [abs(scene.transform[0]), abs(scene.transform[4])],
         "crs": scene.crs,
         "chip_size": data.chip_size,

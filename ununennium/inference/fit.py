@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ununennium.config.data import Image
 from ununennium.config.parsing import make_section
 from ununennium.config.predictor import FitConfig
 from ununennium.data.align import in_words, metres, open_aligned, same_crs
+from ununennium.data.bands import BandSet, ImagePlan, are_names
 from ununennium.data.catalog import Scene, open_scene
 from ununennium.data.raster import open_raster
 from ununennium.data.reader import SceneReader
@@ -68,48 +70,48 @@ def open_fitting(
     scene = open_scene(settings)
     sources = list(scene.files)
     _check_dates(scene, contract)
-    bands = bands_for(scene, contract)
+    bands = bands_for(scene, contract, fit)
     if problem := _grid_problem(scene, contract, fit):
         if fit.align == "refuse":
             raise DataError(problem)
         if folder is None:
             raise ConfigError("align", "warp", "needs a folder for the warped files")
         scene = _warped(settings, scene, contract, fit, folder)
-        bands = bands_for(scene, contract)
     if fit.values == "check":
-        _check_values(scene, bands, contract, fit)
-    nodata = None if scene.nodata is not None else contract["nodata"]
-    return FittingScene(scene, SceneReader(scene, bands, nodata, max_unreadable=fit.max_unreadable), sources)
+        bands = _in_a_fitting_unit(scene, bands, contract, fit)
+    return FittingScene(scene, SceneReader(scene, bands, max_unreadable=fit.max_unreadable), sources)
 
 
-def bands_for(scene: Scene, contract: Mapping[str, Any]) -> list[int | str]:
-    """The bands that a model reads of a scene, in its order: by name, wherever both know names.
+def bands_for(scene: Scene, contract: Mapping[str, Any], fit: FitConfig | None = None) -> BandSet:
+    """The bands that a model reads of a scene, in its order and unit: by name, wherever both know names.
+
+    Args:
+        scene: what is to be mapped.
+        contract: the model's.
+        fit: a scale or offset in it replaces those of the scene's files.
 
     Raises:
         DataError: the scene lacks one.
     """
-    bands, names = list(contract["bands"]), list(contract.get("band_names") or [])
-    wanted: list[int | str] = bands
-    here = set(scene.band_names)
-    if _are_names(names) and _are_names(scene.band_names):
-        missing = [name for name in names if name not in here]
-        if missing:
-            raise DataError(
-                f"scene {scene.name!r} has bands {', '.join(scene.band_names)}, and the model reads "
-                f"{', '.join(names)}: there is no {', '.join(missing)}; give the file's bands these names "
-                "(gdal_edit.py, band descriptions), or map the scene that the model is for"
-            )
-        wanted = list(names)
-    try:
-        scene.band_numbers(wanted)
-    except ConfigError as error:
-        raise DataError(f"the model reads bands {wanted}, and {error.remedy}") from error
-    return wanted
-
-
-def _are_names(names: Sequence[str]) -> bool:
-    """Whether bands have been given names, each its own; ``band 3`` is what one without a name is called."""
-    return bool(names) and len(set(names)) == len(names) and not any(name.startswith("band ") for name in names)
+    bands = BandSet.from_contract(contract)
+    if fit is not None and (fit.scale, fit.offset) != (1.0, 0.0):
+        bands = replace(bands, tags=())
+    for image in scene.bands_of_images:
+        names = [image.names[number - 1] for number in image.inputs]
+        if are_names(bands.names) and are_names(names):
+            known = {name.casefold() for name in image.names}
+            missing = [name for name in bands.names if name.casefold() not in known]
+            if missing:
+                raise DataError(
+                    f"scene {scene.name!r} has bands {', '.join(names)}, and the model reads "
+                    f"{', '.join(bands.names)}: there is no {', '.join(missing)}; give the file's bands these names "
+                    "(gdal_edit.py, band descriptions), or map the scene that the model is for"
+                )
+        try:
+            ImagePlan.of(image, bands, scene.name)
+        except ConfigError as error:
+            raise DataError(f"the model reads bands {list(bands.bands)}, and {error.remedy}") from error
+    return bands
 
 
 def _check_dates(scene: Scene, contract: Mapping[str, Any]) -> None:
@@ -153,44 +155,74 @@ def _warped(settings: SceneConfig, scene: Scene, contract: Mapping[str, Any], fi
     crs = own if keep else theirs
     unit = float(theirs.linear_units_factor[1] / own.linear_units_factor[1]) if keep else 1.0
     grid = {"crs": crs.to_wkt(), "resolution": unit * (x + y) / 2}
+    tagged = any(value is not None for image in scene.bands_of_images for value in image.nodata)
+    nodata = None if tagged else contract["nodata"]
     config = DataConfig.model_validate(
-        {"scenes": [settings], "classes": ["a", "b"], "align": "warp", "grid": grid, "nodata": contract["nodata"]}
+        {"scenes": [settings], "classes": ["a", "b"], "align": "warp", "grid": grid, "nodata": nodata}
     )
     (warped,) = open_aligned([settings], config, folder)
     return warped
 
 
-def _check_values(scene: Scene, bands: Sequence[int | str], contract: Mapping[str, Any], fit: FitConfig) -> None:
-    """Refuse a scene in another unit: every band's values lie far below, or far above, those of training."""
+def _in_a_fitting_unit(scene: Scene, bands: BandSet, contract: Mapping[str, Any], fit: FitConfig) -> BandSet:
+    """The bands in the unit in which the scene's values are like those of training.
+
+    That is the unit that the files' scale and offset say. Where the training scenes had neither, they may have been
+    numbers of the same product: then the numbers as they are, with a warning.
+
+    Raises:
+        DataError: the values lie far below, or far above, those of training, at some date.
+    """
+    problem = _value_problem(scene, bands, contract, fit)
+    if problem is None:
+        return bands
+    untagged = all(tags == (1.0, 0.0) for tags in bands.tags)
+    if bands.tags and untagged and _value_problem(scene, as_they_are := replace(bands, tags=()), contract, fit) is None:
+        warnings.warn(
+            f"scene {scene.name!r}: scale and offset of its files are left out, as the training scenes had none and "
+            "numbers like the scene's",
+            stacklevel=3,
+        )
+        return as_they_are
+    raise DataError(problem)
+
+
+def _value_problem(scene: Scene, bands: BandSet, contract: Mapping[str, Any], fit: FitConfig) -> str | None:
+    """Another unit, in words: at a date, every band's values lie far below, or far above, those of training."""
     percentiles = contract["statistics"].get("percentiles") or {}
     if not {"p2", "p98"} <= percentiles.keys():  # of an older contract: nobody knows
-        return
+        return None
     low, high = np.asarray(percentiles["p2"]), np.asarray(percentiles["p98"])
-    sample = _sample(scene, scene.band_numbers(bands), contract["nodata"])
-    if sample.shape[1] == 0:
-        return
-    least, most = np.percentile(np.abs(sample * fit.scale + fit.offset), (2, 98), axis=1)
-    below = (low > 0) & (most * _ANOTHER_UNIT < low)  # a range that reaches to zero cannot be fallen short of
-    above = least > _ANOTHER_UNIT * np.maximum(abs(low), abs(high))
-    if below.all() or above.all():
-        first = scene.band_names[scene.band_numbers(bands)[0] - 1]
-        raise DataError(
-            f"scene {scene.name!r} is in another unit than the training scenes: its {first} lies in {least[0]:.4g} to "
-            f"{most[0]:.4g}, theirs in {low[0]:.4g} to {high[0]:.4g}; set scale (and offset) so that its values are "
-            "theirs, or values: any"
-        )
+    for path, image in zip(scene.images, scene.bands_of_images, strict=True):
+        sample = _sample(path, ImagePlan.of(image, bands, scene.name), f"image of scene {scene.name!r}")
+        if sample.shape[1] == 0:
+            continue
+        least, most = np.percentile(np.abs(sample * fit.scale + fit.offset), (2, 98), axis=1)
+        below = (low > 0) & (most * _ANOTHER_UNIT < low)  # a range that reaches to zero cannot be fallen short of
+        above = least > _ANOTHER_UNIT * np.maximum(abs(low), abs(high))
+        if below.all() or above.all():
+            first = image.names[bands.numbers(image, scene.name)[0] - 1]
+            return (
+                f"scene {scene.name!r} is in another unit than the training scenes: its {first} lies in {least[0]:.4g} "
+                f"to {most[0]:.4g}, theirs in {low[0]:.4g} to {high[0]:.4g}; set scale (and offset) so that its values "
+                "are theirs, or values: any"
+            )
+    return None
 
 
-def _sample(scene: Scene, bands: Sequence[int], nodata: float | None) -> Any:
-    """Valid pixels (bands, number) of the first date, from an overview or every so many rows and columns."""
-    nodata = scene.nodata if scene.nodata is not None else nodata
-    with open_raster(scene.images[0], f"image of scene {scene.name!r}") as dataset:
+def _sample(path: str, plan: ImagePlan, what: str) -> Any:
+    """Valid pixels (bands, number) of an image, from an overview or every so many rows and columns."""
+    with open_raster(path, what) as dataset:
         shape = tuple(max(1, min(side, _SAMPLE_PIXELS)) for side in dataset.shape)
         try:
-            pixels = dataset.read(list(bands), out_shape=(len(bands), *shape), resampling=Resampling.nearest)
+            pixels, mask = _decimated(dataset, plan, shape)
         except (rasterio.errors.RasterioIOError, OSError):  # mapping it says where it is damaged
-            return np.empty((len(bands), 0))
-    valid = np.isfinite(pixels).all(0)
-    if nodata is not None and not np.isnan(nodata):
-        valid &= (pixels != nodata).all(0)
-    return pixels[:, valid].astype(np.float64)
+            return np.empty((len(plan.numbers), 0))
+    return plan.converted(pixels)[:, plan.valid(pixels, mask)].astype(np.float64)
+
+
+def _decimated(dataset: Any, plan: ImagePlan, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    pixels = np.stack([dataset.read(number, out_shape=shape, resampling=Resampling.nearest) for number in plan.numbers])
+    masks = [dataset.read_masks(number, out_shape=shape, resampling=Resampling.nearest) for number in plan.masks]
+    masks += [dataset.read(number, out_shape=shape, resampling=Resampling.nearest) for number in plan.alpha]
+    return pixels, np.min(masks, axis=0) if masks else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import shapely
 
 from ununennium.config import CatalogConfig, SceneConfig
-from ununennium.config.data import Image
+from ununennium.config.data import BandFile, Image
 from ununennium.config.parsing import make_section
 from ununennium.data.antimeridian import box_meets, boxes_meet, normal_box
 from ununennium.data.raster import open_raster
@@ -19,6 +20,9 @@ from ununennium.data.sources.files import label_settings, read_bytes, without_la
 from ununennium.errors import ConfigError, DataError, UnunenniumError
 
 _FIELD = "data.catalog.stac"
+
+_BASELINE_WITH_OFFSET = 4.0  # https://sentiwiki.copernicus.eu/web/s2-products
+_REFLECTANCE_SCALE, _REFLECTANCE_OFFSET = 0.0001, -0.1
 
 
 def scenes_in_stac(catalog: CatalogConfig, *, labelled: bool = True) -> list[SceneConfig]:
@@ -204,13 +208,15 @@ def _href(item: Any, key: str) -> str:
 
 def _image(item: Any, keys: list[str]) -> Image:
     """Bands by name: the asset's key for a file of one band, else what the item says of the file's bands."""
-    bands: dict[str, str | tuple[str, int]] = {}
+    bands: dict[str, BandFile] = {}
     for key in keys:
         href = _href(item, key)
         with open_raster(href, f"asset {key!r} of item {item.id!r}") as source:
             count, described = source.count, source.descriptions
+            own = list(zip(source.scales, source.offsets, strict=True))
         if count == 1:
-            bands[key] = href
+            tags = _tags(item, key, 0, own[0])
+            bands[key] = href if tags is None else (href, 1, *tags)
             continue
         fields = item.assets[key].extra_fields
         said = [band.get("name") for band in fields.get("bands") or fields.get("eo:bands") or []]
@@ -221,5 +227,47 @@ def _image(item: Any, keys: list[str]) -> Image:
                 raise DataError(
                     f"{_FIELD}: item {item.id!r} has two bands {name!r} in its assets {', '.join(keys)}; choose fewer"
                 )
-            bands[name] = href, number
+            tags = _tags(item, key, number - 1, own[number - 1])
+            bands[name] = (href, number) if tags is None else (href, number, *tags)
     return bands
+
+
+def _tags(item: Any, key: str, place: int, own: tuple[float, float]) -> tuple[float, float] | None:
+    """Scale and offset of a band, as the item states them; None where only the file does, or nobody.
+
+    They stand in ``raster:bands`` (STAC 1.0), in ``bands``, or at the asset itself (STAC 1.1). Sentinel-2 items without
+    them are of numbers / 10000, from baseline 04.00 on with 1000 added.
+
+    Args:
+        item: the item.
+        key: of the asset.
+        place: of the band in the asset's file, from 0.
+        own: scale and offset that the file states.
+    """
+    fields = item.assets[key].extra_fields
+    said: dict[str, Any] = {
+        name: fields[f"raster:{name}"] for name in ("scale", "offset") if f"raster:{name}" in fields
+    }
+    for listed, prefix in (("bands", "raster:"), ("raster:bands", "")):
+        entries = fields.get(listed) or []
+        entry = entries[place] if place < len(entries) else {}
+        said |= {name: entry[prefix + name] for name in ("scale", "offset") if entry.get(prefix + name) is not None}
+    applied = any(item.properties.get(f"{catalog}:boa_offset_applied") for catalog in ("earthsearch", "sentinel"))
+    if said:
+        return float(said.get("scale", 1.0)), 0.0 if applied else float(said.get("offset", 0.0))
+    baseline = item.properties.get("s2:processing_baseline") or item.properties.get("sentinel:processing_baseline")
+    if baseline is None or own != (1.0, 0.0) or not _is_reflectance(key, fields):
+        return None
+    try:
+        has_offset = float(baseline) >= _BASELINE_WITH_OFFSET and not applied
+    except ValueError:
+        return None
+    return _REFLECTANCE_SCALE, _REFLECTANCE_OFFSET if has_offset else 0.0
+
+
+def _is_reflectance(key: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a Sentinel-2 asset holds a spectral band, and not classes, a picture, or water vapour."""
+    if re.fullmatch(r"B(0?[1-9]|8A|1[0-2])(_\d+m)?", key, re.IGNORECASE):
+        return True
+    bands = fields.get("eo:bands") or fields.get("bands") or []
+    return len(bands) == 1 and bool(bands[0].get("common_name") or bands[0].get("eo:common_name"))

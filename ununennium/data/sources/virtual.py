@@ -5,14 +5,14 @@ rasterio opens the text as if it were a path, in any process, and GDAL reads the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
 import rasterio
-from rasterio.enums import MaskFlags
 
 from ununennium.config.data import BandFile, Image
+from ununennium.data.bands import ImageBands
 from ununennium.data.raster import open_raster
 from ununennium.data.remote import gdal_path
 from ununennium.errors import DataError
@@ -70,9 +70,9 @@ def _text(bands: Mapping[str, BandFile], scene: str) -> str:
     """The VRT's text; every band's file is looked at once."""
     root = ElementTree.Element("VRTDataset")
     first: dict[str, Any] = {}
-    first_name, masked = "", []
+    first_name = ""
     for place, (name, file) in enumerate(bands.items(), 1):
-        path, number = (file, None) if isinstance(file, str) else file
+        path, number, *tags = (file, None) if isinstance(file, str) else file
         what = f"band {name!r} of scene {scene!r}"
         with open_raster(path, what) as source:
             number = _checked_number(source, number, what, path)
@@ -85,25 +85,19 @@ def _text(bands: Mapping[str, BandFile], scene: str) -> str:
                     f"scene {scene!r}: its bands {first_name!r} and {name!r} are on different grids: {different}; warp "
                     f"{path} to the other's grid (gdalwarp -te ... -tr ...), or choose bands of one resolution"
                 )
-            if source.nodatavals[number - 1] != first["nodata"] and not _both_nan(
-                source.nodatavals[number - 1], first["nodata"]
-            ):
-                raise DataError(
-                    f"scene {scene!r}: its bands {first_name!r} and {name!r} have different nodata values, "
-                    f"{first['nodata']} and {source.nodatavals[number - 1]}; give their files one"
-                )
-            if MaskFlags.per_dataset in source.mask_flag_enums[number - 1]:
-                masked.append((name, path, source.block_shapes[number - 1]))
-            _add_band(root, source, place, name, path, number)
-    if len({path for _, path, _ in masked}) > 1:
-        raise DataError(
-            f"scene {scene!r}: its bands {', '.join(name for name, _, _ in masked)} each have a mask of their own; "
-            "write a nodata value instead, or one file with all bands"
-        )
-    if masked:
-        band = ElementTree.SubElement(ElementTree.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
-        _add_source(band, masked[0][1], "mask,1", first, masked[0][2], "Byte")
+            _add_band(root, source, place, name, path, number, tags)
+    _share_mask(root)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _share_mask(root: ElementTree.Element) -> None:
+    """Make one mask of the image of equal masks of all its bands, so that it is read once."""
+    bands = root.findall("VRTRasterBand")
+    masks = [mask for band in bands if (mask := band.find("MaskBand")) is not None]
+    if len(masks) == len(bands) and len({ElementTree.tostring(mask) for mask in masks}) == 1:
+        for band in bands:
+            band.remove(band.find("MaskBand"))  # type: ignore[arg-type]
+        root.append(masks[0])
 
 
 def _checked_number(source: Any, number: int | None, what: str, path: str) -> int:
@@ -121,12 +115,7 @@ def _grid(source: Any) -> dict[str, Any]:
         "width": source.width,
         "transform": source.transform,
         "crs": source.crs,
-        "nodata": source.nodata,
     }
-
-
-def _both_nan(one: float | None, other: float | None) -> bool:
-    return one is not None and other is not None and one != one and other != other
 
 
 def _difference(first: Mapping[str, Any], its: Mapping[str, Any]) -> str:
@@ -153,7 +142,9 @@ def _write_grid(root: ElementTree.Element, grid: Mapping[str, Any]) -> None:
         ElementTree.SubElement(root, "GeoTransform").text = coefficients
 
 
-def _add_band(root: ElementTree.Element, source: Any, place: int, name: str, path: str, number: int) -> None:
+def _add_band(
+    root: ElementTree.Element, source: Any, place: int, name: str, path: str, number: int, tags: Sequence[float]
+) -> None:
     dtype, blocks = source.dtypes[number - 1], source.block_shapes[number - 1]
     band = ElementTree.SubElement(
         root, "VRTRasterBand", dataType=_TYPES[dtype], band=str(place),
@@ -162,8 +153,30 @@ def _add_band(root: ElementTree.Element, source: Any, place: int, name: str, pat
     ElementTree.SubElement(band, "Description").text = name
     if source.nodatavals[number - 1] is not None:
         ElementTree.SubElement(band, "NoDataValue").text = repr(float(source.nodatavals[number - 1]))
+    scale, offset = tags or (source.scales[number - 1], source.offsets[number - 1])
+    if (scale, offset) != (1.0, 0.0):
+        ElementTree.SubElement(band, "Offset").text = repr(float(offset))
+        ElementTree.SubElement(band, "Scale").text = repr(float(scale))
     grid = {"height": source.height, "width": source.width}
     _add_source(band, path, str(number), grid, blocks, _TYPES[dtype])
+    _add_mask(band, source, path, number, grid)
+
+
+def _add_mask(band: ElementTree.Element, source: Any, path: str, number: int, grid: Mapping[str, Any]) -> None:
+    """A mask of the band's own, which is what its file masks by a mask band and by alpha bands; none without those."""
+    its = ImageBands.of(source)
+    masks = [f"mask,{mask}"] if (mask := its.masks[number - 1]) else []
+    masks += [str(alpha) for alpha in its.alpha if alpha != number]
+    if not masks:
+        return
+    element = ElementTree.SubElement(ElementTree.SubElement(band, "MaskBand"), "VRTRasterBand", dataType="Byte")
+    if len(masks) > 1:
+        element.set("subClass", "VRTDerivedRasterBand")
+        ElementTree.SubElement(element, "PixelFunctionType").text = "mul"
+    for mask_band in masks:
+        place = int(mask_band.rpartition(",")[2])
+        dtype = "Byte" if mask_band.startswith("mask") else _TYPES[source.dtypes[place - 1]]
+        _add_source(element, path, mask_band, grid, source.block_shapes[place - 1], dtype)
 
 
 def _add_source(
