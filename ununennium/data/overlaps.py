@@ -15,6 +15,7 @@ from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
 from shapely.geometry.base import BaseGeometry
 
+from ununennium.data.antimeridian import split, to_degrees
 from ununennium.data.catalog import Scene
 from ununennium.data.vector_shapes import to_crs
 
@@ -168,9 +169,10 @@ def shared_places(
 
 
 def _extent(scene: Scene) -> BaseGeometry:
-    """The scene in longitude and latitude."""
+    """The scene in longitude and latitude, in parts where it crosses the antimeridian."""
     assert scene.crs is not None
-    return to_crs(_on_the_ground(scene, [(0, 0, scene.height, scene.width)]), scene.crs, _LONGITUDE_LATITUDE)[0]
+    whole: BaseGeometry = split(to_degrees(_on_the_ground(scene, [(0, 0, scene.height, scene.width)])[0], scene.crs))
+    return whole
 
 
 def _on_the_ground(scene: Scene, boxes: Iterable[Box]) -> Any:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import shapely
 
 from ununennium.config import DataConfig, SplitConfig
 from ununennium.data.catalog import Scene
@@ -28,7 +26,7 @@ from ununennium.data.splits import (
 )
 from ununennium.data.stratify import BLOCK_SIZES, Block, Histograms, assign_blocks, choose_block_size, coarsen
 from ununennium.data.survey import count_blocks
-from ununennium.data.vector_files import read_table
+from ununennium.data.vector_shapes import choose_layer, layer_info, read_shapes
 from ununennium.errors import ConfigError, DataError
 
 _BUFFER = 16  # pixels, where there are no blocks to derive it from
@@ -198,26 +196,25 @@ def _by_date(scenes: Sequence[Scene], split: SplitConfig) -> dict[str, int]:
 
 def _from_file(scenes: Sequence[Scene], path: str) -> Drawn:
     """The shapes of each fold that a file has."""
-    try:
-        meta, geometry, columns = read_table(path)
-    except OSError as error:
-        raise DataError(f"data.split.file: {path} cannot be read ({error}); check the path and the file") from error
-    attributes: Mapping[str, Any] = dict(zip(meta["fields"].tolist(), columns, strict=True))
-    if "fold" not in attributes:
+    what = "data.split.file"
+    layer = choose_layer(path, None, None, what)
+    known = list(layer_info(path, layer, what)["fields"])
+    if "fold" not in known:
         raise DataError(f"data.split.file: {path} has no attribute 'fold' that says {', '.join(FOLDS)}")
-    names = attributes.get("scene", [None] * len(geometry))
     local = {scene.name for scene in scenes if scene.crs is None}
+    columns = [name for name in ("fold", "scene") if name in known]
+    found = read_shapes(path, layer, columns, what, may_hold_pixels=bool(local))
+    names = found.columns.get("scene", [None] * len(found.geometries))
     shapes: list[tuple[int, str | None, str]] = []
-    for shape, fold, name in zip(shapely.from_wkb(geometry), attributes["fold"], names, strict=True):
-        if fold not in FOLDS:
+    for shape, fold, name in zip(found.geometries, found.columns["fold"], names, strict=True):
+        if not isinstance(fold, str) or fold not in FOLDS:
             raise DataError(f"data.split.file: {path} has fold = {fold!r}; the folds are {', '.join(FOLDS)}")
-        if shape is not None and not shape.is_empty:
-            shapes.append((FOLDS[fold], name if name in local else None, shape.wkt))
+        shapes.append((FOLDS[fold], name if name in local else None, shape.wkt))
     if missing := local - {name for _, name, _ in shapes}:
         raise DataError(
             f"data.split.file: scene {min(missing)!r} has no CRS, and {path} no shape with that attribute scene, in "
             "pixels (x is the column, y the row)"
         )
-    if not meta["crs"] and len(local) < len(scenes):
+    if not found.crs and len(local) < len(scenes):
         raise DataError(f"data.split.file: {path} names no CRS; write it with the one it is in")
-    return Drawn(meta["crs"], shapes)
+    return Drawn(found.crs, shapes)

@@ -130,7 +130,9 @@ def _crs_member(path: str) -> str | None:
     return found[1].decode("utf-8", "replace") if found else None
 
 
-def read_shapes(path: str, layer: str | None, columns: Sequence[str], what: str) -> Shapes:
+def read_shapes(
+    path: str, layer: str | None, columns: Sequence[str], what: str, *, may_hold_pixels: bool = False
+) -> Shapes:
     """Geometries of a layer with the attributes that are needed.
 
     Args:
@@ -138,6 +140,7 @@ def read_shapes(path: str, layer: str | None, columns: Sequence[str], what: str)
         layer: its name, as ``choose_layer`` found it.
         columns: attributes to read.
         what: names the file in messages.
+        may_hold_pixels: some shapes are in pixels of a scene, whatever the CRS of the file.
 
     Raises:
         DataError: the file cannot be read; a geometry is broken (an unclosed ring) or has no finite coordinates; or
@@ -162,7 +165,9 @@ def read_shapes(path: str, layer: str | None, columns: Sequence[str], what: str)
         crs,
         len(geometries),
     )
-    _check_coordinates(found, path, what)
+    _check_finite(found, path, what)
+    if not may_hold_pixels:
+        _check_degrees(found, path, what)
     return found
 
 
@@ -178,19 +183,23 @@ def _broken(stored: npt.NDArray[Any], broken: npt.NDArray[np.intp]) -> str:
     return f"shape {first + 1} is no geometry ({why}), {len(broken)} of {len(stored)} are so; {mend}"
 
 
-def _check_coordinates(shapes: Shapes, path: str, what: str) -> None:
-    """Make sure that coordinates are finite, and can be degrees where the file says so."""
-    bounds = shapely.bounds(shapes.geometries).reshape(-1, 4)
-    wrong = ~np.isfinite(bounds).all(1)
-    wrong |= ~np.array([np.isfinite(shapely.get_coordinates(each)).all() for each in shapes.geometries], np.bool_)
+def _check_finite(shapes: Shapes, path: str, what: str) -> None:
+    points, owners = shapely.get_coordinates(shapes.geometries, return_index=True)
+    wrong = np.zeros(len(shapes.geometries), np.bool_)
+    wrong[owners[~np.isfinite(points).all(1)]] = True
     if wrong.any():
         raise DataError(
             f"{what}: {path}: shape {shapes.numbers[wrong][0]} has a coordinate that is no finite number; correct it, "
             f"or remove it ({int(wrong.sum())} shapes are so)"
         )
+
+
+def _check_degrees(shapes: Shapes, path: str, what: str) -> None:
+    """Make sure that coordinates can be longitude and latitude where the file says so."""
     turn = None if shapes.crs is None else turn_of(shapes.crs)
     if turn is None:
         return
+    bounds = shapely.bounds(shapes.geometries).reshape(-1, 4)
     slack, pole = turn * _SLACK, turn / 4
     # Longitudes go from -180 to 180, from 0 to 360, or on beyond 180 where shapes cross it.
     wrong = (np.abs(bounds[:, [1, 3]]) > pole + slack).any(1) | (np.abs(bounds[:, [0, 2]]) > 1.5 * turn + slack).any(1)
