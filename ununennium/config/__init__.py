@@ -135,7 +135,7 @@ class GateConfig(Section):
     """The improvement must be more than noise: so much of the interval that drawing the holdout's blocks gives lies in
     the middle, and its lower end must be an improvement, too; null compares the values alone."""
     resamples: int = Field(default=2000, ge=200, le=1_000_000)
-    """Draws of the holdout's blocks."""
+    """Draws of the holdout's blocks, at least: a higher confidence and fewer blocks take more."""
     seed: int = Field(default=0, ge=0)
     """Seed of the draws."""
     slices: list[str] = ["scene"]

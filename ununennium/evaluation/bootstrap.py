@@ -3,13 +3,14 @@
 Pixels of a block err together, so a holdout's blocks are drawn, never its pixels. Two models are measured on the same
 draw, so what makes a block hard for both cancels. Percentile intervals of few blocks are too narrow; they are taken at
 the expanded percentiles of Hesterberg (What teachers should know about the bootstrap, The American Statistician 69,
-2015, section 5.1), which come from the t distribution. ``benchmarks/bootstrap_coverage.py`` measures how often they
-hold the truth.
+2015, section 5.1), which come from the t distribution. There are as many draws as it takes for some to lie beyond the
+percentile. ``benchmarks/bootstrap_coverage.py`` measures how often they hold the truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -20,14 +21,40 @@ from ununennium.tasks import goodness, worst_value
 
 LEAST_PLACES = 6
 """Blocks below which there is no interval: so few say nothing about the others that might have been held out."""
+MOST_RESAMPLES = 250_000
+_LEAST_BEYOND = 20
 _AT_ONCE = 256
 
 
-def drawn_sums(sums: FloatArray, *, resamples: int = 2000, seed: int = 0) -> FloatArray | None:
-    """Sums over places drawn with replacement: (P, S) to (resamples, S); None with fewer than ``LEAST_PLACES``."""
-    if len(sums) < LEAST_PLACES:
+def num_resamples(num_places: int, confidence: float, least: int = 2000) -> int | None:
+    """Draws that an interval needs, so that ``_LEAST_BEYOND`` of them are expected beyond each of its ends.
+
+    Returns:
+        ``least`` or more; None if it would be more than ``MOST_RESAMPLES``: so few places cannot carry an interval of
+        that confidence.
+    """
+    if num_places < LEAST_PLACES:
         return None
-    return np.concatenate([weights @ sums for weights in _draws(len(sums), resamples, seed)])
+    tail = _expanded_tail(num_places, confidence)
+    needed = math.inf if tail <= 0 else math.ceil(_LEAST_BEYOND / tail)
+    return None if needed > MOST_RESAMPLES else max(least, int(needed))
+
+
+def drawn_values(
+    sums: FloatArray, of: Callable[[FloatArray], FloatArray], *, resamples: int, seed: int = 0
+) -> FloatArray:
+    """A statistic of sums over places drawn with replacement.
+
+    Args:
+        sums: (P, S).
+        of: from sums (B, S) to the statistic (B, ...).
+        resamples: draws.
+        seed: of the draws.
+
+    Returns:
+        (resamples, ...).
+    """
+    return np.concatenate([of(weights @ sums) for weights in _draws(len(sums), resamples, seed)])
 
 
 def difference_intervals(
@@ -48,22 +75,23 @@ def difference_intervals(
         measures: of both.
         metrics: names such as ``IoU.building``.
         confidence: share of holdouts whose interval is to hold the truth, such as 0.9.
-        resamples: draws.
+        resamples: draws, if ``num_resamples`` does not ask for more.
         seed: of the draws.
 
     Returns:
-        For each metric None with fewer than ``LEAST_PLACES`` places that inform it (``informative_places``), without
-        such a metric, or if half of the draws or more leave both without it. In a draw that leaves one of the two
-        without it, that one has the worst value there is.
+        For each metric None with fewer than ``LEAST_PLACES`` places that inform it (``informative_places``), or fewer
+        than the confidence needs (``num_resamples``), without such a metric, or if half of the draws or more leave
+        both without it. In a draw that leaves one of the two without it, that one has the worst value there is.
     """
     ours, theirs = paired(challenger, champion)
     there = values_by_name(measures, metrics, ours.sum(0)).keys()
     places = {metric: informative_places(ours, theirs, measures, metric) for metric in metrics if metric in there}
-    drawn: dict[str, list[FloatArray]] = {metric: [] for metric, number in places.items() if number >= LEAST_PLACES}
-    for weights in _draws(len(ours), resamples, seed) if drawn else ():
+    needed = {metric: num_resamples(number, confidence, resamples) for metric, number in places.items()}
+    drawn: dict[str, list[FloatArray]] = {metric: [] for metric, number in needed.items() if number is not None}
+    for weights in _draws(len(ours), max((number or 0 for number in needed.values()), default=0), seed):
         one, other = (values_by_name(measures, list(drawn), weights @ sums) for sums in (ours, theirs))
         for metric, values in drawn.items():
-            values.append(_difference(metric, one[metric], other[metric]))
+            values.append(difference(metric, one[metric], other[metric]))
     found = {metric: expanded_interval(np.concatenate(d), places[metric], confidence) for metric, d in drawn.items()}
     return {metric: found.get(metric) for metric in metrics}
 
@@ -82,13 +110,17 @@ def expanded_interval(values: FloatArray, num_places: int, confidence: float) ->
     there = values[~np.isnan(values)]
     if 2 * len(there) <= len(values):
         return None
-    from scipy.special import stdtrit  # Student's t; scipy.stats would take a second to import
-
-    tail = (1 - confidence) / 2
-    wider = (num_places / (num_places - 1)) ** 0.5 * float(stdtrit(num_places - 1, tail))
-    tail = NormalDist().cdf(wider)
+    tail = _expanded_tail(num_places, confidence)
     low, high = np.quantile(there, [tail, 1 - tail]).tolist()
     return low, high
+
+
+def _expanded_tail(num_places: int, confidence: float) -> float:
+    """Share of draws beyond each end of an interval (Hesterberg 2015)."""
+    from scipy.special import stdtrit  # Student's t; scipy.stats would take a second to import
+
+    wider = (num_places / (num_places - 1)) ** 0.5 * float(stdtrit(num_places - 1, (1 - confidence) / 2))
+    return NormalDist().cdf(wider)
 
 
 def _draws(number: int, resamples: int, seed: int) -> list[FloatArray]:
@@ -99,7 +131,7 @@ def _draws(number: int, resamples: int, seed: int) -> list[FloatArray]:
     return [rng.multinomial(number, chances, size=size).astype(np.float64) for size in sizes]
 
 
-def _difference(metric: str, one: FloatArray, other: FloatArray) -> FloatArray:
+def difference(metric: str, one: FloatArray, other: FloatArray) -> FloatArray:
     """How much better the first is in each draw (B,); NaN where neither has a value, or a missing one is infinite."""
     one, other = (
         np.where(np.isnan(one), _worst(metric, other), one),

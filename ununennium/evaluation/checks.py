@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ununennium.config import GateConfig
-from ununennium.evaluation.bootstrap import LEAST_PLACES, informative_places
+from ununennium.evaluation.bootstrap import LEAST_PLACES, informative_places, num_resamples
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.measures import Measures, has_labels, measures_of, values_by_name
 from ununennium.evaluation.slices import parts
@@ -61,12 +61,14 @@ class Noise:
         intervals: for each metric, None where there is none.
         places: for each metric, the blocks that inform it.
         bootstrap: as ``gate.json`` has it; None where blocks were not counted one by one.
+        merged: blocks along each side that were put together, because errors of neighbours are correlated.
     """
 
     confidence: float
     intervals: Mapping[str, Interval | None]
     places: Mapping[str, int]
     bootstrap: Mapping[str, Any] | None
+    merged: int = 1
 
     def interval(self, metric: str) -> Interval | None:
         """Of one metric."""
@@ -151,18 +153,27 @@ def _noise_in_words(metric: str, interval: Interval | None, unsurprising: bool, 
     if noise.bootstrap is None:
         return ", but blocks were not counted one by one, so nobody can tell whether that is noise; evaluate both anew"
     places, drawn = noise.places.get(metric, 0), int(noise.bootstrap["places"])
+    together = ""
+    if noise.merged > 1:
+        size = int(noise.bootstrap["block_size"])
+        together = f" of {size} px, because errors of neighbouring blocks of {size // noise.merged} px are correlated"
     if interval is None and places < LEAST_PLACES:
         holds = f"the holdout has only {places} block(s)"
         if places < drawn:
             holds = f"only {places} of the holdout's {drawn} block(s) have any {metric.partition('.')[2]}"
         return (
-            f", but {holds}, and {LEAST_PLACES} are needed to tell that from noise; hold out more, or set "
+            f", but {holds}{together}, and {LEAST_PLACES} are needed to tell that from noise; hold out more, or set "
             "gate.confidence: null"
+        )
+    if interval is None and num_resamples(places, noise.confidence) is None:
+        return (
+            f", but {places} blocks{together} are too few for an interval of confidence {noise.confidence:g}; hold out "
+            "more, or lower gate.confidence"
         )
     if interval is None:
         return ", but in half of the draws of the holdout's blocks neither of them has such a metric"
     words = f"{noise.confidence:.0%} interval of the difference {interval[0]:+.4f} to {interval[1]:+.4f}"
-    return f" ({words}, {places} blocks)" + ("" if unsurprising else ", but that may be noise")
+    return f" ({words}, {places} blocks{together})" + ("" if unsurprising else ", but that may be noise")
 
 
 def class_drops(challenger: Evaluation, champion: Evaluation, most: float, noise: Noise | None) -> Iterator[Check]:

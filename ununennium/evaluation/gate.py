@@ -7,7 +7,8 @@
     words           every check and note in a sentence of its own
     checks          Check, in order; ``kind`` is one of KINDS
     notes           what a reader should know of the comparison, and what decided nothing
-    bootstrap       {"confidence", "resamples", "seed", "places", "block_size"} of the intervals, or null
+    bootstrap       {"confidence", "resamples", "seed", "places", "block_size"} of the intervals, or null; blocks may
+                    be larger than the split's, see ``ununennium.evaluation.correlation``
     split_sha256, holdout_sha256    the holdout that both were judged on
     run_id, generation, version     the run, and the champion that it was compared with (0, null: none)
 
@@ -24,8 +25,9 @@ from typing import Any, Literal
 from ununennium.config import GateConfig
 from ununennium.errors import ConfigError, GateError
 from ununennium.evaluation import checks
-from ununennium.evaluation.bootstrap import difference_intervals, informative_places
+from ununennium.evaluation.bootstrap import difference_intervals, informative_places, num_resamples
 from ununennium.evaluation.checks import KINDS, Check, Noise
+from ununennium.evaluation.correlation import merge_factor
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.measures import measures_of
 from ununennium.evaluation.slices import DATE, SCENE
@@ -216,25 +218,28 @@ def _noise(challenger: Evaluation, champion: Evaluation, config: GateConfig) -> 
         return Noise(config.confidence, {}, {}, None)
     measures = measures_of(challenger.units.kind, challenger.classes)
     names = list(dict.fromkeys([config.metric, *(f"IoU.{label}" for label in measures.classes)]))
+    factor = merge_factor(challenger.units, champion.units, measures, config.metric)
+    one, other = challenger.units.merged(factor), champion.units.merged(factor)
     found = difference_intervals(
-        challenger.units,
-        champion.units,
+        one,
+        other,
         measures,
         names,
         confidence=config.confidence,
         resamples=config.resamples,
         seed=config.seed,
     )
-    ours, theirs = paired(challenger.units, champion.units)
+    ours, theirs = paired(one, other)
     places = {name: informative_places(ours, theirs, measures, name) for name in names}
+    drawn = [num_resamples(number, config.confidence, config.resamples) for number in places.values()]
     bootstrap = {
         "confidence": config.confidence,
-        "resamples": config.resamples,
+        "resamples": max((number for number in drawn if number is not None), default=config.resamples),
         "seed": config.seed,
         "places": len(ours),
-        "block_size": challenger.units.block_size,
+        "block_size": one.block_size,
     }
-    return Noise(config.confidence, found, places, bootstrap)
+    return Noise(config.confidence, found, places, bootstrap, merged=factor)
 
 
 def _own_notes(challenger: Evaluation, champion: Evaluation | None, config: GateConfig) -> Iterator[str]:

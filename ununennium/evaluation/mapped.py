@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ununennium.data.ground import GroundTally
 from ununennium.evaluation.areas import estimate_areas, shares
-from ununennium.evaluation.bootstrap import drawn_sums, expanded_interval
+from ununennium.evaluation.bootstrap import drawn_values, expanded_interval, num_resamples
 from ununennium.evaluation.evaluation import Areas
 from ununennium.evaluation.units import Units
 
@@ -36,11 +36,14 @@ class MappedArea:
         confusions = units.sums[:, : number**2].reshape(-1, number, number)
         measured = self._pixels if self._m2 is None else self._m2
         weight = measured / measured.sum()
-        drawn = drawn_sums(np.array(list(units.places().values())))
+        places = np.array(list(units.places().values()))[:, : number**2]
         intervals: list[tuple[float, float] | None] = [None] * number
-        if drawn is not None:
-            sampled = shares(drawn[:, : number**2].reshape(-1, number, number), weight)
-            intervals = [expanded_interval(values, len(units.places()), _CONFIDENCE) for values in sampled.T]
+        resamples = num_resamples(len(places), _CONFIDENCE)
+        if resamples is not None:
+            sampled = drawn_values(
+                places, lambda sums: shares(sums.reshape(-1, number, number), weight), resamples=resamples
+            )
+            intervals = [expanded_interval(values, len(places), _CONFIDENCE) for values in sampled.T]
         return estimate_areas(
             confusions.sum(0),
             self._pixels.tolist(),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ import numpy.typing as npt
 from ununennium.evaluation.measures import FloatArray, Kind
 
 IntArray = npt.NDArray[np.int64]
+Place = tuple[str, int, int]
+"""Grid, row and column of blocks."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,19 @@ class Units:
         size = self.block_size
         return int(self.row[unit]) * size - top, int(self.col[unit]) * size - left, size, size
 
-    def places(self) -> dict[tuple[str, int, int], FloatArray]:
-        """The sums (S,) of each place: grid, row and column of blocks."""
-        found: dict[tuple[str, int, int], FloatArray] = {}
+    def places(self) -> dict[Place, FloatArray]:
+        """The sums (S,) of each place."""
+        found: dict[Place, FloatArray] = {}
         for scene, row, col, sums in zip(
             self.scene.tolist(), self.row.tolist(), self.col.tolist(), self.sums, strict=True
         ):
             key = self.scenes[scene].grid, row, col
             found[key] = found[key] + sums if key in found else sums
         return found
+
+    def merged(self, factor: int) -> Units:
+        """The same with blocks that are ``factor`` times as long; those of a scene that lie in one are not added up."""
+        return replace(self, block_size=self.block_size * factor, row=self.row // factor, col=self.col // factor)
 
     def of(self, chosen: npt.NDArray[np.bool_]) -> Units:
         """The units for which ``chosen`` (U,) is set."""
@@ -204,11 +210,17 @@ class UnitSums:
 
 def paired(one: Units, other: Units) -> tuple[FloatArray, FloatArray]:
     """The sums of two models at the same places, each (P, S); zeros where one has counted nothing."""
-    ours, theirs = one.places(), other.places()
-    keys: Sequence[tuple[str, int, int]] = sorted(ours.keys() | theirs.keys())
+    _, ours, theirs = paired_places(one, other)
+    return ours, theirs
 
-    def aligned(places: Mapping[tuple[str, int, int], FloatArray], size: int) -> FloatArray:
+
+def paired_places(one: Units, other: Units) -> tuple[list[Place], FloatArray, FloatArray]:
+    """``paired``, and which places they are."""
+    ours, theirs = one.places(), other.places()
+    keys = sorted(ours.keys() | theirs.keys())
+
+    def aligned(places: Mapping[Place, FloatArray], size: int) -> FloatArray:
         nothing = np.zeros(size)
         return np.array([places.get(key, nothing) for key in keys]).reshape(len(keys), size)
 
-    return aligned(ours, one.sums.shape[1]), aligned(theirs, other.sums.shape[1])
+    return keys, aligned(ours, one.sums.shape[1]), aligned(theirs, other.sums.shape[1])
