@@ -36,6 +36,7 @@ from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.storage import check_writable, open_storage
 from ununennium.config.maps import MapsConfig, check_outputs
 from ununennium.data.cache import cache_folder
+from ununennium.data.images import files_of
 from ununennium.errors import ConfigError, DataError, ProcessLost, UnunenniumError
 from ununennium.runs import read_json, resolve_storage, work_root, write_json
 from ununennium.training.result import failed_process
@@ -188,7 +189,8 @@ def make_job(config: MapsConfig, version: str | None = None) -> MapJob:
         version: of the model; its champion if not given.
 
     Raises:
-        ConfigError: the model has no champion, no image matches, or two scenes have one name.
+        ConfigError: the model has no champion, no image matches, two scenes have one name, or what is made would be
+            written over an image, or over a file of the model or the catalogue.
         CheckpointError: there is no such version.
     """
     storage = resolve_storage(config.storage)
@@ -200,13 +202,15 @@ def make_job(config: MapsConfig, version: str | None = None) -> MapJob:
             raise ConfigError("model", config.model, remedy)
         version = champion.version
     check_outputs(config.outputs, str(registry.contract(version).get("task", "segmentation")))
+    scenes, output = _wanted(config), resolve_storage(config.output)
+    _check_overwriting(config, scenes, output, registry.url)
     is_champion = champion is not None and champion.version == version
     return MapJob(
         model=config.model,
         version=version,
         generation=champion.generation if champion is not None and is_champion else None,
-        scenes=_wanted(config),
-        output=resolve_storage(config.output),
+        scenes=scenes,
+        output=output,
         storage=storage,
         tta=config.tta,
         device=config.device,
@@ -236,6 +240,20 @@ def _wanted(config: MapsConfig) -> list[JobScene]:
             raise ConfigError("scenes", name, "is the name of two scenes; give one of them another name")
         scenes[name] = JobScene(name, [_absolute(image) for image in images], date)
     return [scenes[name] for name in sorted(scenes)]
+
+
+def _check_overwriting(config: MapsConfig, scenes: Sequence[JobScene], output: str, model: str) -> None:
+    """Refuse a job that would write over what it reads; files of earlier maps that it removes are among them."""
+    from ununennium.data.overwriting import refuse_overwriting
+    from ununennium.inference.stac_item import ASSETS  # with GDAL
+
+    names = {kind: about.file for kind, about in ASSETS.items()} | {"item": ITEM}
+    outputs = {
+        f"{kind} of {scene.name}": f"{output}/{scene.name}/{file}" for scene in scenes for kind, file in names.items()
+    }
+    read = [file for scene in scenes for file in files_of(scene.images)]
+    catalogue = [] if config.catalog is None else [config.catalog.table, config.catalog.stac]
+    refuse_overwriting(outputs, [*read, model, *(place for place in catalogue if place is not None)])
 
 
 def run_job(job: MapJob, *, timeout_s: float | None = None, on_line: OnLine = print) -> Mapped:
@@ -327,15 +345,6 @@ def fingerprint(images: Sequence[Any]) -> list[Any]:
     with suppress(OSError):
         fingerprints.save()
     return [list(images), files]
-
-
-def files_of(images: Sequence[Any]) -> list[str]:
-    """The files that images are read from: paths, URLs, or mappings of bands to them."""
-    files: list[str] = []
-    for image in images:
-        of_bands = image.values() if isinstance(image, Mapping) else [image]
-        files += [file if isinstance(file, str) else str(file[0]) for file in of_bands]
-    return files
 
 
 def _matches(patterns: Sequence[str]) -> list[str]:

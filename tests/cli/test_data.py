@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,21 @@ def test_the_map_and_the_polygons_are_where_it_says(cli: Cli, two: Path, tmp_pat
     assert (tmp_path / files["map"]).read_bytes().startswith(b"\x89PNG")
     features = json.loads((tmp_path / files["polygons"]).read_text())["features"]
     assert {feature["properties"]["fold"] for feature in features} == {"validation", "holdout"}
+
+
+def test_inputs_are_not_written_over(cli: Cli, two: Path, tmp_path: Path) -> None:
+    """correctness 80: labels and the file of the split, under the names that are written."""
+    settings = yaml.safe_load(two.read_text())
+    (tmp_path / "one").mkdir()
+    shutil.copy("scenes/labels/north_mask.tif", "one/split.png")  # GDAL reads by content
+    settings["data"]["scenes"][0]["label"] = "one/split.png"
+    two.write_text(yaml.safe_dump(settings))
+    before = Path("one/split.png").read_bytes()
+    answer = cli("data", "describe", two, "-o", "one")
+    assert answer.code == 2
+    assert "the map of the folds is the input" in answer.err
+    assert Path("one/split.png").read_bytes() == before
+    assert sorted(Path("one").iterdir()) == [Path("one/split.png")]
 
 
 def test_the_map_has_the_colours_of_all_folds_and_of_the_buffer(cli: Cli, two: Path) -> None:

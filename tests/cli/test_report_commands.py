@@ -40,6 +40,18 @@ def test_report_writes_the_page_publishes_it_and_says_where_it_is(cli, runs, tmp
     assert run.run_id in published.read_text()
 
 
+def test_files_of_a_run_are_not_written_over(cli, runs, tmp_path):
+    """correctness 80"""
+    first, second = (run.run_id for run in runs)
+    kept = tmp_path / "storage" / "runs" / first / "run.json"
+    before = kept.read_bytes()
+    for arguments in (("report", first, "-o"), ("compare", first, second, "--html")):
+        answer = cli(*arguments, kept, "--storage", "storage")
+        assert answer.code == 2
+        assert "is the input" in answer.err
+        assert kept.read_bytes() == before
+
+
 def test_compare_names_what_differs_and_nothing_else(cli, runs, tmp_path):
     first, second = (run.run_id for run in runs)
     answer = cli("compare", first, second, "--storage", "storage", "--json", "--html", "both.html")

@@ -160,6 +160,11 @@ class Registry:
         keys = self._storage.list(prefix)
         return [key[len(prefix) : -len(suffix)] for key in keys if key.endswith(suffix)]
 
+    @property
+    def url(self) -> str:
+        """Folder of all that the registry has of the model."""
+        return self._storage.url(f"models/{self.model}")
+
     def version_url(self, version: str) -> str:
         """Folder of a version, for ``load_artifact``."""
         return self._storage.url(f"models/{self.model}/versions/{version}")

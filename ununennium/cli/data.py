@@ -60,10 +60,13 @@ def describe(
     index = _index(described, as_json=as_json)
     if index is None:
         return
+    from ununennium.data.overwriting import files_of_data, refuse_overwriting
     from ununennium.evaluation.split_picture import split_picture
 
-    folder.mkdir(parents=True, exist_ok=True)
     picture, split = folder / "split.png", folder / "split.geojson"
+    read = [str(config), *files_of_data(described.data), *(file for scene in index.scenes for file in scene.files)]
+    refuse_overwriting({"map of the folds": picture, "split": split}, read, "--output")
+    folder.mkdir(parents=True, exist_ok=True)
     split_picture(index, picture)
     write_json(split, index.split.to_geojson())
     if as_json:

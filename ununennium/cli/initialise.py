@@ -34,10 +34,14 @@ def init(
     and the run do. Names and settings that it has to guess are marked as guesses in the file.
     """
     from ununennium.config import RunConfig
-    from ununennium.discover import commented_yaml, discover
+    from ununennium.data.overwriting import refuse_overwriting
+    from ununennium.discover import RASTERS, VECTORS, commented_yaml, discover
 
     if output.exists() and not force:
         raise ConfigError("--output", str(output), "exists already; give another name, or --force to write over it")
+    if output.exists():
+        read = [file for file in folder.rglob("*") if file.suffix.lower() in RASTERS | VECTORS]
+        refuse_overwriting({"configuration": output}, read, "--output")
     found = discover(folder, relative_to=output.parent)
     place = folder.resolve()
     if place.name.lower() in _SAYS_NOTHING:

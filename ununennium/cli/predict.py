@@ -51,6 +51,7 @@ def predict(
     """
     from ununennium.config.maps import MapsConfig
     from ununennium.config.parsing import apply_overrides
+    from ununennium.data.overwriting import local_output
     from ununennium.inference.outputs import draw
     from ununennium.inference.predictor import Predictor
 
@@ -62,10 +63,11 @@ def predict(
     contract = predictor.contract
     shown = f"version {predictor.version} of run {contract['run_id']}"
     say(f"{model}: {shown}, classes {', '.join(predictor.classes)}")
+    output = local_output(output)
+    quicklook = quicklook or output.with_suffix(".png")
     with _progress() as on_rows:
         wanted = [output for output in config.outputs if output != "quicklook"]
-        mapped = predictor.map(scene, output, wanted, polygons=config.polygons, on_rows=on_rows)
-    quicklook = quicklook or output.with_suffix(".png")
+        mapped = predictor.map(scene, output, wanted, polygons=config.polygons, on_rows=on_rows, picture=quicklook)
     draw(mapped.path, contract, quicklook)
     total = sum(mapped.pixels.values())
     rows: list[tuple[str, str]] = [(kind, str(file)) for kind, file in mapped.files.items()]

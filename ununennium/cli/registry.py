@@ -184,10 +184,12 @@ def export(
 ) -> None:
     """Write a version as an ONNX file that takes pixels as they are, once ONNX Runtime agrees with PyTorch."""
     from ununennium.checkpoints.artifact import load_artifact
+    from ununennium.data.overwriting import refuse_overwriting
     from ununennium.inference.onnx_export import export_onnx
 
     registry = _registry(storage, model)
     found = registry.resolve(version)
+    refuse_overwriting({"ONNX file": output}, [registry.url], "--output")
     difference = export_onnx(*load_artifact(registry.version_url(found)), output, tile=tile)
     typer.echo(f"{output}: version {found} of {model}; ONNX Runtime is within {difference:.2g} of PyTorch")
 

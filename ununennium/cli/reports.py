@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ COMPARE_EXAMPLES = (
     "Examples: ununennium compare 20260102T030405Z-roads-1a2b latest | ununennium compare RUN RUN --html compare.html"
 )
 _LONGEST = 60
+
+if TYPE_CHECKING:
+    from ununennium.runs import RunDirectory
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or 'latest'.")]
 OutputOption = Annotated[
@@ -34,10 +37,13 @@ def report(
 
     Every run has one, also one that failed or was not promoted. It is made anew from the run's files.
     """
+    from ununennium.data.overwriting import refuse_overwriting
     from ununennium.report.run import write_report
     from ununennium.runs import RunDirectory, write_text
 
     directory = RunDirectory.fetch(storage, run)
+    if output is not None:
+        refuse_overwriting({"report": output}, _files_of_run(directory), "--output")
     file = write_report(directory)
     directory.publish([file])
     if output is not None:
@@ -58,13 +64,18 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Show what differs between two runs: metrics, configuration, data, code, time and cost."""
+    from ununennium.data.overwriting import refuse_overwriting
     from ununennium.report.compare import PARTS, caution, comparison_page
     from ununennium.report.compare import compare as differences
     from ununennium.report.facts import Facts
     from ununennium.report.page import render
     from ununennium.runs import RunDirectory, write_text
 
-    one, other = (Facts.of(RunDirectory.fetch(storage, run)) for run in (first, second))
+    directories = [RunDirectory.fetch(storage, run) for run in (first, second)]
+    if html is not None:
+        read = [file for directory in directories for file in _files_of_run(directory)]
+        refuse_overwriting({"comparison": html}, read, "--html")
+    one, other = (Facts.of(directory) for directory in directories)
     found = differences(one, other)
     if html is not None:
         write_text(html, render(comparison_page(one, other)))
@@ -88,6 +99,19 @@ def compare(
         typer.secho(title, bold=True)
         print_table(rows, empty="no difference", numbers=part == "metrics")
         typer.echo()
+
+
+def _files_of_run(directory: RunDirectory) -> list[str]:
+    """The files of a run but its report, which is made anew, and the imagery and labels that it names."""
+    from ununennium.data.images import files_of
+    from ununennium.data.locations import local_file
+
+    folders = [directory.work, local_file(directory.url)]
+    files = [str(file) for folder in folders if folder is not None for file in folder.rglob("*") if file.is_file()]
+    for scene in directory.record()["config"].get("data", {}).get("scenes", []):
+        given = scene["image"] if isinstance(scene["image"], list) else [scene["image"]]
+        files += [*files_of(given), *filter(None, [scene.get("label")])]
+    return [file for file in files if Path(file).name != directory.report_file.name]
 
 
 def _short(text: str) -> str:

@@ -16,6 +16,7 @@ from ununennium.config import DataConfig
 from ununennium.data.catalog import Scene
 from ununennium.data.ground import GroundTally
 from ununennium.data.index import ChipIndex
+from ununennium.data.overwriting import refuse_overwriting
 from ununennium.data.splits import FOLDS, HOLDOUT, VALIDATION, place_on_grid
 from ununennium.data.statistics import BandStatistics
 from ununennium.data.values import ValueReader
@@ -71,6 +72,7 @@ def evaluate(
 
     Raises:
         DataError: the fold has no labelled pixel, or the model does not fit the classes.
+        ConfigError: a prediction would be written over an image or labels.
     """
     tile, _ = index.task.tiling(config.chip_size)
     size = index.split.block_size
@@ -78,6 +80,10 @@ def evaluate(
     measures = measures_of(scores.kind, index.classes)
     reliability, mapped, version = Reliability(temperature), MappedArea(len(index.classes)), hashlib.sha256()
     left_out = 0
+    if prediction_path is not None:
+        files = {f"prediction of {scene.name}": Path(prediction_path) / f"{scene.name}.tif" for scene in index.scenes}
+        read = [file for scene in index.scenes for file in (*scene.files, *scene.images)]
+        refuse_overwriting(files, read, "prediction_path")
     for scene, box in _boxes(index, fold):
         top, left, height, width = box
         targets = index.targets(scene)

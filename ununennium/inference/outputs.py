@@ -46,6 +46,31 @@ class MappedScene:
     num_polygons: int | None = None
 
 
+def paths_of_outputs(
+    target: Path, outputs: Collection[str], polygons: PolygonsConfig, prefix: str | None = None
+) -> dict[str, Path]:
+    """The files of a scene by what they are.
+
+    Args:
+        target: the map.
+        outputs: what is wanted; the map always is.
+        polygons: with the formats.
+        prefix: of the names of the other files, beside the map; its own name and a hyphen if not given.
+    """
+    prefix = f"{target.stem}-" if prefix is None else prefix
+    files = {"map": target}
+    files |= {
+        layer: target.with_name(f"{prefix}{layer}.tif") for layer in (PROBABILITIES, CONFIDENCE) if layer in outputs
+    }
+    if "polygons" in outputs:
+        files |= {kind: target.with_name(f"{prefix}polygons{_ENDINGS[kind]}") for kind in polygons.formats}
+    if "areas" in outputs:
+        files["areas"] = target.with_name(f"{prefix}areas.csv")
+    if "quicklook" in outputs:
+        files["quicklook"] = target.with_name(f"{prefix}quicklook.png")
+    return files
+
+
 def write_outputs(
     store: BandStore,
     rows: Sequence[int],
@@ -76,8 +101,7 @@ def write_outputs(
         ConfigError: ``polygons`` names a class that the model does not have, or a package is missing.
     """
     scene, classes = opened.scene, list(contract["classes"])
-    prefix = f"{target.stem}-" if prefix is None else prefix
-    files = {"map": target}
+    files = paths_of_outputs(target, outputs, polygons, prefix)
     table = AreaTable(scene, scores, classes)
     with contextlib.ExitStack() as stack:
         window = {"row": 0, "col": 0, "height": scene.height, "width": scene.width}
@@ -85,7 +109,6 @@ def write_outputs(
         rasters: dict[str, ProbabilityWriter] = {}
         for layer, names in ((PROBABILITIES, classes), (CONFIDENCE, ["confidence"])):
             if layer in outputs:
-                files[layer] = target.with_name(f"{prefix}{layer}.tif")
                 rasters[layer] = stack.enter_context(ProbabilityWriter(files[layer], scene, names))
         for number, row in enumerate(rows):
             predicted, valid, *layers = store.get(number, MAP, VALID, *rasters)
@@ -95,16 +118,11 @@ def write_outputs(
                 raster.write(row, values)
     num_polygons = None
     if "polygons" in outputs:
-        vectors: dict[str, Path] = {
-            kind: target.with_name(f"{prefix}polygons{_ENDINGS[kind]}") for kind in polygons.formats
-        }
+        vectors: dict[str, Path] = {kind: files[kind] for kind in polygons.formats}
         num_polygons = write_areas(areas_of_map(target, scene, classes, polygons), scene, vectors)
-        files |= vectors
     if "areas" in outputs:
-        files["areas"] = target.with_name(f"{prefix}areas.csv")
         write_table(table.areas, files["areas"])
     if "quicklook" in outputs:
-        files["quicklook"] = target.with_name(f"{prefix}quicklook.png")
         draw(target, contract, files["quicklook"])
     pixels = {name: area["pixels"] for name, area in table.areas.items()}
     return MappedScene(scene, target, pixels, table.unmapped, table.areas, files, num_polygons)

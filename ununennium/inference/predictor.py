@@ -20,12 +20,14 @@ from torch import nn
 from ununennium.config.data import Image
 from ununennium.config.maps import check_outputs
 from ununennium.config.predictor import FitConfig, PolygonsConfig, PredictorConfig
+from ununennium.data.images import files_of
+from ununennium.data.overwriting import local_output, refuse_overwriting
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import ConfigError
 from ununennium.inference.fit import FittingScene, open_fitting
 from ununennium.inference.forward import Forward, cpu_batch_size, find_batch_size, ready
 from ununennium.inference.layers import layers_of
-from ununennium.inference.outputs import MappedScene, write_outputs
+from ununennium.inference.outputs import MappedScene, paths_of_outputs, write_outputs
 from ununennium.inference.predict import Band, ReadWindow, predict_bands
 from ununennium.inference.store import BandStore, band_store
 from ununennium.inference.temperature import temperature_of
@@ -71,6 +73,7 @@ class Predictor:
 
     Attributes:
         version: of the model, if it came from a registry.
+        source: folder or URL of the model in the registry, likewise.
 
     Raises:
         ConfigError: settings that do not fit the model or the device.
@@ -104,6 +107,7 @@ class Predictor:
             self.classes, contract.get("ignore_index", 255), contract.get("target_scale"), self.tile
         )
         self.version: str | None = None
+        self.source: str | None = None
         self._batch_size: int | None = None
 
     @classmethod
@@ -134,6 +138,7 @@ class Predictor:
         network, contract = load_artifact(registry.version_url(version))
         predictor = cls(network, contract, **options)
         predictor.version = version
+        predictor.source = registry.url
         return predictor
 
     def map(
@@ -145,6 +150,7 @@ class Predictor:
         polygons: PolygonsConfig | None = None,
         on_rows: OnRows | None = None,
         resume: bool = True,
+        picture: Path | None = None,
     ) -> MappedScene:
         """Map a scene.
 
@@ -156,19 +162,31 @@ class Predictor:
             on_rows: told how many rows of how many are done.
             resume: keep what is done on this machine (in ``UNUNENNIUM_WORK``), so that a killed process's successor
                 goes on from there.
+            picture: a file that the caller draws afterwards; it must not be an input either.
 
         Raises:
+            ConfigError: an output is an input: the image, a file that it refers to, or a file of the model.
             DataError: the scene cannot be read, or is not what the model was trained for.
             StorageError: a file cannot be written.
         """
-        target = Path(output)
+        target = local_output(output)
         images = [image] if isinstance(image, str | dict) else list(image)
+        made = paths_of_outputs(target, outputs, polygons or PolygonsConfig())
+        self.check_overwriting(made if picture is None else {**made, "picture": picture}, images)
         if not resume:
             with tempfile.TemporaryDirectory(prefix=f".{target.name}-bands-", dir=_made(target.parent)) as folder:
                 return self._map(images, target, outputs, BandStore(Path(folder)), polygons, on_rows)
         root, key = work_root() / "maps", self.key(images, outputs)
         with band_store(root, target.stem, key) as store:
             return self._map(images, target, outputs, store, polygons, on_rows)
+
+    def check_overwriting(self, outputs: Mapping[str, str | Path], images: Sequence[Any]) -> None:
+        """Refuse outputs that are images, or what they refer to, or files of the model.
+
+        Raises:
+            ConfigError: names both.
+        """
+        refuse_overwriting(outputs, [*files_of(images), *([] if self.source is None else [self.source])])
 
     def _map(
         self,
