@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import rasterio
 import shapely
 from rasterio.warp import transform_geom
 
@@ -276,3 +277,56 @@ def test_an_api_is_searched(api):
     assert (scene.name, scene.dates) == ("east", ("2026-05-20",))
     assert searched[0]["collections"] == ["optical"]
     assert searched[0]["bbox"] == [14, 44, 17, 46]
+
+
+class TestUnits:
+    """Scale and offset of assets, as items of several versions and providers state them."""
+
+    def scene(self, make, name, fields, transform, offset=0, **properties):
+        numbers = np.random.default_rng(1).integers(1, 1000, (1, 64, 64)).astype(np.uint16)
+        place = {"transform": rasterio.Affine(10, 0, 500000 + 10000 * transform, 0, -10, 5000000)}
+        image = make.raster(f"{name}.tif", numbers + np.uint16(offset), **place)
+        label = make.raster(f"{name}_l.tif", np.zeros((1, 64, 64), np.uint8), **place)
+        return item(name, 1 + transform, {"B04": (image, fields), "classes": (label, {})}, **properties), numbers
+
+    def read(self, make, items):
+        path = make.folder / "items.json"
+        pystac.ItemCollection(items).save_object(str(path))
+        scenes = open_catalog(config(path, catalog={"assets": ["B04"], "label_asset": "classes"}))
+        return [SceneReader(scene, scenes[0].band_set()).read(0, 0, 64, 64)[0] for scene in scenes]
+
+    @pytest.mark.parametrize(
+        ("fields", "properties"),
+        [
+            ({"raster:bands": [{"scale": 1e-4, "offset": -0.1}]}, {}),
+            ({"bands": [{"name": "red", "raster:scale": 1e-4, "raster:offset": -0.1}]}, {}),
+            ({"raster:scale": 1e-4, "raster:offset": -0.1}, {}),
+            ({}, {"s2:processing_baseline": "05.10"}),
+            ({}, {"sentinel:processing_baseline": "04.00"}),
+        ],
+    )
+    def test_of_newer_sentinel_2_scenes_are_brought_to_those_of_older_ones(self, make, fields, properties):
+        said = bool(fields)
+        older, numbers = self.scene(
+            make, "a", {"raster:bands": [{"scale": 1e-4, "offset": 0}]} if said else {}, 0,
+            **({} if said else dict.fromkeys(properties, "02.09")),
+        )  # fmt: skip
+        newer, _ = self.scene(make, "b", fields, 1, 1000, **properties)
+        for pixels in self.read(make, [older, newer]):
+            np.testing.assert_allclose(pixels, numbers, rtol=1e-6)
+
+    @pytest.mark.parametrize("fields", [{"raster:bands": [{"scale": 1e-4, "offset": -0.1}]}, {}])
+    def test_of_which_the_offset_is_applied_already_stay(self, make, fields):
+        applied = {"s2:processing_baseline": "05.10", "earthsearch:boa_offset_applied": True}
+        older, numbers = self.scene(make, "a", {"raster:bands": [{"scale": 1e-4}]}, 0)
+        newer, _ = self.scene(make, "b", fields, 1, **applied)
+        for pixels in self.read(make, [older, newer]):
+            np.testing.assert_array_equal(pixels, numbers)
+
+    def test_that_agree_stay_numbers(self, make):
+        items = [
+            self.scene(make, name, {}, n, 1000, **{"s2:processing_baseline": "05.10"})[0] for n, name in enumerate("ab")
+        ]
+        numbers = self.scene(make, "c", {}, 2)[1]
+        for pixels in self.read(make, items):
+            np.testing.assert_array_equal(pixels, numbers + 1000)
