@@ -270,7 +270,8 @@ def api(written):
     server.server_close()
 
 
-def test_an_api_is_searched(api):
+def test_an_api_is_searched(api, monkeypatch):
+    monkeypatch.setenv("UNUNENNIUM_LOCAL_HREFS", "1")  # it serves items whose files are on this machine
     address, searched = api
     search = {"collections": ["optical"], "bbox": [14, 44, 17, 46], "datetime": "2026-05-10/2026-05-30", "limit": 7}
     (scene,) = open_catalog(config(address, catalog={"label_asset": "classes", **search}))

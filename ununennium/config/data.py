@@ -265,6 +265,8 @@ class DataConfig(Section):
     cache_mb: int = Field(default=256, ge=1, le=10_000_000)
     """Decoded pixels that each process keeps (every rank and every loader worker), in MB; training chips are shuffled
     within what fits, and mix eight places at any moment."""
+    max_pixels: int = Field(default=10**10, ge=1)
+    """Largest raster that is read, in pixels (rows times columns); a larger one is refused."""
     max_unreadable: Fraction = 0.01
     """Share of a scene that may be damaged: those blocks are named and left out; beyond it the run fails."""
     split: SplitConfig = SplitConfig()

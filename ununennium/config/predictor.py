@@ -54,6 +54,8 @@ class FitConfig(Section):
     """Values are multiplied by it first: 10000 for reflectances in 0..1 where the model learnt on 0..10000."""
     offset: float = 0.0
     """Added after ``scale``."""
+    max_pixels: int = Field(default=10**10, ge=1)
+    """Largest scene that is mapped, in pixels (rows times columns); a larger one is refused before it is read."""
     max_unreadable: Fraction = 0.0
     """Share of a scene that may be damaged: those blocks are left out of the map with a warning."""
 

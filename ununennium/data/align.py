@@ -24,9 +24,10 @@ from rasterio.vrt import WarpedVRT
 from ununennium.config import DataConfig, SceneConfig
 from ununennium.data.bands import ImageBands
 from ununennium.data.catalog import Scene, is_vector, label_files, name_of, open_scene
+from ununennium.data.delivered import MAX_PIXELS, check_raster, check_sources
 from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.nan_copy import has_one_validity, write_nan_copy
-from ununennium.data.raster import bounded_cache, open_raster
+from ununennium.data.raster import bounded_cache, open_raster, shown
 from ununennium.data.sources.virtual import opened_image
 from ununennium.errors import ConfigError, DataError
 
@@ -86,13 +87,19 @@ def open_aligned(
         given = scene.image if isinstance(scene.image, list) else [scene.image]
         images = [opened_image(image, name) for image in given]
         files = [file for _, its_files in images for file in its_files] + label_files(scene)
-        own = _grid_of(images[0][0], f"image of scene {name!r}")
+        own = _grid_of(images[0][0], f"image of scene {name!r}", config.max_pixels)
         grid = own if _fits(own, crs, resolution) else _tap_grid(own, crs, resolution)
+        if grid.height * grid.width > config.max_pixels:
+            raise DataError(
+                f"scene {name!r} has {grid.height} x {grid.width} pixels (rows x columns) on the grid that it would be "
+                f"warped to, more than data.max_pixels = {config.max_pixels}; choose a coarser data.grid.resolution, "
+                "or raise that"
+            )
 
         def warped(
             source: str, what: str, nodata: float | None, resampling: Resampling, grid: Grid = grid, name: str = name
         ) -> str:
-            if _grid_of(source, what) == grid:
+            if _grid_of(source, what, config.max_pixels) == grid:
                 return source
             key = _fingerprint(source, fingerprints, grid, nodata, resampling)
             path = folder / f"{key}.tif"
@@ -110,7 +117,11 @@ def open_aligned(
         if label is not None and not is_vector(label):
             label = warped(label, f"labels of scene {name!r}", _unlabelled_value(config), Resampling.nearest)
         changes = {"image": moved if len(moved) > 1 else moved[0], "label": label, "name": name}
-        scenes.append(replace(open_scene(scene.model_copy(update=changes), place), files=tuple(files)))
+        scenes.append(
+            replace(
+                open_scene(scene.model_copy(update=changes), place, max_pixels=config.max_pixels), files=tuple(files)
+            )
+        )
     fingerprints.save()
     return scenes
 
@@ -159,8 +170,10 @@ def _target(settings: Sequence[SceneConfig], config: DataConfig) -> tuple[str, t
     return grid.crs, grid.resolution
 
 
-def _grid_of(source: str, what: str) -> Grid:
+def _grid_of(source: str, what: str, max_pixels: int = MAX_PIXELS) -> Grid:
+    check_sources(source, what)
     with open_raster(source, what) as dataset:
+        check_raster(dataset, what, shown(source), max_pixels)
         if dataset.crs is None:
             raise DataError(
                 f"{what} has no CRS, so that data.align: warp cannot place it; write its CRS into the file "

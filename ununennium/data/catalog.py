@@ -13,6 +13,7 @@ import rasterio
 
 from ununennium.config import DataConfig, RegionConfig, SceneConfig
 from ununennium.data.bands import BandSet, ImageBands, ImagePlan
+from ununennium.data.delivered import MAX_PIXELS, check_raster, check_sources
 from ununennium.data.label_bands import label_bands
 from ununennium.data.raster import open_raster, shown
 from ununennium.data.sources import scenes_of
@@ -175,7 +176,8 @@ def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = No
 
         scenes = open_aligned(scenes_of(config), config, cache_folder() / "aligned", progress)
     else:
-        scenes = [open_scene(settings, place) for place, settings in enumerate(scenes_of(config))]
+        opened = enumerate(scenes_of(config))
+        scenes = [open_scene(settings, place, max_pixels=config.max_pixels) for place, settings in opened]
     scenes = [replace(scene, class_values=_class_values(config)) for scene in scenes]
     names = [scene.name for scene in scenes]
     for place, name in enumerate(names):
@@ -195,20 +197,29 @@ def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = No
     return scenes
 
 
-def open_scene(settings: SceneConfig, place: int = 0) -> Scene:
-    """What one scene's files say of themselves; ``place`` is its number in the configuration, for messages.
+def open_scene(
+    settings: SceneConfig, place: int = 0, *, max_pixels: int = MAX_PIXELS, limit: str = "data.max_pixels"
+) -> Scene:
+    """Read what one scene's files say of themselves.
+
+    Args:
+        settings: the scene.
+        place: its number in the configuration, for messages.
+        max_pixels: rows times columns at most.
+        limit: the setting that says so.
 
     Raises:
-        DataError: a file cannot be read, or labels are on another grid.
+        DataError: a file cannot be read, is larger, or has no pixels, or labels are on another grid.
     """
     name = settings.name or name_of(settings)
     given = settings.image if isinstance(settings.image, list) else [settings.image]
     opened = [opened_image(image, name) for image in given]
     images = [image for image, _ in opened]
     dates = settings.date if isinstance(settings.date, list) else [settings.date] * len(images)
+    for each in images:
+        check_sources(each, f"image of scene {name!r}")
     with open_raster(images[0], f"image of scene {name!r}") as image:
-        if image.width < 1 or image.count < 1:
-            raise DataError(f"image of scene {name!r}: {shown(images[0])} has no pixels")
+        check_raster(image, f"image of scene {name!r}", shown(images[0]), max_pixels, limit)
         bands = _bands_of(image, images[0], name)
         kind: Literal["raster", "vector"] | None = None
         if settings.label is not None:
@@ -339,7 +350,9 @@ def _later_image(scene: Scene, later: str) -> ImageBands:
         same = (image.height, image.width) == (scene.height, scene.width) and len(bands.inputs) >= scene.num_bands
         same &= image.transform.almost_equals(scene.affine, _SUBPIXEL * max(scene.resolution))
         same &= (image.crs.to_wkt() if image.crs else None) == scene.crs
-        if not same:
+        if same:
+            check_raster(image, f"image of scene {scene.name!r}", shown(later), scene.height * scene.width)
+        else:
             raise DataError(
                 f"scene {scene.name!r}: {shown(later)} and {shown(scene.images[0])} are on different grids or differ "
                 "in their bands; warp one to the other's grid (gdalwarp -te ... -tr ...)"

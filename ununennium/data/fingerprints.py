@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ununennium.data.cache import write_whole
 from ununennium.data.locations import local_file, remote_url
-from ununennium.data.references import companions, listed, others_beside, sources_of
+from ununennium.data.references import companions, listed, others_beside
 from ununennium.data.stores import Stores
+from ununennium.data.virtual_sources import sources_of
 from ununennium.errors import DataError
 
 if TYPE_CHECKING:

@@ -20,7 +20,9 @@ from ununennium.data.statistics import BandStatistics, compute_statistics
 from ununennium.errors import DataError, UnunenniumError
 from ununennium.version import __version__
 
-NOT_INDEXED = frozenset({"augment", "batch_size", "cache_mb", "chips_per_epoch", "class_balance", "num_workers"})
+NOT_INDEXED = frozenset(
+    {"augment", "batch_size", "cache_mb", "chips_per_epoch", "class_balance", "max_pixels", "num_workers"}
+)
 """Settings of the data section that say how chips are drawn, and change nothing about the index."""
 
 _KEPT = 20

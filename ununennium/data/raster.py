@@ -17,11 +17,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.env import getenv, hasenv
+from rasterio.env import ensure_env_with_credentials, getenv, hasenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ununennium.data import remote
+from ununennium.data.delivered import DRIVERS_VARIABLE, check_file, drivers_for
 from ununennium.errors import DataError
 
 T = TypeVar("T")
@@ -62,14 +64,27 @@ def open_dataset(path: str, what: str) -> Any:
         what: names it in the message, such as ``image of scene 'a'``.
 
     Raises:
-        DataError: it is missing or cannot be read.
+        DataError: it is missing, cannot be read, or is refused by ``ununennium.data.delivered``.
     """
+    drivers = drivers_for(path)
+    check_file(path, what)
     with warnings.catch_warnings(), bounded_cache(path=path):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            return remote.with_retries(path, lambda: rasterio.open(remote.gdal_path(path)))
+            return remote.with_retries(path, lambda: _open(remote.gdal_path(path), drivers))
         except (RasterioIOError, OSError) as error:
-            raise DataError(f"{what}: {shown(path)} cannot be read ({error}); {remote.remedy(path, error)}") from error
+            remedy = remote.remedy(path, error)
+            if "not recognized as" in str(error) and drivers is not None:
+                remedy += f"; {DRIVERS_VARIABLE} allows further GDAL drivers (docs/security.md)"
+            raise DataError(f"{what}: {shown(path)} cannot be read ({error}); {remedy}") from error
+
+
+def _reader(path: str, drivers: list[str] | None) -> Any:
+    """A dataset, as ``rasterio.open`` gives it, which takes the name of one driver only."""
+    return DatasetReader(path, driver=drivers)
+
+
+_open: Callable[[str, list[str] | None], Any] = ensure_env_with_credentials(_reader)
 
 
 def shown(path: str) -> str:

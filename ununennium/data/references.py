@@ -7,16 +7,14 @@ so that a source that is missing is listed too.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from ununennium.data.locations import local_file
 from ununennium.data.raster import open_raster
-from ununennium.data.remote import is_remote
 from ununennium.data.vector_files import read_table
+from ununennium.data.virtual_sources import seen_from, sources_of, virtual_text
 from ununennium.errors import DataError
 
 BESIDE_RASTERS = (".aux.xml", ".msk", ".ovr")
@@ -27,9 +25,6 @@ _BESIDE_DATABASES = ("-wal", "-journal")
 _BESIDE_GML = (".xsd", ".gfs")
 _VECTORS = (".shp", ".dbf", ".geojson", ".json", ".gpkg", ".fgb", ".kml", ".gml", ".parquet")
 _INDEXES = (".gti", ".gti.gpkg", ".gti.fgb", ".gti.parquet")
-_NAMES_A_FILE = ("SourceFilename", "SourceDataset", "IndexDataset")
-_VIRTUAL_BYTES = 2**20
-"""A file that begins with ``<`` and is larger is no virtual raster of names only; its first part is looked through."""
 
 
 def companions(file: Path) -> Iterator[Path]:
@@ -85,38 +80,12 @@ def is_raster(file: Path) -> bool:
 
 def sources_in(file: Path) -> list[str]:
     """What a virtual raster or a tile index in a local file names; nothing for other files."""
-    try:
-        if not file.is_file():
-            return []
-        with file.open("rb") as stream:
-            text = stream.read(_VIRTUAL_BYTES) if stream.read(1) == b"<" else b""
-    except OSError:
-        return []
-    names = sources_of(f"<{text.decode('utf-8', 'replace')}", str(file.parent)) if text else []
+    names = sources_of(virtual_text(file), str(file.parent))
     if file.name.lower().endswith(_INDEXES[1:]):
         names += _indexed(file)
-    for name in list(names):
-        if (index := local_file(name)) is not None and index.suffix.lower() in (".gpkg", ".fgb") and text:
-            names += _indexed(index)
-    return list(dict.fromkeys(names))
-
-
-def sources_of(text: str, folder: str | None = None) -> list[str]:
-    """What the text of a virtual raster names.
-
-    Args:
-        text: XML; anything else names nothing.
-        folder: folder or URL where relative names start; the working directory if not given.
-    """
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
-        return []
-    names = []
-    for node in root.iter():
-        if node.tag in _NAMES_A_FILE and node.text and node.text.strip():
-            relative = node.get("relativeToVRT") == "1" or root.tag == "GDALTileIndexDataset"
-            names.append(_seen_from(node.text.strip(), folder if relative else None))
+    elif file.name.lower().endswith(_INDEXES[0]):
+        for index in map(local_file, list(names)):
+            names += [] if index is None else _indexed(index)
     return list(dict.fromkeys(names))
 
 
@@ -124,18 +93,10 @@ def _indexed(index: Path) -> list[str]:
     """The rasters that a tile index (GTI) lists in its attribute ``location``."""
     try:
         meta, _, columns = read_table(index, read_geometry=False)
-    except OSError:
+    except (OSError, DataError):
         return []
     attributes: dict[str, Any] = dict(zip(meta["fields"].tolist(), columns, strict=True))
-    return [_seen_from(str(name), str(index.parent)) for name in attributes.get("location", []) if name]
-
-
-def _seen_from(name: str, folder: str | None) -> str:
-    """A name as seen from the working directory."""
-    if folder is None or is_remote(name) or name.startswith(("/", "<")):
-        return name
-    part = re.fullmatch(r'([A-Za-z0-9_]+:"?)([^":]+)("?(:.*)?)', name)
-    return f"{part[1]}{folder}/{part[2]}{part[3]}" if part else f"{folder}/{name}"
+    return [seen_from(str(name), str(index.parent)) for name in attributes.get("location", []) if name]
 
 
 def _present(file: Path, names: list[str]) -> Iterator[Path]:

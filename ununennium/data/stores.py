@@ -11,8 +11,9 @@ from typing import Any
 import fsspec
 
 from ununennium.data.locations import local_file, remote_url
-from ununennium.data.references import BESIDE_RASTERS, BESIDE_SHAPES, sources_of
+from ununennium.data.references import BESIDE_RASTERS, BESIDE_SHAPES
 from ununennium.data.remote import RETRY_WAITS_S
+from ununennium.data.virtual_sources import sources_of
 from ununennium.errors import DataError
 
 _CHANGED_BY = (

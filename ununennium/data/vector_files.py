@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ununennium.data.remote import gdal_options, gdal_path, is_remote, with_retries
+from ununennium.data.vector_checks import check_vector_file
 
 T = TypeVar("T")
 
@@ -20,6 +21,7 @@ def layers_of(path: str | os.PathLike[str]) -> list[str]:
 
     Raises:
         OSError: it cannot be read.
+        DataError: it is refused, see ``ununennium.data.vector_checks``.
     """
     layers = _read(path, lambda pyogrio, opened: pyogrio.list_layers(opened))
     return [str(name) for name, geometry_type in layers if geometry_type is not None]
@@ -30,6 +32,7 @@ def read_info(path: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
 
     Raises:
         OSError: it cannot be read.
+        DataError: it is refused, see ``ununennium.data.vector_checks``.
     """
     info: dict[str, Any] = _read(path, lambda pyogrio, opened: pyogrio.read_info(opened, **options))
     return info
@@ -44,6 +47,7 @@ def read_table(path: str | os.PathLike[str], **options: Any) -> tuple[dict[str, 
 
     Raises:
         OSError: it cannot be read.
+        DataError: it is refused, see ``ununennium.data.vector_checks``.
     """
     meta, _, geometry, fields = _read(path, lambda pyogrio, opened: pyogrio.raw.read(opened, **options))
     return meta, geometry, fields
@@ -54,6 +58,7 @@ def _read(path: str | os.PathLike[str], act: Callable[[Any, str], T]) -> T:
     import pyogrio
 
     text = os.fspath(path)
+    check_vector_file(text)
     if is_remote(text):
         pyogrio.set_gdal_config_options(gdal_options())  # pyogrio has a GDAL of its own, without contexts
 

@@ -67,7 +67,7 @@ def open_fitting(
     fit = fit or FitConfig()
     given = list(image) if isinstance(image, Sequence) and not isinstance(image, str) else image
     settings = make_section(SceneConfig, {"image": given, "name": name, "date": date}, field="scene")
-    scene = open_scene(settings)
+    scene = open_scene(settings, max_pixels=fit.max_pixels, limit="fit.max_pixels")
     sources = list(scene.files)
     _check_dates(scene, contract)
     bands = bands_for(scene, contract, fit)
@@ -158,7 +158,14 @@ def _warped(settings: SceneConfig, scene: Scene, contract: Mapping[str, Any], fi
     tagged = any(value is not None for image in scene.bands_of_images for value in image.nodata)
     nodata = None if tagged else contract["nodata"]
     config = DataConfig.model_validate(
-        {"scenes": [settings], "classes": ["a", "b"], "align": "warp", "grid": grid, "nodata": nodata}
+        {
+            "scenes": [settings],
+            "classes": ["a", "b"],
+            "align": "warp",
+            "grid": grid,
+            "nodata": nodata,
+            "max_pixels": fit.max_pixels,
+        }
     )
     (warped,) = open_aligned([settings], config, folder)
     return warped

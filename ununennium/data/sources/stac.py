@@ -17,6 +17,7 @@ from ununennium.config.parsing import make_section
 from ununennium.data.antimeridian import box_meets, boxes_meet, normal_box
 from ununennium.data.raster import open_raster
 from ununennium.data.sources.files import label_settings, read_bytes, without_labels
+from ununennium.data.sources.hrefs import check_href
 from ununennium.errors import ConfigError, DataError, UnunenniumError
 
 _FIELD = "data.catalog.stac"
@@ -53,7 +54,7 @@ def scenes_in_stac(catalog: CatalogConfig, *, labelled: bool = True) -> list[Sce
             make_section(
                 SceneConfig,
                 {
-                    "image": _image(item, catalog.assets),
+                    "image": _image(item, catalog),
                     "label": label,
                     "name": item.id,
                     "date": date.date().isoformat() if date else None,
@@ -90,9 +91,9 @@ def _items(catalog: CatalogConfig) -> Iterator[Any]:
         """Reads local files and URLs, object storage too; writes nothing."""
 
         def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
-            return read_bytes(
-                str(pystac.utils.make_absolute_href(str(getattr(source, "href", source)))), _FIELD
-            ).decode()
+            href = str(pystac.utils.make_absolute_href(str(getattr(source, "href", source))))
+            check_href(href, str(catalog.stac), _FIELD)
+            return read_bytes(href, _FIELD).decode()
 
         def write_text(self, dest: Any, txt: str, *args: Any, **kwargs: Any) -> None:
             raise NotImplementedError("a catalogue is only read")
@@ -186,7 +187,7 @@ def _label(item: Any, sources: dict[str, Any], catalog: CatalogConfig) -> tuple[
     """Address of the item's label, and the attribute with its class where the label extension names one."""
     if catalog.label_asset is not None:
         asset = item.assets.get(catalog.label_asset)
-        return (None, None) if asset is None else (_href(item, catalog.label_asset), None)
+        return (None, None) if asset is None else (_href(item, catalog.label_asset, catalog), None)
     label = sources.get(item.get_self_href())
     if label is None:
         return None, None
@@ -196,21 +197,23 @@ def _label(item: Any, sources: dict[str, Any], catalog: CatalogConfig) -> tuple[
         raise DataError(f"{_FIELD}: the label item {label.id!r} of {item.id!r} has no asset; give it one with labels")
     attributes = label.properties.get("label:properties") or []
     vector = label.properties.get("label:type") != "raster"
-    return _href(label, keys[0]), attributes[0] if vector and attributes else None
+    return _href(label, keys[0], catalog), attributes[0] if vector and attributes else None
 
 
-def _href(item: Any, key: str) -> str:
+def _href(item: Any, key: str, catalog: CatalogConfig) -> str:
     asset = item.assets.get(key)
     if asset is None:
         raise DataError(f"{_FIELD}: item {item.id!r} has no asset {key!r}; it has {', '.join(item.assets) or 'none'}")
-    return str(asset.get_absolute_href() or asset.href)
+    href = str(asset.get_absolute_href() or asset.href)
+    check_href(href, str(catalog.stac), f"{_FIELD}: item {item.id!r}", written=str(asset.href))
+    return href
 
 
-def _image(item: Any, keys: list[str]) -> Image:
+def _image(item: Any, catalog: CatalogConfig) -> Image:
     """Bands by name: the asset's key for a file of one band, else what the item says of the file's bands."""
     bands: dict[str, BandFile] = {}
-    for key in keys:
-        href = _href(item, key)
+    for key in catalog.assets:
+        href = _href(item, key, catalog)
         with open_raster(href, f"asset {key!r} of item {item.id!r}") as source:
             count, described = source.count, source.descriptions
             own = list(zip(source.scales, source.offsets, strict=True))
@@ -225,7 +228,8 @@ def _image(item: Any, keys: list[str]) -> Image:
             name = name or f"{key}_{number}"
             if name in bands:
                 raise DataError(
-                    f"{_FIELD}: item {item.id!r} has two bands {name!r} in its assets {', '.join(keys)}; choose fewer"
+                    f"{_FIELD}: item {item.id!r} has two bands {name!r} in its assets "
+                    f"{', '.join(catalog.assets)}; choose fewer"
                 )
             tags = _tags(item, key, number - 1, own[number - 1])
             bands[name] = (href, number) if tags is None else (href, number, *tags)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ununennium.config import CatalogConfig, SceneConfig
 from ununennium.data.sources.files import joined, label_settings, read_bytes, without_labels
+from ununennium.data.sources.hrefs import check_href
 from ununennium.errors import ConfigError, DataError
 
 
@@ -59,6 +60,9 @@ def scenes_in_table(catalog: CatalogConfig, *, labelled: bool = True) -> list[Sc
         for name in ("label", "labelled_area"):
             if name in given and not str(given[name]).startswith("<"):
                 settings[name] = _located(str(given[name]), folder)
+        images = settings["image"] if isinstance(settings["image"], list) else [settings["image"]]
+        for href in [*images, *filter(None, [settings.get("label")])]:
+            check_href(str(href), table, f"data.catalog.table, row {row}")
         try:
             scenes.append(SceneConfig.model_validate(settings))
         except ValidationError as error:
