@@ -16,7 +16,7 @@ from flows.events import DEGRADED, emit
 from flows.logs import passed_on
 from ununennium import drift
 from ununennium.config import RunConfig, apply_overrides
-from ununennium.errors import ProcessLost
+from ununennium.errors import ProcessLost, StorageUnavailable
 from ununennium.runs import finite, resolve_storage
 
 _MOST_CHECKS = 20
@@ -47,7 +47,7 @@ def evaluate(config: RunConfig, tolerance: float = 0.02, overrides: list[str] | 
 def _was_lost(task: Any, task_run: Any, state: State[Any]) -> bool:
     try:
         state.result()
-    except ProcessLost:
+    except (ProcessLost, StorageUnavailable):
         return True
     except BaseException:
         return False

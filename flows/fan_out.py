@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.logs import passed_on
 from ununennium import mapping
 from ununennium.config.maps import FanOutConfig
-from ununennium.errors import ConfigError, ProcessLost
+from ununennium.errors import ConfigError, ProcessLost, StorageUnavailable
 from ununennium.importing import import_object
 
 Submit = Callable[[mapping.MapJob], Any]
@@ -28,7 +28,7 @@ def _another_try_may_help(task: Any, task_run: Any, state: State[Any]) -> bool:
     """A process that was killed, or storage that did not answer; never a scene that does not fit."""
     try:
         state.result()
-    except (ProcessLost, mapping.ScenesFailed):
+    except (ProcessLost, StorageUnavailable, mapping.ScenesFailed):
         return True
     except BaseException:
         return False

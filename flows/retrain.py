@@ -27,7 +27,7 @@ from flows.logs import passed_on
 from ununennium import pipeline, report
 from ununennium.approval import AWAITING, Answer
 from ununennium.config import RunConfig, apply_overrides
-from ununennium.errors import LaunchError, ProcessLost
+from ununennium.errors import LaunchError, ProcessLost, StorageUnavailable
 from ununennium.runs import RunDirectory, as_link, read_json
 from ununennium.starting import started
 from ununennium.training.result import Preempted, TrainingResult
@@ -106,10 +106,10 @@ def index(run: RunDirectory) -> pipeline.Plan:
 
 
 def _a_restart_may_mend(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """A preemption, a lost process, a rendezvous that failed; never a wrong setting or a loss that is not finite."""
+    """A preemption, a lost process, a rendezvous that failed, storage that does not answer; never a wrong setting."""
     try:
         state.result()
-    except (Preempted, ProcessLost, LaunchError):
+    except (Preempted, ProcessLost, LaunchError, StorageUnavailable):
         return True
     except BaseException:
         return False
@@ -129,7 +129,7 @@ def train(run: RunDirectory) -> TrainingResult:
     return result.require_usable()
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=_a_restart_may_mend)
 def judge(run: RunDirectory) -> dict[str, Any]:
     """Evaluate on the holdout beside the champion, decide, and promote if the gate says so."""
     log = get_run_logger()
@@ -138,7 +138,7 @@ def judge(run: RunDirectory) -> dict[str, Any]:
     return summary
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=_a_restart_may_mend)
 def settle(run: RunDirectory, answer: Answer) -> dict[str, Any]:
     """Promote what a person approves; or not."""
     log = get_run_logger()

@@ -22,7 +22,6 @@ import hashlib
 import json
 import secrets
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -37,10 +36,9 @@ from ununennium.checkpoints.storage import check_writable, open_storage
 from ununennium.config.maps import MapsConfig, check_outputs
 from ununennium.data.cache import cache_folder
 from ununennium.data.images import files_of
-from ununennium.errors import ConfigError, DataError, ProcessLost, UnunenniumError
+from ununennium.errors import ConfigError, DataError, UnunenniumError
+from ununennium.processes.worker import ProcessTimedOut, run_worker
 from ununennium.runs import read_json, resolve_storage, work_root, write_json
-from ununennium.training.result import failed_process
-from ununennium.training.supervise import how_it_ended, supervise
 from ununennium.training.watch import OnLine
 
 ITEM = "item.json"
@@ -296,26 +294,25 @@ def _in_process(
 ) -> dict[str, dict[str, Any]]:
     """Map ``scenes``; returns what went wrong, by scene."""
     write_json(work / "job.json", asdict(replace(job, scenes=scenes)))
-
-    def on_output(line: str) -> bool:
-        on_line(line)
-        return True
-
-    command = [sys.executable, "-m", "ununennium.inference.worker", str(work / "job.json")]
-    outcome = supervise(command, timeout_s=timeout_s, grace_s=_GRACE_S, on_line=on_output)
-    names = [scene.name for scene in scenes]
+    names, late = [scene.name for scene in scenes], None
+    try:
+        run_worker(
+            "ununennium.inference.worker",
+            [work / "job.json"],
+            what="mapping process",
+            error_file=work / "error.json",
+            timeout_s=timeout_s,
+            grace_s=_GRACE_S,
+            on_line=on_line,
+        )
+    except ProcessTimedOut:  # the user's own limit: what was made by then stays
+        late = {"error": f"not begun, or not done: timeout_s = {timeout_s:g} passed", "transient": False}
     answers: dict[str, dict[str, Any]] = {
         name: read_json(file) for name in names if (file := work / f"{name}.json").exists()
     }
     failures = {name: answer for name, answer in answers.items() if answer["error"] is not None}
-    unseen = [name for name in names if name not in answers]
-    if outcome.timed_out:
-        late = {"error": f"not begun, or not done: timeout_s = {timeout_s:g} passed", "transient": False}
-        return failures | dict.fromkeys(unseen, late)
-    if outcome.returncode < 0:
-        raise ProcessLost(f"the mapping process {how_it_ended(outcome.returncode)}, with {len(unseen)} scene(s) to go")
-    if outcome.returncode != 0:
-        raise failed_process(work / "error.json", "mapping process", outcome.returncode)
+    if late is not None:
+        failures |= {name: late for name in names if name not in answers}
     return failures
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import sys
 import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,14 +18,11 @@ from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import RunConfig
 from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged, indexed
-from ununennium.errors import CheckpointError, ProcessLost
+from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluation import Evaluation
+from ununennium.processes.worker import run_worker
 from ununennium.runs import RunDirectory, read_json, work_root, write_json
-from ununennium.training.result import failed_process
-from ununennium.training.supervise import how_it_ended, supervise
 from ununennium.training.watch import OnLine
-
-_GRACE_S = 5.0
 
 
 def measure_checkpoint(run: RunDirectory, which: str, *, on_line: OnLine = print) -> tuple[Manifest, Evaluation]:
@@ -119,17 +115,13 @@ def in_process(
         if statistics is not None:
             shutil.copyfile(statistics, work / "statistics.json")
         write_json(work / "job.json", {"storage": storage, "config": config.model_dump(mode="json"), **job})
-
-        def on_output(line: str) -> bool:
-            on_line(line)
-            return True
-
-        command = [sys.executable, "-m", "ununennium.evaluation.measure_worker", str(work / "job.json")]
-        outcome = supervise(command, grace_s=_GRACE_S, on_line=on_output)
-        if outcome.returncode < 0:
-            raise ProcessLost(f"the evaluation {how_it_ended(outcome.returncode)}")
-        if outcome.returncode != 0:
-            raise failed_process(work / "error.json", "evaluation", outcome.returncode)
+        run_worker(
+            "ununennium.evaluation.measure_worker",
+            [work / "job.json"],
+            what="evaluation",
+            error_file=work / "error.json",
+            on_line=on_line,
+        )
         found: dict[str, Any] = read_json(work / "measured.json")
         return found
     finally:

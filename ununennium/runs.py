@@ -122,11 +122,8 @@ class RunDirectory:
             wanted = [key for key in files.list() if not key.startswith(("checkpoints/", "prediction/", "logs/"))]
             if "run.json" not in wanted:
                 raise ConfigError("run", run_id, f"{root} has no such run; 'ununennium runs' lists them")
-            for key in wanted:
-                content = files.read_bytes(key)  # which refuses a key that would lead out of the folder
-                target = run.work / key
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
+            for key in sorted(wanted, key=lambda key: key == "run.json"):  # its presence says that all are here
+                write_bytes(run.work / key, files.read_bytes(key))  # which refuses a key that leads out of the folder
         return run
 
     @property
@@ -303,7 +300,7 @@ class RunDirectory:
         for file in files:
             key = file.relative_to(self.work).as_posix()
             if storage.exists(key):
-                file.write_bytes(storage.read_bytes(key))
+                write_bytes(file, storage.read_bytes(key))
 
 
 def list_runs(storage: str, *, name: str | None = None) -> list[dict[str, Any]]:
@@ -366,10 +363,15 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def write_text(file: Path, content: str) -> None:
+    """Write ``content`` in UTF-8, whole or not at all; the folder is made if need be."""
+    write_bytes(file, content.encode())
+
+
+def write_bytes(file: Path, content: bytes) -> None:
     """Write ``content``, whole or not at all; the folder is made if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(content, encoding="utf-8")
+    temporary.write_bytes(content)
     temporary.replace(file)
 
 

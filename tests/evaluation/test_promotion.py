@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,11 @@ from ununennium.checkpoints.artifact import write_artifact
 from ununennium.checkpoints.contract import read_local_contract
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import RunConfig
-from ununennium.errors import GateError
+from ununennium.errors import GateError, ProcessLost
 from ununennium.evaluation.smoke import compare
 from ununennium.runs import RunDirectory, read_json
 from ununennium.starting import started
+from ununennium.training.launch import smoke_test
 
 FLOW_RUN = {"flow_run_id": "the-flow-run"}
 Judged = Callable[[], RunDirectory]
@@ -93,6 +95,19 @@ def test_whole_weights_of_another_model_fail_the_smoke_test(judged: RunDirectory
     with pytest.raises(GateError, match=r"its logits differ by up to 0\.0\d+ from those"):
         pipeline.promote(judged, actor="me")
     assert champion(judged) is None
+
+
+def test_a_smoke_test_that_was_lost_refuses_nothing(judged: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """correctness 96"""
+    before = read_json(judged.gate_file)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "smoke_test", functools.partial(smoke_test, timeout_s=0.01))
+        with pytest.raises(ProcessLost, match="did not end in"):
+            pipeline.settle(judged, Answer(True, "ada"))
+    assert champion(judged) is None
+    assert read_json(judged.gate_file)["verdict"] == before["verdict"] == "promoted"
+    assert pipeline.go_on(judged)["verdict"] == "promoted"
+    assert champion(judged).actor == "ada"
 
 
 def test_the_same_model_passes_whoever_loads_it(judged: RunDirectory) -> None:

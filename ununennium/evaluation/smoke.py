@@ -1,7 +1,9 @@
 """The smoke test of a promotion: what the storage holds must make of a chip what the judged model made of it.
 
-``python -m ununennium.evaluation.smoke ARTIFACT_URL PROBE`` loads the artefact in a process that has seen nothing of
-the run, predicts the chip, and prints how far its logits are from those that were written when the model was judged.
+``python -m ununennium.evaluation.smoke ARTIFACT_URL PROBE ANSWER_JSON`` loads the artefact in a process that has seen
+nothing of the run, predicts the chip, and writes ``{"passed", "words"}``: how far its logits are from those that were
+written when the model was judged. Where the test cannot be made (storage away, no memory) it writes ``error.json``
+beside the answer instead: that says nothing of the artefact.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from ununennium.config import DataConfig
 from ununennium.data.index import ChipIndex
 from ununennium.data.splits import HOLDOUT
 from ununennium.data.statistics import BandStatistics
-from ununennium.errors import CheckpointError
+from ununennium.errors import CheckpointError, StorageError
 from ununennium.inference.windows import window_reader
+from ununennium.runs import write_json
+from ununennium.training.failures import report_error
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
 """How far logits may differ: another processor or version of torch adds in another order."""
@@ -83,15 +87,25 @@ def _logits(model: nn.Module, chip: Tensor) -> Tensor:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0 if they agree; else the last line says why not."""
-    url, probe = sys.argv[1:] if arguments is None else arguments
+    """Exit status 0 if the test was made, whether it passed or not."""
+    url, probe, answer = sys.argv[1:] if arguments is None else arguments
     try:
         difference = compare(url, Path(probe))
     except Exception as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}")  # noqa: T201
-        return 1
-    print(f"logits within {difference:.3g} of those it was judged by")  # noqa: T201
+        if _says_nothing(error):
+            report_error(Path(answer).with_name("error.json"), 0, error)
+            return 1
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        write_json(Path(answer), {"passed": False, "words": words})
+        return 0
+    write_json(Path(answer), {"passed": True, "words": f"logits within {difference:.3g} of those it was judged by"})
     return 0
+
+
+def _says_nothing(error: Exception) -> bool:
+    """Whether an error is of the machine or the storage, and not of the artefact."""
+    of_machine = isinstance(error, StorageError | MemoryError | OSError | torch.OutOfMemoryError)
+    return of_machine and not isinstance(error, FileNotFoundError)
 
 
 if __name__ == "__main__":

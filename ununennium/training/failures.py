@@ -7,18 +7,13 @@ import os
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-from ununennium.errors import ConfigError, UnunenniumError
+from ununennium.errors import ConfigError, ProcessLost, UnunenniumError
 from ununennium.redaction import redact
-from ununennium.runs import read_json, write_json
+from ununennium.runs import RunDirectory, read_json, write_json
 from ununennium.training.result import rank_error_file, read_error, read_errors
-
-if TYPE_CHECKING:
-    from ununennium.redaction import redact
-from ununennium.runs import RunDirectory
 
 _GLOO, _LOADER = "gloo", "DataLoader worker (pid"
 
@@ -36,13 +31,22 @@ def report_error(file: Path, rank: int, error: BaseException) -> None:
                 "traceback": redact("".join(traceback.format_exception(error))),
                 "expected": isinstance(error, UnunenniumError),
                 "lost": is_lost(error),
+                "setting": _setting(error),
             },
         )
 
 
+def _setting(error: BaseException) -> dict[str, str] | None:
+    """The parts of a ConfigError, so that another process can raise it again."""
+    if not isinstance(error, ConfigError):
+        return None
+    value = str(error)[len(error.field) + 3 :].removesuffix(f": {redact(error.remedy)}")
+    return {"field": error.field, "value": value, "remedy": redact(error.remedy)}
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether ``error`` says only that another process is gone: a peer, the rendezvous, or a loader's worker."""
-    if isinstance(error, dist.DistError):
+    if isinstance(error, dist.DistError | ProcessLost):
         return True
     # Gloo raises a plain RuntimeError that names its source file; so does a DataLoader whose worker was killed.
     return type(error) is RuntimeError and any(word in str(error) for word in (_GLOO, _LOADER))

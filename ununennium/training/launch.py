@@ -30,20 +30,21 @@ import secrets
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ununennium.errors import ConfigError, UnunenniumError
-from ununennium.runs import RunDirectory
+from ununennium.processes.worker import run_worker
+from ununennium.runs import RunDirectory, read_json
 from ununennium.training.lines import is_loud
-from ununennium.training.result import Preempted, TrainingResult, failed_process, read_result
+from ununennium.training.result import Preempted, TrainingResult, read_result
 from ununennium.training.supervise import (
     POLL_S,
     Outcome,
     Terminated,
-    how_it_ended,
     raise_on_sigterm,
     send_signal,
     supervise,
@@ -181,44 +182,47 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
     """Evaluate the best checkpoint of ``run``, and the champion, on the holdout, in a process of its own.
 
     Raises:
-        TrainingError: the evaluation failed; its traceback is in the exception's notes.
+        ProcessLost: the evaluation was killed; a new call begins anew.
+        TrainingError: it failed; its traceback is in the exception's notes.
     """
-    run.evaluation_error_file.unlink(missing_ok=True)
-
-    def on_output(line: str) -> bool:
-        on_line(line)
-        return True
-
-    command = [sys.executable, "-m", "ununennium.evaluation.worker", str(run.run_file)]
-    outcome = supervise(command, grace_s=grace_s, on_line=on_output)
-    if outcome.returncode != 0:
-        raise failed_process(run.evaluation_error_file, "evaluation", outcome.returncode)
+    run_worker(
+        "ununennium.evaluation.worker",
+        [run.run_file],
+        what="evaluation",
+        error_file=run.evaluation_error_file,
+        grace_s=grace_s,
+        on_line=on_line,
+    )
 
 
 def smoke_test(url: str, probe: Path, *, timeout_s: float = 600.0) -> tuple[bool, str]:
-    """Load the artefact at ``url`` in a process of its own, and compare what it makes of a chip.
+    """Load the artefact at ``url`` in a process of its own, and compare its logits of a chip with the judged model's.
 
     Args:
         url: of the artefact in the storage.
         probe: what ``ununennium.evaluation.smoke.write_probe`` left when the model was judged.
-        timeout_s: seconds after which it has failed.
+        timeout_s: seconds after which it is lost.
 
     Returns:
         Whether it passed, and how, in words.
+
+    Raises:
+        ProcessLost: the process was killed, or too slow: nothing is known of the artefact; try again.
+        StorageUnavailable: likewise, as the storage did not answer.
+        TrainingError: the test could not be made for another reason.
     """
-    lines: list[str] = []
-
-    def on_output(line: str) -> bool:
-        lines.append(line)
-        return True
-
-    command = [sys.executable, "-m", "ununennium.evaluation.smoke", url, str(probe)]
-    outcome = supervise(command, timeout_s=timeout_s, grace_s=5.0, on_line=on_output)
-    if outcome.timed_out:
-        return False, f"it did not answer in {timeout_s:g} s"
-    if not lines:
-        return False, f"the process {how_it_ended(outcome.returncode)}"
-    return outcome.returncode == 0, lines[-1]
+    with tempfile.TemporaryDirectory(prefix="ununennium-smoke-") as folder:
+        answer = Path(folder) / "answer.json"
+        run_worker(
+            "ununennium.evaluation.smoke",
+            [url, probe, answer],
+            what="smoke test",
+            error_file=Path(folder) / "error.json",
+            timeout_s=timeout_s,
+            on_line=lambda line: None,
+        )
+        found = read_json(answer)
+    return bool(found["passed"]), str(found["words"])
 
 
 def _end_ranks(run: RunDirectory, launch_id: str, *, grace_s: float) -> None:

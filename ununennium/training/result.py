@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ununennium.errors import LaunchError, ProcessLost, TrainingError
+from ununennium.errors import (
+    ConfigError,
+    LaunchError,
+    ProcessLost,
+    StorageUnavailable,
+    TrainingError,
+    UnunenniumError,
+)
 from ununennium.training.supervise import Outcome, how_it_ended
 
 if TYPE_CHECKING:
@@ -41,6 +48,7 @@ class RankError:
         expected: whether it is one of ``ununennium.errors``, which a user can mend.
         lost: whether a process or a connection was lost, which says nothing about the run itself: a new start goes on
             from the newest checkpoint.
+        setting: ``field``, ``value`` (its ``repr``) and ``remedy`` of a ConfigError.
     """
 
     rank: int
@@ -50,6 +58,7 @@ class RankError:
     traceback: str
     expected: bool = False
     lost: bool = False
+    setting: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -212,7 +221,23 @@ def read_error(file: Path) -> RankError | None:
         return None
 
 
-def failed_process(file: Path, what: str, returncode: int) -> TrainingError:
+class SettingRefused(TrainingError, ConfigError):
+    """A setting that a process found not to work; the command line ends with status 2, as for any setting."""
+
+    def __init__(self, field: str, value: Any, remedy: str) -> None:
+        ConfigError.__init__(self, field, value, remedy)
+
+
+class _Shown(str):
+    """Text that is shown as it is, such as the ``repr`` of a value of another process."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def failed_process(file: Path, what: str, returncode: int) -> UnunenniumError:
     """The exception for a process other than a rank, such as the evaluation, that left its error in ``file``."""
     error = read_error(file)
     if error is None:
@@ -220,8 +245,13 @@ def failed_process(file: Path, what: str, returncode: int) -> TrainingError:
     return _as_exception(error, f"In the {what}:")
 
 
-def _as_exception(error: RankError, where: str) -> TrainingError:
-    kind = LaunchError if error.type == "LaunchError" else ProcessLost if error.lost else TrainingError
-    failure = kind(error.message if error.expected else f"{error.type}: {error.message}")
+def _as_exception(error: RankError, where: str) -> UnunenniumError:
+    failure: UnunenniumError
+    if error.setting is not None:
+        failure = SettingRefused(error.setting["field"], _Shown(error.setting["value"]), error.setting["remedy"])
+    else:
+        kinds: dict[str, type[UnunenniumError]] = {"LaunchError": LaunchError, "StorageUnavailable": StorageUnavailable}
+        kind = kinds.get(error.type, ProcessLost if error.lost else TrainingError)
+        failure = kind(error.message if error.expected else f"{error.type}: {error.message}")
     failure.add_note(f"{where}\n{error.traceback}")
     return failure
