@@ -27,10 +27,11 @@ from ununennium.evaluation.evaluate import evaluate
 from ununennium.evaluation.worker import load_best
 from ununennium.runs import RunDirectory
 from ununennium.starting import started
+from ununennium.training.build import build_model
 from ununennium.training.callbacks import EMA, Callback
 from ununennium.training.precision import resolve_precision
 from ununennium.training.trainer import Trainer
-from ununennium.training.worker import build_model, build_trainer
+from ununennium.training.worker import build_trainer
 
 LOOKS = 14
 Batch = tuple[Tensor, Tensor]

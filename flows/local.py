@@ -74,7 +74,7 @@ def _run(config: Any, options: argparse.Namespace, console: Console) -> int:
     if server is not None:
         server.wait_until_ready()
     with console.live():
-        state = retrain(config, dry_run=options.dry_run, return_state=True)
+        state = retrain(config, dry_run=options.dry_run, check=not options.no_check, return_state=True)
     summary = state.result()
     if not options.dry_run:
         console.closing(summary, state.name or "", time.monotonic() - started)
@@ -105,7 +105,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the run, as 'ununennium init' writes it")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change one setting")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan, and train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, and try one batch; train nothing")
+    parser.add_argument("--no-check", action="store_true", help="do not try one batch first")
     parser.add_argument(
         "--server", action="store_true", help="use the Prefect server and settings of the environment instead"
     )

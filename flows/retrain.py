@@ -43,6 +43,7 @@ def retrain(
     overrides: list[str] | None = None,
     continues: str | None = None,
     cause: dict[str, Any] | None = None,
+    check: bool = True,
 ) -> State[Any]:
     """Plan, index, train, evaluate, gate, promote, tell; with ``gate.approval: manual`` wait for a person meanwhile.
 
@@ -52,6 +53,7 @@ def retrain(
         overrides: changes to it, such as ``trainer.epochs=5``: parameters of a deployment are replaced as a whole.
         continues: id of a flow run that crashed, with whose training to go on.
         cause: the event that asked for it, with its payload, for the run's record.
+        check: try one batch on copies first, in a dry run and before training, so that a wrong setting costs seconds.
 
     Returns:
         ``Completed``, ``Completed(name="EarlyStopped")`` or ``Completed(name="NotPromoted")``, with the run's summary
@@ -75,9 +77,10 @@ def retrain(
             return final_state(summary, TrainingResult(**read_json(run.result_file)))
         plan = index(run)
         if dry_run:
+            plan = try_one_batch(run, plan) if check else plan
             return Completed(message=f"dry run of {config.name}: nothing was trained", data=plan.details)
         try:
-            result = train(run)
+            result = train(run, check)
         except Preempted as stopped:
             return Crashed(name="Preempted", message=str(stopped), data=stopped)
         return final_state(until_settled(run, judge(run)), result)
@@ -105,6 +108,15 @@ def index(run: RunDirectory) -> pipeline.Plan:
     return plan
 
 
+@task(cache_policy=NO_CACHE)
+def try_one_batch(run: RunDirectory, plan: pipeline.Plan) -> pipeline.Plan:
+    """Build every component and train one batch, in a process of its own; nothing of it is kept."""
+    log = get_run_logger()
+    checked = pipeline.check(run, plan, on_line=passed_on(log))
+    log.info("%s", checked.lines()[-1])
+    return checked
+
+
 def _a_restart_may_mend(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
     """A preemption, a lost process, a rendezvous that failed, storage that does not answer; never a wrong setting."""
     try:
@@ -117,11 +129,11 @@ def _a_restart_may_mend(task: Task[Any, Any], task_run: TaskRun, state: State[An
 
 
 @task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=5, retry_condition_fn=_a_restart_may_mend)
-def train(run: RunDirectory) -> TrainingResult:
+def train(run: RunDirectory, check: bool = True) -> TrainingResult:
     """Train under torchrun. Called directly, never submitted: a cancellation must reach the thread that waits."""
     log = get_run_logger()
     with live.shown(run, log):
-        result = pipeline.train(run, on_line=passed_on(log), on_heartbeat=heartbeat.debug)
+        result = pipeline.train(run, check=check, on_line=passed_on(log), on_heartbeat=heartbeat.debug)
     finished(run, result)
     link_report(run)
     if result.stop_reason == "preempted":

@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import types
 from collections.abc import Mapping
 from typing import Any
 
-from ununennium.errors import ConfigError
+from ununennium.errors import ConfigError, UnunenniumError
+from ununennium.hints import did_you_mean
 
 ALLOWED_IMPORTS = "UNUNENNIUM_ALLOWED_IMPORTS"
 """Environment variable with the packages and modules that a configuration may name, separated by commas; each stands
@@ -50,11 +52,14 @@ def import_object(path: str, *, field: str) -> Any:
     check_allowed(path, field=field)
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(field, path, f"the module {module_name!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the module's own code raises
+        why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(field, path, f"the module {module_name!r} cannot be imported: {why}") from error
     for name in attribute.split("."):
         if not hasattr(found, name):
-            raise ConfigError(field, path, f"{module_name!r} has no attribute {attribute!r}")
+            hint = did_you_mean(name, (each for each in dir(found) if not each.startswith("_")))
+            remedy = f"{module_name!r} has no attribute {attribute!r}"
+            raise ConfigError(field, path, f"{remedy}; {hint}" if hint else remedy)
         found = getattr(found, name)
         _check_origin(found, path, field)
     return found
@@ -66,12 +71,20 @@ def instantiate(path: str, kwargs: Mapping[str, Any], *args: Any, field: str, **
     ``runtime`` values (such as ``num_classes``) are offered only if the callable has a parameter of that name
     and the configuration does not set it: a user's own class needs no particular signature.
 
+    Args:
+        path: of the callable.
+        kwargs: what the configuration says.
+        args: what comes first.
+        field: dotted path of the component, such as ``optimizer``; errors name its ``target`` or one of its ``kwargs``.
+        runtime: offered by name.
+
     Raises:
-        ConfigError: the arguments do not fit the callable.
+        ConfigError: the arguments do not fit the callable, or it fails; the argument at fault is named if it is known.
     """
-    target = import_object(path, field=field)
+    target = import_object(path, field=f"{field}.target")
     if not callable(target):
-        raise ConfigError(field, path, f"it is a {type(target).__name__}, not something that can be called")
+        remedy = f"it is a {type(target).__name__}, not something that can be called"
+        raise ConfigError(f"{field}.target", path, remedy)
     parameters: Mapping[str, inspect.Parameter]
     try:
         parameters = inspect.signature(target).parameters
@@ -82,9 +95,93 @@ def instantiate(path: str, kwargs: Mapping[str, Any], *args: Any, field: str, **
         try:
             inspect.signature(target).bind(*args, **kwargs, **offered)
         except TypeError as error:
-            known = ", ".join(name for name in parameters if name not in runtime)
-            raise ConfigError(field, dict(kwargs), f"{path} does not take this: {error}; it knows {known}") from error
-    return target(*args, **kwargs, **offered)
+            raise _does_not_fit(path, kwargs, parameters, runtime, field, error) from error
+    _refuse_booleans(path, kwargs, parameters, field)
+    try:
+        return target(*args, **kwargs, **offered)
+    except ConfigError as error:
+        name = error.field.removeprefix(f"{field}.")
+        if name not in kwargs:
+            raise
+        raise ConfigError(f"{field}.kwargs.{name}", kwargs[name], error.remedy) from error
+    except (UnunenniumError, MemoryError, ConnectionError, TimeoutError):
+        raise
+    except Exception as error:
+        culprit = _at_fault(kwargs, parameters, error)
+        if culprit is None:
+            remedy = f"{path} cannot be made of this: {type(error).__name__}: {error}"
+            raise ConfigError(f"{field}.kwargs", dict(kwargs), remedy) from error
+        remedy = _wanted(path, parameters, culprit, error)
+        raise ConfigError(f"{field}.kwargs.{culprit}", kwargs[culprit], remedy) from error
+
+
+def _does_not_fit(
+    path: str,
+    kwargs: Mapping[str, Any],
+    parameters: Mapping[str, inspect.Parameter],
+    runtime: Mapping[str, Any],
+    field: str,
+    error: TypeError,
+) -> ConfigError:
+    """The error for arguments that a callable has not, or that it lacks."""
+    known = [name for name, each in parameters.items() if name not in runtime and each.kind is not each.VAR_POSITIONAL]
+    unknown = [name for name in kwargs if name not in parameters]
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        hint = did_you_mean(unknown[0], known)
+        remedy = f"{path} has no argument {unknown[0]!r}; {f'{hint} ' if hint else ''}it knows {', '.join(known)}"
+        return ConfigError(f"{field}.kwargs.{unknown[0]}", kwargs[unknown[0]], remedy)
+    remedy = f"{path} does not take this: {error}; it knows {', '.join(known)}"
+    return ConfigError(f"{field}.kwargs", dict(kwargs), remedy)
+
+
+def _wanted(path: str, parameters: Mapping[str, inspect.Parameter], name: str, error: Exception) -> str:
+    """What an argument should be: its type and default as the callable declares them, and what it complained of."""
+    kind = _annotation(parameters, name)
+    default = parameters[name].default if name in parameters else inspect.Parameter.empty
+    words = [f"a value of type {kind}"] if kind else []
+    words += [] if default is inspect.Parameter.empty else [f"by default {default!r}"]
+    declared = f"give {', '.join(words)}; " if words else ""
+    return f"{declared}{path} refuses it: {type(error).__name__}: {error}"
+
+
+def _refuse_booleans(
+    path: str, kwargs: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], field: str
+) -> None:
+    """Refuse ``lr: yes``: Python would take it for 1."""
+    for name, value in kwargs.items():
+        default = parameters[name].default if name in parameters else None
+        if isinstance(value, bool) and type(default) in (int, float) and "bool" not in _annotation(parameters, name):
+            raise ConfigError(f"{field}.kwargs.{name}", value, f"{path} takes a number here, such as {default!r}")
+
+
+def _annotation(parameters: Mapping[str, inspect.Parameter], name: str) -> str:
+    """The type of a parameter as it is written; empty where it has none."""
+    found = parameters[name].annotation if name in parameters else inspect.Parameter.empty
+    if found is inspect.Parameter.empty:
+        return ""
+    return found if isinstance(found, str) else getattr(found, "__name__", None) or str(found)
+
+
+def _at_fault(kwargs: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], error: Exception) -> str | None:
+    """The argument that made a callable fail, as far as its type, its default and the message tell."""
+    words = {"float": (float, int), "int": (int,), "bool": (bool,), "str": (str,)}
+    for name, value in kwargs.items():
+        kinds = set(re.findall(r"\w+", _annotation(parameters, name).replace("list", "").replace("tuple", "")))
+        default = parameters[name].default if name in parameters else None
+        kinds = kinds or ({type(default).__name__} if type(default) in (int, float) else set())
+        known = tuple(kind for word in kinds & words.keys() for kind in words[word])
+        of_several = isinstance(value, list | tuple) and not kinds & {"float", "int", "bool", "str"}
+        takes_none = value is None and ("None" in kinds or "Optional" in kinds)
+        if known and not of_several and not takes_none and not isinstance(value, known):
+            return name
+    message = str(error)
+    named = [name for name in kwargs if re.search(rf"\b{re.escape(name)}\b", message)]
+    if len(named) == 1:
+        return named[0]
+    shown = [name for name, value in kwargs.items() if len(repr(value)) > 1 and repr(value) in message]
+    if len(shown) == 1:
+        return shown[0]
+    return next(iter(kwargs)) if len(kwargs) == 1 else None
 
 
 def _parts(path: str) -> tuple[str, str]:

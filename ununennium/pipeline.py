@@ -14,16 +14,17 @@ from typing import Any
 from ununennium import approval
 from ununennium.approval import Answer
 from ununennium.checkpoints.registry import PROMOTED, Promotion, Registry
+from ununennium.checkpoints.storage import check_writable, open_storage
 from ununennium.config import Component, RunConfig
 from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged, indexed
-from ununennium.errors import ConfigError, GateError, PromotionConflict
+from ununennium.errors import ConfigError, GateError, PromotionConflict, UnunenniumError
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import Check, check_metrics, check_slices, decide, with_check
 from ununennium.importing import check_allowed
 from ununennium.runs import RunDirectory, read_json, write_json
 from ununennium.tasks import headline
-from ununennium.training.launch import evaluate_in_subprocess, launch, smoke_test
+from ununennium.training.launch import check_in_subprocess, evaluate_in_subprocess, launch, smoke_test
 from ununennium.training.result import TrainingResult
 from ununennium.training.watch import OnLine
 
@@ -128,8 +129,42 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
     return Plan(rows, details)
 
 
-def train(run: RunDirectory, *, on_line: OnLine = print, on_heartbeat: OnLine | None = None) -> TrainingResult:
+def check(run: RunDirectory, plan: Plan, *, on_line: OnLine = print) -> Plan:
+    """Try what a run would do first: write to the storage, build every component, train one batch.
+
+    Args:
+        run: a prepared run; nothing of the check is kept.
+        plan: of the run.
+        on_line: told what the process prints.
+
+    Returns:
+        The plan, with what was found.
+
+    Raises:
+        ConfigError: a setting with which the run cannot train; field, value and remedy.
+        StorageError: the storage cannot be written.
+    """
+    try:
+        check_writable(open_storage(run.url))
+    except UnunenniumError:
+        raise
+    except Exception as error:
+        remedy = f"cannot be written to: {type(error).__name__}: {error}"
+        raise ConfigError("storage", run.storage, remedy) from error
+    found = check_in_subprocess(run, on_line=on_line)
+    return Plan([*plan.rows, ("check", found.pop("words"))], {**plan.details, "check": found})
+
+
+def train(
+    run: RunDirectory, *, check: bool = True, on_line: OnLine = print, on_heartbeat: OnLine | None = None
+) -> TrainingResult:
     """Train under torchrun; a run that has checkpoints goes on from the newest. ``require_usable`` tells failures.
+
+    Args:
+        run: a prepared run.
+        check: train one batch on copies first, so that a wrong setting shows itself at once.
+        on_line: told what rank 0 prints.
+        on_heartbeat: told where training stands.
 
     Raises:
         DataError: the imagery or labels changed since the run indexed them.
@@ -144,6 +179,7 @@ def train(run: RunDirectory, *, on_line: OnLine = print, on_heartbeat: OnLine | 
         grace_s=settings.grace_s,
         stall_timeout_s=settings.stall_timeout_s,
         max_restarts=settings.max_restarts,
+        check=check,
         on_line=on_line,
         on_heartbeat=on_heartbeat,
     )

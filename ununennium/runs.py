@@ -269,6 +269,16 @@ class RunDirectory:
         """What ended the evaluation, if anything did."""
         return self.errors_folder / "evaluation.json"
 
+    @property
+    def check_file(self) -> Path:
+        """Figures of the batch that a dry run trained."""
+        return self.work / "check.json"
+
+    @property
+    def check_error_file(self) -> Path:
+        """What ended the check, if anything did."""
+        return self.errors_folder / "check.json"
+
     def record(self) -> dict[str, Any]:
         """The contents of ``run.json``."""
         record: dict[str, Any] = read_json(self.run_file)

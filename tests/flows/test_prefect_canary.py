@@ -36,7 +36,7 @@ def test_the_server_starts_and_its_scheduler_makes_runs(server_environment: dict
         "resume/after-crash",
     }
     schema = deployments["retrain/nightly"]["parameter_openapi_schema"]
-    assert set(schema["properties"]) == {"config", "dry_run", "overrides", "continues", "cause"}
+    assert set(schema["properties"]) == {"config", "dry_run", "overrides", "continues", "cause", "check"}
     assert schema["definitions"]["TrainerSettings"]["properties"]["epochs"]["description"] == "Max training epochs."
 
     deadline = time.monotonic() + 120

@@ -197,6 +197,9 @@ class ObjectStorage:
         except ValueError as error:
             known = ", ".join(sorted(fsspec.available_protocols()))
             raise ConfigError("storage", self._url, f"{error}; fsspec knows {known}") from error
+        except TypeError as error:  # the filesystem needs arguments that no URL holds
+            remedy = f"this kind of storage cannot be opened by a URL alone: {error}"
+            raise ConfigError("storage", self._url, remedy) from error
         if self._is_s3:
             filesystem.retries = ATTEMPTS
         root = str(path).rstrip("/")

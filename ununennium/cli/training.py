@@ -46,7 +46,12 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Change a setting: trainer.epochs=5."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, and try one batch; train nothing, keep nothing.")
+    ] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Do not try one batch first, neither in a dry run nor before training.")
+    ] = False,
     prepare: Annotated[
         bool,
         typer.Option(
@@ -78,6 +83,7 @@ def train(
         with started(described, started_by={"user": user()}, keep=not dry_run, on_line=say) as run:
             plan = pipeline.prepare(run)
             if dry_run:
+                plan = plan if no_check else pipeline.check(run, plan, on_line=say)
                 print_json(plan.details) if as_json else print_pairs(plan.rows)
                 return
             for line in plan.lines():
@@ -86,12 +92,12 @@ def train(
                 run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
                 print_json({"run_json": str(run.run_file)}) if as_json else typer.echo(run.run_file)
                 return
-            pipeline.train(run, on_line=say).require_usable()
+            pipeline.train(run, check=not no_check, on_line=say).require_usable()
     else:
         if changes or dry_run or prepare:
             raise ConfigError("train --resume", resume, "goes on as it began: without --set, --dry-run and --prepare")
         with resumed(RunDirectory.fetch(storage, str(resume)), started_by={"user": user()}) as run:
-            pipeline.train(run, on_line=say).require_usable()
+            pipeline.train(run, check=not no_check, on_line=say).require_usable()
     summary = pipeline.summarise(run)
     if as_json:
         print_json(summary)

@@ -32,6 +32,7 @@ from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.measures import measures_of
 from ununennium.evaluation.slices import DATE, SCENE
 from ununennium.evaluation.units import paired
+from ununennium.hints import did_you_mean
 from ununennium.tasks import TASKS
 
 __all__ = ["KINDS", "Check", "GateDecision", "check_metrics", "check_slices", "decide", "with_check"]
@@ -153,7 +154,8 @@ def check_metrics(config: GateConfig, classes: Sequence[str], task: str = "segme
     for field, name in [("gate.metric", config.metric), *(("gate.floors", name) for name in config.floors)]:
         if name not in {*families, *single, *by_class}:
             some = ", ".join([*families, *single, *by_class[1:9]])
-            raise ConfigError(field, name, f"there is no such metric; there are {some}")
+            hint = did_you_mean(name, [*families, *single, *by_class])
+            raise ConfigError(field, name, f"there is no such metric; {f'{hint} ' if hint else ''}there are {some}")
 
 
 def check_slices(config: GateConfig, attributes: Iterable[str]) -> None:
@@ -165,12 +167,10 @@ def check_slices(config: GateConfig, attributes: Iterable[str]) -> None:
     known = [SCENE, DATE, *dict.fromkeys(attributes)]
     for by in config.slices:
         if by not in known:
-            raise ConfigError(
-                "gate.slices",
-                by,
-                f"no scene has it; there are {', '.join(known)}. Name it in data.catalog.attributes, or give scenes "
-                "attributes",
-            )
+            hint = did_you_mean(by, known)
+            there = f"{f'{hint} ' if hint else ''}there are {', '.join(known)}"
+            remedy = f"no scene has it; {there}. Name it in data.catalog.attributes, or give scenes attributes"
+            raise ConfigError("gate.slices", by, remedy)
 
 
 def _check_same_holdout(challenger: Evaluation, champion: Evaluation) -> None:

@@ -39,11 +39,12 @@ from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.smoke import write_probe
 from ununennium.inference.temperature import temperature_of
 from ununennium.runs import RunDirectory, git_commit, read_json, write_json
+from ununennium.training.build import build_model
 from ununennium.training.callbacks.ema import averaged_weights
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.failures import report_error
 from ununennium.training.lines import mark_levels
-from ununennium.training.worker import build_model, die_with_parent
+from ununennium.training.worker import die_with_parent
 from ununennium.version import __version__
 
 _MOST_PANELS = 4

@@ -35,6 +35,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.processes.worker import run_worker
@@ -54,6 +55,8 @@ from ununennium.training.watch import OnLine, Stalled, Watch, processes
 PREEMPTED_EXIT_CODE = 143
 """128 + SIGTERM, the exit status of a training process that was asked to stop and wrote a checkpoint."""
 
+CHECK, NO_CHECK = "--check", "--no-check"
+"""Options of the training worker: only check that the run can be trained; train without checking first."""
 _RANK_PREFIX = re.compile(r"^\[[A-Za-z_]+(\d+)\]:")
 
 
@@ -92,7 +95,13 @@ class Nodes:
 
 
 def torchrun_command(
-    run: RunDirectory, *, nproc: int = 1, nodes: Nodes | None = None, grace_s: float = 25.0, max_restarts: int = 0
+    run: RunDirectory,
+    *,
+    nproc: int = 1,
+    nodes: Nodes | None = None,
+    grace_s: float = 25.0,
+    max_restarts: int = 0,
+    check: bool = True,
 ) -> list[str]:
     """The command that trains ``run``: the same here, on a cluster, and under a scheduler."""
     return [
@@ -100,6 +109,7 @@ def torchrun_command(
         *(f"--nproc-per-node={nproc}", f"--max-restarts={max_restarts}"),
         *(f"--log-dir={run.logs_folder}", "--tee=3"),
         *(f"--shutdown-timeout={max(1, round(grace_s))}", "--module", "ununennium.training.worker", str(run.run_file)),
+        *([] if check else [NO_CHECK]),
     ]
 
 
@@ -112,6 +122,7 @@ def launch(
     grace_s: float = 25.0,
     stall_timeout_s: float | None = None,
     max_restarts: int = 0,
+    check: bool = True,
     on_line: OnLine = print,
     on_heartbeat: OnLine | None = None,
 ) -> TrainingResult:
@@ -127,6 +138,7 @@ def launch(
         grace_s: seconds to write a checkpoint after being asked to stop, before being killed.
         stall_timeout_s: seconds without a batch being done after which training is ended; None waits for ever.
         max_restarts: times that training is started again after a process was lost.
+        check: train one batch on copies first, unless training goes on from a checkpoint.
         on_line: called with each line that rank 0 prints, and with warnings and errors of others, from a thread.
         on_heartbeat: called every few seconds with where training stands, in words.
 
@@ -163,7 +175,7 @@ def launch(
     outcome, stalled = None, None
     try:
         outcome = supervise(
-            torchrun_command(run, nproc=nproc, nodes=nodes, grace_s=grace_s, max_restarts=max_restarts),
+            torchrun_command(run, nproc=nproc, nodes=nodes, grace_s=grace_s, max_restarts=max_restarts, check=check),
             env={"UNUNENNIUM_GRACE_S": str(grace_s), "UNUNENNIUM_LAUNCH": launch_id},
             timeout_s=timeout_s,
             grace_s=grace_s,
@@ -176,6 +188,23 @@ def launch(
     finally:
         _end_ranks(run, launch_id, grace_s=0.0 if stalled else grace_s)
     return read_result(run, outcome, stalled=stalled)
+
+
+def check_in_subprocess(run: RunDirectory, *, on_line: OnLine = print) -> dict[str, Any]:
+    """Train one batch of ``run`` in a process of its own, without keeping anything of it.
+
+    Returns:
+        What ``ununennium.training.check.CheckResult`` has, and ``words``.
+
+    Raises:
+        ConfigError: a setting with which the run cannot train.
+        ProcessLost: the process was killed.
+        TrainingError: it failed.
+    """
+    worker, error_file = "ununennium.training.worker", run.check_error_file
+    run_worker(worker, [run.run_file, CHECK], what="check", error_file=error_file, on_line=on_line)
+    found: dict[str, Any] = read_json(run.check_file)
+    return found
 
 
 def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: OnLine = print) -> None:
@@ -247,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--node-rank", type=int, default=0, metavar="I", help="this machine's number, from 0")
     parser.add_argument("--rdzv-endpoint", metavar="HOST:PORT", help="machine 0, and a free port of it")
     parser.add_argument("--local-addr", metavar="ADDRESS", help="by which the other machines reach this one")
+    parser.add_argument(NO_CHECK, action="store_true", help="train without trying one batch first")
     options = parser.parse_args(arguments)
     raise_on_sigterm()
     try:
@@ -260,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             grace_s=settings.grace_s,
             stall_timeout_s=settings.stall_timeout_s,
             max_restarts=settings.max_restarts,
+            check=not options.no_check,
             on_line=_say,
         ).require_usable()
     except (Terminated, Preempted, KeyboardInterrupt) as stopped:

@@ -1,15 +1,15 @@
 """What torchrun starts on every rank: ``python -m ununennium.training.worker RUN_JSON``.
 
-Reads ``run.json``, ``index.json`` and ``statistics.json`` of the work folder; writes ``metrics.jsonl``,
-``heartbeat.json``, checkpoints, and at the end ``result.json`` (rank 0) or ``errors/rank<n>.json``. Exit status:
-0 done, 1 failed, 143 preempted (asked to stop by SIGTERM, with a checkpoint written).
+Before the first epoch one batch is trained on copies (``ununennium.training.check``), unless ``--no-check`` follows;
+with ``--check`` that is all. Reads ``run.json``, ``index.json`` and ``statistics.json`` of the work folder; writes
+``metrics.jsonl``, ``heartbeat.json``, checkpoints, and at the end ``result.json`` (rank 0) or ``errors/rank<n>.json``.
+Exit status: 0 done, 1 failed, 143 preempted (asked to stop by SIGTERM, with a checkpoint written).
 """
 
 from __future__ import annotations
 
 import ctypes
 import faulthandler
-import math
 import os
 import signal
 import sys
@@ -20,23 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
 from ununennium.checkpoints.manifest import best_first
 from ununennium.checkpoints.saving import upload_left
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import RunConfig
-from ununennium.data.batch_transforms import DeviceTransform
-from ununennium.data.index import ChipIndex
-from ununennium.data.loaders import build_loaders
-from ununennium.data.patches import PatchTargets
-from ununennium.data.statistics import BandStatistics
-from ununennium.errors import ConfigError, StorageError
-from ununennium.importing import instantiate
+from ununennium.errors import StorageError
 from ununennium.redaction import redact_logs
 from ununennium.runs import RunDirectory, finite, write_json
 from ununennium.training import distributed
+from ununennium.training.build import Components, named_by_setting
 from ununennium.training.callbacks import (
     EMA,
     Callback,
@@ -47,10 +39,10 @@ from ununennium.training.callbacks import (
     Progress,
     TensorBoard,
 )
-from ununennium.training.config import TrainerConfig
+from ununennium.training.check import check_training
 from ununennium.training.cost import cost_of
 from ununennium.training.failures import ended_for_good, report_error, restarts
-from ununennium.training.launch import PREEMPTED_EXIT_CODE
+from ununennium.training.launch import CHECK, NO_CHECK, PREEMPTED_EXIT_CODE
 from ununennium.training.lines import mark_levels
 from ununennium.training.result import rank_error_file
 from ununennium.training.sample import SamplePrediction
@@ -67,8 +59,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train the run whose ``run.json`` is the only argument; returns the exit status."""
-    (run_file,) = sys.argv[1:] if arguments is None else arguments
+    """Train, or with ``--check`` only check, the run whose ``run.json`` is the first argument.
+
+    Returns:
+        The exit status.
+    """
+    run_file, *options = sys.argv[1:] if arguments is None else arguments
+    if CHECK in options:
+        return check(RunDirectory.open(run_file))
     rank = int(os.environ.get("RANK", "0"))
     run = RunDirectory.open(run_file)
     redact_logs()
@@ -85,7 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
         # The launcher sees a stall first; this is for the ranks whose launcher is gone.
         patience = 2 * (config.launcher.stall_timeout_s or _A_DAY_S)
         with distributed.process_group(config.trainer.device, timeout_s=patience):
-            return _train(run, *build_trainer(run, [stop]))
+            components, resume = Components(run), _resume_from(run)
+            if NO_CHECK not in options and resume is None:
+                found = check_training(components)
+                if distributed.rank() == 0:
+                    _say(f"checked: {found.in_words()}")
+            return _train(run, *build_trainer(run, [stop], components), resume)
     except BaseException as error:
         if not isinstance(error, Exception):
             traceback.print_exc()
@@ -93,12 +96,31 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) -> tuple[Trainer, CheckpointCallback]:
+def check(run: RunDirectory) -> int:
+    """Check that ``run`` can be trained, and write what was found; returns the exit status."""
+    redact_logs()
+    mark_levels()
+    die_with_parent(grace_s=5.0)
+    try:
+        components = Components(run)
+        found = check_training(components)
+        build_trainer(run, components=components)
+        write_json(run.check_file, {**found.to_json(), "words": found.in_words()})
+    except Exception as error:
+        report_error(run.check_error_file, 0, error)
+        return 1
+    return 0
+
+
+def build_trainer(
+    run: RunDirectory, more_callbacks: Sequence[Callback] = (), components: Components | None = None
+) -> tuple[Trainer, CheckpointCallback]:
     """Everything that ``run`` describes, put together.
 
     Args:
         run: a run whose index and statistics have been written.
         more_callbacks: added to those that the configuration asks for.
+        components: of the run, if they have been made already.
 
     Returns:
         The Trainer, and the callback that keeps its checkpoints.
@@ -106,84 +128,46 @@ def build_trainer(run: RunDirectory, more_callbacks: Sequence[Callback] = ()) ->
     Raises:
         ConfigError: a component cannot be made as configured, or does not fit the data.
     """
-    config = run.config()
-    index = ChipIndex.load(run.index_file)
-    statistics = BandStatistics.load(run.statistics_file)
-    torch.manual_seed(config.seed)  # the same initial weights on every rank
-    loaders = build_loaders(
-        config.data,
-        index,
-        statistics,
-        seed=config.seed,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-    )
-    num_classes = len(config.data.classes)
-    model = build_model(config, index)
-    loss_fn = instantiate(
-        config.loss.target,
-        config.loss.kwargs,
-        field="loss",
-        ignore_index=config.data.ignore_index,
-        num_classes=num_classes,
-    )
-    settings = TrainerConfig(**config.trainer.model_dump(exclude={"ema_decay"}), seed=config.seed)
-    optimizer = instantiate(config.optimizer.target, config.optimizer.kwargs, model.parameters(), field="optimizer")
-    steps_per_epoch = math.ceil(len(loaders.train) / settings.accumulation_steps)
-    scheduler = None
-    if config.scheduler is not None:
-        scheduler = instantiate(
-            config.scheduler.target,
-            config.scheduler.kwargs,
-            optimizer,
-            field="scheduler",
-            total_steps=settings.epochs * steps_per_epoch,
-            T_max=settings.epochs * (steps_per_epoch if settings.scheduler_interval == "step" else 1),
-            epochs=settings.epochs,
-            steps_per_epoch=steps_per_epoch,
+    components = components or Components(run)
+    config, index = components.config, components.index
+    optimizer = components.make_optimizer(components.model)
+    scheduler = components.make_scheduler(optimizer)
+    with named_by_setting():
+        checkpoint = CheckpointCallback(
+            run.checkpoints_url,
+            config.checkpoints.monitor,
+            config.checkpoints.mode,
+            config.checkpoints.save_top_k,
+            every_n_steps=config.checkpoints.every_n_steps,
+            background=config.checkpoints.background,
+            snapshot=config.checkpoints.snapshot,
         )
-    checkpoint = CheckpointCallback(
-        run.checkpoints_url,
-        config.checkpoints.monitor,
-        config.checkpoints.mode,
-        config.checkpoints.save_top_k,
-        every_n_steps=config.checkpoints.every_n_steps,
-        background=config.checkpoints.background,
-        snapshot=config.checkpoints.snapshot,
-    )
-    callbacks: list[Callback] = [
-        *more_callbacks,
-        index.task.metrics_callback(index),
-        MetricsFile(str(run.metrics_file)),
-        Progress(_say),
-        Heartbeat(run),
-        SamplePrediction(run.sample_file, index),
-        *trackers(run, config),
-        checkpoint,
-    ]
-    if config.trainer.ema_decay is not None:
-        callbacks.append(EMA(config.trainer.ema_decay))
-    if config.early_stopping is not None:
-        early = config.early_stopping
-        callbacks.append(EarlyStopping(early.monitor, early.patience, early.min_delta, mode=early.mode))
-    transform: DeviceTransform | PatchTargets | None = None
-    if config.data.augment.where == "device":
-        augment = config.data.augment
-        transform = DeviceTransform(index, statistics, augment, seed=config.seed, rank=distributed.rank())
-    of_patch = index.task.of_patch(index)
-    if of_patch is not None:
-        transform = PatchTargets(of_patch, transform)
-    trainer = Trainer(
-        model,
-        optimizer,
-        loss_fn,
-        loaders.train,
-        loaders.validation,
-        scheduler,
-        callbacks,
-        settings,
-        batch_transform=transform,
-    )
+        callbacks: list[Callback] = [
+            *more_callbacks,
+            index.task.metrics_callback(index),
+            MetricsFile(str(run.metrics_file)),
+            Progress(_say),
+            Heartbeat(run),
+            SamplePrediction(run.sample_file, index),
+            *trackers(run, config),
+            checkpoint,
+        ]
+        if config.trainer.ema_decay is not None:
+            callbacks.append(EMA(config.trainer.ema_decay))
+        if config.early_stopping is not None:
+            early = config.early_stopping
+            callbacks.append(EarlyStopping(early.monitor, early.patience, early.min_delta, mode=early.mode))
+        trainer = Trainer(
+            components.model,
+            optimizer,
+            components.loss_fn,
+            components.loaders.train,
+            components.loaders.validation,
+            scheduler,
+            callbacks,
+            components.settings,
+            batch_transform=components.make_transform(),
+        )
     return trainer, checkpoint
 
 
@@ -198,39 +182,26 @@ def trackers(run: RunDirectory, config: RunConfig) -> list[Callback]:
     return found
 
 
-def build_model(config: RunConfig, index: ChipIndex) -> nn.Module:
-    """The model that ``config`` describes, for the bands and dates of ``index``.
-
-    Raises:
-        ConfigError: it cannot be made as configured, or is no ``nn.Module``.
-    """
-    model = instantiate(
-        config.model.target,
-        config.model.kwargs,
-        field="model",
-        in_channels=index.in_channels,
-        num_classes=len(config.data.classes),
-        num_dates=index.num_dates,
-    )
-    if not isinstance(model, nn.Module):
-        raise ConfigError("model.target", config.model.target, f"makes a {type(model).__name__}, not an nn.Module")
-    return model
-
-
-def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback) -> int:
-    """Train, and write the result; returns the exit status."""
-    store = CheckpointStore(run.checkpoints_url)
-    if trainer.is_main_process:
+def _resume_from(run: RunDirectory) -> str | None:
+    """The folder of the checkpoints to go on from, the same on all ranks; None if there are none yet."""
+    newest = None
+    if distributed.rank() == 0:
         for manifest in upload_left(run.checkpoints_url):
             _say(f"uploaded the checkpoint after epoch {manifest.epoch}, which an earlier process had to leave")
-    newest = store.latest() if trainer.is_main_process else None
-    if restarts() and trainer.is_main_process:
-        limit = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "?")
-        _say(f"a training process was lost: restart {restarts()} of {limit}")
-    if newest is not None:
-        batch = f", batch {newest.batches_done}" if newest.batches_done else ""
-        _say(f"going on from the checkpoint after epoch {newest.epoch}{batch}")
-    resume = distributed.broadcast(run.checkpoints_url if newest is not None else None)
+        newest = CheckpointStore(run.checkpoints_url).latest()
+        if restarts():
+            limit = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "?")
+            _say(f"a training process was lost: restart {restarts()} of {limit}")
+        if newest is not None:
+            batch = f", batch {newest.batches_done}" if newest.batches_done else ""
+            _say(f"going on from the checkpoint after epoch {newest.epoch}{batch}")
+    found: str | None = distributed.broadcast(run.checkpoints_url if newest is not None else None)
+    return found
+
+
+def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback, resume: str | None) -> int:
+    """Train, and write the result; returns the exit status."""
+    store = CheckpointStore(run.checkpoints_url)
     started = time.monotonic()
     trainer.fit(resume_from=resume)
     reason = trainer.state.stop_reason
