@@ -92,7 +92,7 @@ def index_of(config: RunConfig, on_line: OnLine) -> ChipIndex:
     """The index of the data of ``config`` as they are now; its notes are said."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the notes are said below
-        index = indexed(config.data, on_line).index
+        index = indexed(config.data, on_line, for_training=False).index
     for note in index.notes:
         on_line(f"warning: {note}")
     return index

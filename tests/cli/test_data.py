@@ -128,6 +128,9 @@ def test_a_class_that_a_fold_lacks_is_a_warning(cli: Cli, scenes: Path, tmp_path
     lines = [" ".join(line.split()) for line in answer.out.splitlines()]
     assert any(line.startswith("warning the holdout fold has no pixel of: roof") for line in lines)
     assert "warning no fold has a pixel of: pond" in lines
+    refusal = next(line for line in lines if line.startswith("warning a run refuses this"))
+    assert "'road' (holdout has 100), 'pond' (no fold has any)" in refusal
+    assert "data.allow_absent: [road, pond]" in refusal
     assert answer.err.count("Warning") == 0
 
 
@@ -239,6 +242,7 @@ def test_each_real_folder_needs_paths_and_classes_alone(cli: Cli, shared_data: P
                 assert scene["valid_pixels"] == int((dataset.read() != 0).all(0).sum())
     if name == "pines":
         assert "no fold has a pixel of: unlabelled" in found["notes"]
+        assert any("a run refuses this" in note and "data.allow_absent: [unlabelled" in note for note in found["notes"])
 
 
 @pytest.mark.slow
@@ -251,6 +255,7 @@ def test_each_real_folder_trains(
         "train", real(shared_data, name, tmp_path), "--json", "--set", "trainer.epochs=1",
         "--set", "trainer.device=cpu", "--set", "data.chips_per_epoch=8",
         "--set", "model={target: 'ununennium.models:UNet', kwargs: {base_channels: 8, depth: 3}}",
+        "--set", f"data.allow_absent={['unlabelled'] if name == 'pines' else []}",
     )  # fmt: skip
     assert answer.code == 0, answer.err
     summary = json.loads(answer.out)

@@ -14,6 +14,7 @@ from ununennium.data import ChipIndex, compute_statistics, index_cache
 from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.index_cache import indexed
 from ununennium.data.references import companions
+from ununennium.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +153,17 @@ def test_warnings_come_again_with_a_reused_index(make):
             found = indexed(config)
     assert found.reused
     assert any("never" in note for note in found.index.notes)
+
+
+def test_a_reused_index_is_no_way_around_a_class_that_cannot_be_learned(make):
+    config = make.config(make.scene(), classes=["even", "odd", "never"])
+    with pytest.warns(UserWarning, match="no fold has a pixel of: never"):
+        assert not indexed(config, for_training=False).reused  # as to look at the data, or to measure on them
+    never = "no fold has a pixel of: never"
+    with pytest.warns(UserWarning, match=never), pytest.raises(DataError, match=r"'never' \(no fold has any\)"):
+        indexed(config)
+    with pytest.warns(UserWarning, match=never):
+        assert indexed(config.model_copy(update={"allow_absent": ["never"]})).reused
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning_alone(config, monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ununennium.cli.console import Json, print_json, print_pairs, print_table, say
-from ununennium.errors import UnunenniumError
+from ununennium.errors import DataError, UnunenniumError
 
 if TYPE_CHECKING:
     from ununennium.config import RunConfig
@@ -92,6 +92,7 @@ def _index(config: RunConfig, *, as_json: bool) -> ChipIndex | None:
     """The index; None where the scenes have no labels at all. What the files say of themselves is shown in any case."""
     from ununennium.data import describe as text
     from ununennium.data.catalog import open_catalog
+    from ununennium.data.index import check_classes
     from ununennium.data.index_cache import indexed
 
     scenes = open_catalog(config.data)
@@ -99,7 +100,12 @@ def _index(config: RunConfig, *, as_json: bool) -> ChipIndex | None:
         if any(scene.label is not None for scene in scenes):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the index keeps them, and they are shown in their place
-                return indexed(config.data, say, scenes=scenes).index
+                index = indexed(config.data, say, scenes=scenes, for_training=False).index
+            try:
+                check_classes(index.labelled, config.data)
+            except DataError as refusal:
+                index.notes.append(f"a run refuses this: {refusal}")
+            return index
     except UnunenniumError:
         if not as_json:
             _print_scenes(

@@ -250,7 +250,9 @@ def build_index(config: DataConfig, progress: Callable[[str], None] | None = Non
         DataError: files that cannot be used, label values outside the classes, or a fold without labels.
         ConfigError: settings that do not fit the files.
     """
-    return index_scenes(open_catalog(config, progress), config, progress)
+    index = index_scenes(open_catalog(config, progress), config, progress)
+    check_classes(index.labelled, config)
+    return index
 
 
 def index_scenes(
@@ -334,7 +336,6 @@ def _check_folds(labelled: dict[str, list[int]], config: DataConfig) -> None:
             raise DataError(
                 f"the {fold} fold has no labelled pixel; {_REMEDIES[config.split.method].format(fold=fold)}"
             )
-    _check_classes(labelled, config)
     anywhere = np.sum(list(labelled.values()), axis=0) > 0
     for fold, counts in labelled.items():
         rows = zip(config.classes, counts, anywhere, strict=True)
@@ -346,8 +347,12 @@ def _check_folds(labelled: dict[str, list[int]], config: DataConfig) -> None:
         warnings.warn(f"no fold has a pixel of: {', '.join(nowhere)}", stacklevel=4)
 
 
-def _check_classes(labelled: dict[str, list[int]], config: DataConfig) -> None:
+def check_classes(labelled: dict[str, list[int]], config: DataConfig) -> None:
     """Make sure that every class can be learned, unless it may be absent.
+
+    Args:
+        labelled: fold name to labelled pixels per class.
+        config: the data section of a run.
 
     Raises:
         DataError: the training fold has no labelled pixel of a class.

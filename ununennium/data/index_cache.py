@@ -15,15 +15,18 @@ from ununennium.config import DataConfig
 from ununennium.data.cache import cache_folder, write_whole
 from ununennium.data.catalog import Scene, open_catalog
 from ununennium.data.fingerprints import Fingerprints
-from ununennium.data.index import VERSION, ChipIndex, fingerprints_of_settings, index_scenes
+from ununennium.data.index import VERSION, ChipIndex, check_classes, fingerprints_of_settings, index_scenes
 from ununennium.data.statistics import BandStatistics, compute_statistics
 from ununennium.errors import DataError, UnunenniumError
 from ununennium.version import __version__
 
 NOT_INDEXED = frozenset(
-    {"augment", "batch_size", "cache_mb", "chips_per_epoch", "class_balance", "max_pixels", "num_workers"}
-)
-"""Settings of the data section that say how chips are drawn, and change nothing about the index."""
+    {
+        "allow_absent", "augment", "batch_size", "cache_mb", "chips_per_epoch", "class_balance", "max_pixels",
+        "num_workers",
+    }
+)  # fmt: skip
+"""Settings of the data section that say how chips are drawn, or what is refused, and change nothing about the index."""
 
 _KEPT = 20
 _MOST_NAMED = 5
@@ -62,7 +65,11 @@ class IndexedData:
 
 
 def indexed(
-    config: DataConfig, progress: Callable[[str], None] | None = None, *, scenes: list[Scene] | None = None
+    config: DataConfig,
+    progress: Callable[[str], None] | None = None,
+    *,
+    scenes: list[Scene] | None = None,
+    for_training: bool = True,
 ) -> IndexedData:
     """The index of the data: an earlier one if files, settings and program are the same, else a new one.
 
@@ -72,10 +79,18 @@ def indexed(
         config: the data section of a run.
         progress: told what is being done.
         scenes: the catalog, if it is open already.
+        for_training: refuse classes without a labelled pixel in the training fold (``check_classes``).
 
     Raises:
         DataError, ConfigError: as ``build_index``.
     """
+    found = _indexed(config, progress, scenes)
+    if for_training:
+        check_classes(found.index.labelled, config)
+    return found
+
+
+def _indexed(config: DataConfig, progress: Callable[[str], None] | None, scenes: list[Scene] | None) -> IndexedData:
     root = cache_folder()
     scenes = open_catalog(config, progress) if scenes is None else scenes
     fingerprints = Fingerprints(root / "contents.json")
