@@ -185,6 +185,18 @@ class TestBandsWithNodataOfTheirOwn:
             np.testing.assert_array_equal(valid, its)
             np.testing.assert_allclose(read[0], expected, rtol=1e-5)
 
+    def test_of_one_value_are_not_mixed_when_warped(self, make, pixels):
+        """GDAL's default takes a pixel for valid if it is so in any band."""
+        pixels[0, :, :40] = -9999
+        path = make.raster("a.tif", pixels, nodata=-9999, transform=SOUTH_UP)
+        config = make.config({"image": path}, align="warp", grid={"crs": "EPSG:32633", "resolution": 10})
+        (scene,) = open_catalog(config)
+        for band in (1, 2):
+            read, valid = SceneReader(scene, [band]).read(0, 0, 256, 257)
+            expected, its = halved(pixels[band - 1], pixels[band - 1] != -9999)
+            np.testing.assert_array_equal(valid, its)
+            np.testing.assert_allclose(read[0], expected, rtol=1e-5)
+
     def test_may_differ_in_type(self, make, label):
         byte, real = noise(1, 1, np.uint16) % 200, noise(2, 1) * np.float32(0.25)
         byte[0, :9], real[0, 20:30] = 77, np.nan
@@ -251,6 +263,13 @@ class TestAlpha:
         np.testing.assert_array_equal(image, np.where(valid, pixels[[0, 1, 2, 4]], 0))
         named = build_index(make.config({"image": path, "label": label}, bands=[5, 4], values="any"))
         np.testing.assert_array_equal(whole(named)[0], np.where(valid, pixels[[4, 3]], 0))
+
+    def test_of_another_name_is_noted(self, make, label):
+        """GDAL tags the last of four bands of bytes so, whatever it is."""
+        path = tag(make.raster("a.tif", noise(1, 4, np.uint8)), names=("red", "green", "blue", "nir"))
+        index = build_index(make.config({"image": path, "label": label}))
+        assert any("band 4 is tagged as alpha, though it is named 'nir'" in note for note in index.notes)
+        np.testing.assert_array_equal(whole(index)[1], noise(1, 4, np.uint8)[3] > 0)
 
     def test_in_one_scene_alone_shifts_no_band(self, make, label, east_label, between):
         path, pixels = between
@@ -350,6 +369,18 @@ class TestUnits:
         dates = [{"red": one}, {"red": [more, 1, 1e-4, -0.1]}]
         index = build_index(make.config({"image": dates, "label": label, "name": "s"}))
         np.testing.assert_allclose(whole(index)[0], np.concatenate([noise(1, 1)] * 2), rtol=1e-6)
+
+    def test_of_a_champion_are_its_own(self, make, label):
+        """It was trained on numbers / 10000, and is measured on scenes of which the first is in percent."""
+        path = tag(make.raster("a.tif", noise(1)), scale=0.01, offset=-3.0)
+        index = build_index(make.config({"image": path, "label": label}))
+        champion = {"bands": [2, 1], "nodata": 5, "band_tags": [[1e-4, 0.0], [0.01, -3.0]]}
+        read = SceneReader(index.scenes[0], index.band_set.of_model(champion)).read(0, 0, 256, 256)
+        assert read[1].all()
+        expected = [(noise(1)[1] * 0.01 - 3) / 1e-4, noise(1)[0]]
+        np.testing.assert_allclose(read[0], expected, rtol=1e-6, atol=1e-3)
+        older = index.band_set.of_model({"bands": [2, 1], "nodata": None})
+        np.testing.assert_array_equal(SceneReader(index.scenes[0], older).read(0, 0, 256, 256)[0], noise(1)[::-1])
 
     @pytest.fixture
     def labels(self, label, east_label):

@@ -239,9 +239,10 @@ class DataConfig(Section):
     allow_absent: list[str] = []
     """Classes that may be without a labelled pixel in the training fold; any other class without one is an error."""
     bands: list[int | str] | None = None
-    """Bands to read in the model's order, by name (the files' descriptions) or counted from 1; all if not given."""
+    """Bands to read in the model's order, by name (the files' descriptions) or counted from 1 in the first scene's
+    first image; all but alpha bands if not given."""
     nodata: float | None = None
-    """Pixel value without data, where the files carry no tag or a wrong one."""
+    """Pixel value without data, where the files carry no tag or a wrong one: it replaces the tags of all bands."""
     values: Literal["check", "any"] = "check"
     """``check`` refuses scenes or dates whose medians differ more than 50-fold in every band, or fractions beside whole
     numbers in one: they are in another unit."""

@@ -51,7 +51,8 @@ class FitConfig(Section):
     values: Literal["check", "any"] = "check"
     """``check`` refuses a scene whose values all lie ten times below or above those of training: another unit."""
     scale: float = Field(default=1.0, gt=0.0)
-    """Values are multiplied by it first: 10000 for reflectances in 0..1 where the model learnt on 0..10000."""
+    """Values are multiplied by it first: 10000 for reflectances in 0..1 where the model learnt on 0..10000. It and
+    ``offset`` replace the conversion by the scale and offset of the scene's files."""
     offset: float = 0.0
     """Added after ``scale``."""
     max_pixels: int = Field(default=10**10, ge=1)

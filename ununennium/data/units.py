@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.bands import BandSet, ImagePlan
+from ununennium.data.bands import BandSet, ImagePlan, is_name
 from ununennium.data.catalog import Scene
 from ununennium.data.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
@@ -41,7 +41,8 @@ class Magnitude(NamedTuple):
 
 
 def check_bands(scenes: Sequence[Scene], wanted: BandSet) -> None:
-    """Warn of images whose bands are read by number beside named ones, and of those whose numbers are converted.
+    """Warn of images whose bands are read by number beside named ones, of those whose numbers are converted, and of
+    alpha bands whose names say that they are something else.
 
     Args:
         scenes: all scenes.
@@ -56,6 +57,15 @@ def check_bands(scenes: Sequence[Scene], wanted: BandSet) -> None:
             "alike if their order may differ (gdal_edit.py, band descriptions)",
             stacklevel=2,
         )
+    for scene, image in images:
+        odd = [number for number in image.alpha if _is_no_alpha(image.names[number - 1])]
+        if odd:
+            warnings.warn(
+                f"scene {scene.name!r}: band {odd[0]} is tagged as alpha, though it is named "
+                f"{image.names[odd[0] - 1]!r}: it is no input, and where it is 0 nothing is valid; write "
+                f"gdal_edit.py -colorinterp_{odd[0]} undefined if it is an image band",
+                stacklevel=2,
+            )
     converted = [scene for scene, image in images if ImagePlan.of(image, wanted, scene.name).conversion is not None]
     if converted:
         warnings.warn(
@@ -145,6 +155,14 @@ def _windows(scene: Scene) -> Iterator[tuple[int, int, int, int]]:
             top = (2 * row + 1) * scene.height // (2 * _WINDOWS) - height // 2
             left = (2 * col + 1) * scene.width // (2 * _WINDOWS) - width // 2
             yield max(top, 0), max(left, 0), max(height, 1), max(width, 1)
+
+
+def _is_no_alpha(name: str) -> bool:
+    return (
+        is_name(name)
+        and name.casefold() != "a"
+        and not any(word in name.casefold() for word in ("alpha", "mask", "opacity", "transparen"))
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
