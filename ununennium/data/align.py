@@ -26,9 +26,11 @@ from ununennium.data.bands import ImageBands
 from ununennium.data.catalog import Scene, is_vector, label_files, name_of, open_scene
 from ununennium.data.delivered import MAX_PIXELS, check_raster, check_sources
 from ununennium.data.fingerprints import Fingerprints
+from ununennium.data.georeference import Georeference, georeference
 from ununennium.data.nan_copy import has_one_validity, write_nan_copy
 from ununennium.data.raster import bounded_cache, open_raster, shown
 from ununennium.data.sources.virtual import opened_image
+from ununennium.data.warp_points import warp_image, warp_label
 from ununennium.errors import ConfigError, DataError
 
 _BLOCK = 512
@@ -87,8 +89,10 @@ def open_aligned(
         given = scene.image if isinstance(scene.image, list) else [scene.image]
         images = [opened_image(image, name) for image in given]
         files = [file for _, its_files in images for file in its_files] + label_files(scene)
-        own = _grid_of(images[0][0], f"image of scene {name!r}", config.max_pixels)
-        grid = own if _fits(own, crs, resolution) else _tap_grid(own, crs, resolution)
+        own = _grid_of(images[0][0], f"image of scene {name!r}", config.max_pixels, crs, resolution)
+        placed = _placed(images[0][0], f"image of scene {name!r}")
+        fits = _fits(own, crs, resolution) and not placed.needs_warp
+        grid = own if fits else _tap_grid(own, crs, resolution)
         if grid.height * grid.width > config.max_pixels:
             raise DataError(
                 f"scene {name!r} has {grid.height} x {grid.width} pixels (rows x columns) on the grid that it would be "
@@ -97,16 +101,25 @@ def open_aligned(
             )
 
         def warped(
-            source: str, what: str, nodata: float | None, resampling: Resampling, grid: Grid = grid, name: str = name
-        ) -> str:
-            if _grid_of(source, what, config.max_pixels) == grid:
+            source: str, what: str, nodata: float | None, resampling: Resampling, grid: Grid = grid, name: str = name,
+            image_placed: Georeference = placed, fits: bool = fits,
+        ) -> str:  # fmt: skip
+            is_label, placed = resampling is Resampling.nearest, _placed(source, what)
+            on_pixels = is_label and placed.kind == "none" and image_placed.source is not None
+            if on_pixels:  # of the image
+                placed = image_placed
+                if fits:
+                    return source
+            elif not placed.needs_warp and _grid_of(source, what, config.max_pixels) == grid:
                 return source
             key = _fingerprint(source, fingerprints, grid, nodata, resampling)
             path = folder / f"{key}.tif"
             if not path.is_file():
                 if progress is not None:
                     progress(f"warping {what} to pixels of {grid.resolution[0]:g} x {grid.resolution[1]:g}")
-                if resampling is Resampling.nearest:
+                if placed.source is not None:
+                    _warp_placed(source, placed, path, grid, nodata, is_label, what)
+                elif is_label:
                     _warp_label(source, path, grid, math.nan if nodata is None else nodata, what)
                 else:
                     _warp_image(source, path, grid, nodata, what)
@@ -170,16 +183,31 @@ def _target(settings: Sequence[SceneConfig], config: DataConfig) -> tuple[str, t
     return grid.crs, grid.resolution
 
 
-def _grid_of(source: str, what: str, max_pixels: int = MAX_PIXELS) -> Grid:
+def _grid_of(
+    source: str,
+    what: str,
+    max_pixels: int = MAX_PIXELS,
+    crs: str | None = None,
+    resolution: tuple[float, float] | None = None,
+) -> Grid:
+    """The grid of an image; of one that is placed by control points or polynomials, that which it is warped to."""
     check_sources(source, what)
     with open_raster(source, what) as dataset:
         check_raster(dataset, what, shown(source), max_pixels)
-        if dataset.crs is None:
+        placed = georeference(dataset)
+        if placed.needs_warp and placed.source is not None and crs is not None:
+            return Grid(crs, *placed.grid(crs, resolution, dataset.height, dataset.width))
+        if placed.needs_warp and placed.source is not None:
+            crs = placed.source["src_crs"].to_wkt()
+            return Grid(crs, *placed.grid(crs, None, dataset.height, dataset.width))
+        if placed.crs is None and placed.kind == "arrays":
+            raise DataError(f"{what}: {placed.refusal(shown(source), 'which are not read here')}")
+        if placed.crs is None:
             raise DataError(
                 f"{what} has no CRS, so that data.align: warp cannot place it; write its CRS into the file "
                 "(gdal_edit.py -a_srs EPSG:...), or leave data.align out"
             )
-        return Grid(dataset.crs.to_wkt(), dataset.transform, dataset.height, dataset.width)
+        return Grid(placed.crs.to_wkt(), placed.transform, dataset.height, dataset.width)
 
 
 def _fits(grid: Grid, crs: str, resolution: tuple[float, float]) -> bool:
@@ -230,6 +258,27 @@ def _warp_image(source: str, path: Path, grid: Grid, nodata: float | None, what:
                 _warp(marked, path, grid, math.nan, Resampling.bilinear, alpha)
         finally:
             copy.unlink(missing_ok=True)
+
+
+def _placed(source: str, what: str) -> Georeference:
+    with open_raster(source, what) as dataset:
+        return georeference(dataset)
+
+
+def _warp_placed(
+    source: str, placed: Georeference, path: Path, grid: Grid, nodata: float | None, is_label: bool, what: str
+) -> None:
+    """Write an image, or labels, that control points or polynomials place."""
+    profile = {
+        "driver": "GTiff", "crs": grid.crs, "transform": grid.transform, "height": grid.height, "width": grid.width,
+        "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK, "compress": "zstd", "BIGTIFF": "IF_SAFER",
+    }  # fmt: skip
+    with open_raster(source, what) as dataset:
+        if is_label:
+            declared = dataset.nodata if dataset.nodata is not None else math.nan if nodata is None else nodata
+            warp_label(dataset, placed, path, profile, declared)
+        else:
+            warp_image(dataset, placed, path, profile, nodata)
 
 
 def _warp_label(source: str, path: Path, grid: Grid, unlabelled: float, what: str) -> None:

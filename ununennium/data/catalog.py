@@ -14,6 +14,7 @@ import rasterio
 from ununennium.config import DataConfig, RegionConfig, SceneConfig
 from ununennium.data.bands import BandSet, ImageBands, ImagePlan
 from ununennium.data.delivered import MAX_PIXELS, check_raster, check_sources
+from ununennium.data.georeference import Georeference, georeference
 from ununennium.data.label_bands import label_bands
 from ununennium.data.raster import open_raster, shown
 from ununennium.data.sources import scenes_of
@@ -50,6 +51,8 @@ class Scene:
         has_mask: whether an image carries a mask or alpha band.
         block_shape: (rows, columns) of the blocks in which the file is compressed.
         classes: of the scene as a whole, where it has no label file.
+        placed_by: ``transform``, ``points`` (the transform is fitted to ground control points), or ``none``; without a
+            CRS, ``points``, ``polynomials`` or ``arrays`` place the image only when it is warped.
         attributes: names and values of what else is known of it, by which evaluations are sliced.
         label_layer: layer of a vector file with labels.
         label_buffer_m: metres on the ground by which its shapes are grown.
@@ -81,6 +84,7 @@ class Scene:
     block_shape: tuple[int, int]
     classes: tuple[str, ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
+    placed_by: str = "transform"
     label_layer: str | None = None
     label_buffer_m: float | None = None
     label_unknown: Literal["error", "unlabelled"] = "error"
@@ -221,6 +225,7 @@ def open_scene(
     with open_raster(images[0], f"image of scene {name!r}") as image:
         check_raster(image, f"image of scene {name!r}", shown(images[0]), max_pixels, limit)
         bands = _bands_of(image, images[0], name)
+        placed = georeference(image)
         kind: Literal["raster", "vector"] | None = None
         if settings.label is not None:
             kind = "vector" if is_vector(settings.label) else "raster"
@@ -244,8 +249,9 @@ def open_scene(
             height=image.height,
             num_bands=len(bands.inputs),
             dtype=_dtype_of([bands]),
-            crs=image.crs.to_wkt() if image.crs else None,
-            transform=tuple(image.transform)[:6],
+            crs=placed.crs.to_wkt() if placed.crs else None,
+            transform=tuple(placed.transform)[:6],
+            placed_by=placed.kind,
             nodata=next((bands.nodata[k - 1] for k in bands.inputs if bands.nodata[k - 1] is not None), None),
             band_names=tuple(bands.names[number - 1] for number in bands.inputs),
             has_mask=bool(bands.alpha) or any(bands.masks),
@@ -263,7 +269,7 @@ def open_scene(
     if kind == "raster":
         _check_label_grid(scene)
     elif kind == "vector":
-        scene = _with_layer(scene, place)
+        scene = _with_layer(scene, place, placed)
     if isinstance(settings.labelled_area, list):
         scene = replace(scene, labelled_regions=_rectangles(settings.labelled_area, scene, place))
     return scene
@@ -348,8 +354,9 @@ def _later_image(scene: Scene, later: str) -> ImageBands:
     with open_raster(later, f"image of scene {scene.name!r}") as image:
         bands = _bands_of(image, later, scene.name)
         same = (image.height, image.width) == (scene.height, scene.width) and len(bands.inputs) >= scene.num_bands
-        same &= image.transform.almost_equals(scene.affine, _SUBPIXEL * max(scene.resolution))
-        same &= (image.crs.to_wkt() if image.crs else None) == scene.crs
+        placed = georeference(image)
+        same &= placed.transform.almost_equals(scene.affine, _SUBPIXEL * max(scene.resolution))
+        same &= (placed.crs.to_wkt() if placed.crs else None) == scene.crs
         if same:
             check_raster(image, f"image of scene {scene.name!r}", shown(later), scene.height * scene.width)
         else:
@@ -364,13 +371,15 @@ def _check_label_grid(scene: Scene) -> None:
     assert scene.label is not None
     with open_raster(scene.label, f"labels of scene {scene.name!r}") as label:
         shape = (label.height, label.width)
-        corners_agree = all(
+        placed = georeference(label)
+        # A label raster without georeference, beside an image with control points, is drawn on its pixels.
+        on_pixels = scene.placed_by not in ("transform", "none") and placed.kind == "none"
+        corners_agree = on_pixels or all(
             abs(ours - theirs) <= _SUBPIXEL * max(scene.resolution)
             for point in ((0, 0), (scene.width, scene.height))
-            for ours, theirs in zip(scene.affine * point, label.transform * point, strict=True)
+            for ours, theirs in zip(scene.affine * point, placed.transform * point, strict=True)
         )
-        crs = label.crs.to_wkt() if label.crs else None
-        same_crs = scene.crs is None or crs is None or rasterio.CRS.from_wkt(scene.crs) == label.crs
+        same_crs = scene.crs is None or placed.crs is None or rasterio.CRS.from_wkt(scene.crs) == placed.crs
         if shape != (scene.height, scene.width) or not corners_agree or not same_crs:
             raise DataError(
                 f"scene {scene.name!r}: image and label are on different grids: {scene.height} x {scene.width} pixels "
@@ -382,12 +391,13 @@ def _check_label_grid(scene: Scene) -> None:
         label_bands(label, f"labels of scene {scene.name!r}: {scene.label}")
 
 
-def _with_layer(scene: Scene, place: int) -> Scene:
+def _with_layer(scene: Scene, place: int, placed: Georeference) -> Scene:
     """The scene with the layer of its vector labels, which has the attribute that is asked for."""
     assert scene.label is not None
     what = f"labels of scene {scene.name!r}"
     layer = choose_layer(scene.label, scene.label_layer, f"data.scenes.{place}.label_layer", what)
     info = layer_info(scene.label, layer, what)
+    _check_places_shapes(scene, placed, info["crs"])
     if scene.crs is not None and not info["crs"]:
         raise DataError(f"{what}: {scene.label} names no CRS; write it with the one it is in")
     if scene.label_field is not None and scene.label_field not in list(info["fields"]):
@@ -398,6 +408,24 @@ def _with_layer(scene: Scene, place: int) -> Scene:
             f"{scene.label} has no such attribute; it has: {known}",
         )
     return replace(scene, label_layer=layer)
+
+
+def _check_places_shapes(scene: Scene, placed: Georeference, label_crs: str | None) -> None:
+    """Refuse vector labels in coordinates on an image whose pixels have none.
+
+    Raises:
+        DataError: the image has no georeference, or one that takes warping.
+    """
+    what = f"image of scene {scene.name!r}"
+    if placed.needs_warp:
+        why = "so that vector labels cannot be placed on its pixels"
+        raise DataError(f"{what}: {placed.refusal(shown(scene.images[0]), why)}")
+    if placed.kind == "none" and label_crs:
+        raise DataError(
+            f"{what}: {shown(scene.images[0])} has no georeference, and its labels {scene.label} are in coordinates "
+            f"({label_crs[:40]}); write its CRS and corners into it (gdal_edit.py -a_srs EPSG:... -a_ullr ...), or "
+            "give a label raster on its pixels"
+        )
 
 
 def _check_bands(scene: Scene, first: Scene, config: DataConfig) -> None:

@@ -18,9 +18,10 @@ from urllib.parse import unquote, urlsplit
 from ununennium.config import DataConfig
 from ununennium.data.images import files_of
 from ununennium.data.locations import local_file, remote_url
-from ununennium.data.references import BESIDE_RASTERS, companions, listed, others_beside, sources_in, sources_of
+from ununennium.data.references import BESIDE_RASTERS, companions, listed, others_beside, sources_in
 from ununennium.data.sources import scenes_of
 from ununennium.data.stores import Stores
+from ununennium.data.virtual_sources import sources_of
 from ununennium.errors import ConfigError, DataError
 
 _Inode = tuple[int, int]

@@ -19,7 +19,8 @@ from ununennium.config.predictor import FitConfig
 from ununennium.data.align import in_words, metres, open_aligned, same_crs
 from ununennium.data.bands import BandSet, ImagePlan, are_names
 from ununennium.data.catalog import Scene, open_scene
-from ununennium.data.raster import open_raster
+from ununennium.data.georeference import georeference
+from ununennium.data.raster import open_raster, shown
 from ununennium.data.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
 
@@ -71,7 +72,11 @@ def open_fitting(
     sources = list(scene.files)
     _check_dates(scene, contract)
     bands = bands_for(scene, contract, fit)
-    if problem := _grid_problem(scene, contract, fit):
+    problem = _placing_problem(scene, contract) or _grid_problem(scene, contract, fit)
+    if problem and fit.align == "refuse" and scene.placed_by == "points" and scene.crs is not None:
+        # Control points say where an image lies, not how large its pixels are meant to be.
+        warnings.warn(f"{problem}; it is placed by ground control points, and mapped on its own pixels", stacklevel=2)
+    elif problem:
         if fit.align == "refuse":
             raise DataError(problem)
         if folder is None:
@@ -123,6 +128,18 @@ def _check_dates(scene: Scene, contract: Mapping[str, Any]) -> None:
         )
 
 
+def _placing_problem(scene: Scene, contract: Mapping[str, Any]) -> str | None:
+    """The reason why a map of the scene could not be placed; None if it can, or if the model knows no ground either."""
+    if scene.crs is not None or scene.placed_by in ("transform", "none"):
+        return None
+    with open_raster(scene.images[0], f"image of scene {scene.name!r}") as dataset:
+        problem = georeference(dataset).refusal(shown(scene.images[0]), "so that its map could not be placed")
+    if contract["crs"] is not None:
+        return f"scene {scene.name!r}: {problem}"
+    warnings.warn(f"scene {scene.name!r}: {problem}; its map has no georeference", stacklevel=3)
+    return None
+
+
 def _grid_problem(scene: Scene, contract: Mapping[str, Any], fit: FitConfig) -> str | None:
     """What differs in pixel size or CRS; None if the scene fits, or nobody knows."""
     theirs, size = contract["crs"], contract["resolution"]
@@ -149,9 +166,9 @@ def _warped(settings: SceneConfig, scene: Scene, contract: Mapping[str, Any], fi
     """The scene on a grid of the model's pixel size: in the model's CRS if it must be, or if the scene's is in degrees
     and the model's is not; else in its own."""
     theirs = rasterio.CRS.from_user_input(contract["crs"])
-    own = rasterio.CRS.from_user_input(scene.crs)
+    own = rasterio.CRS.from_user_input(scene.crs or contract["crs"])
     x, y = contract["resolution"]
-    keep = fit.crs == "any" and own.is_projected and theirs.is_projected
+    keep = scene.crs is not None and fit.crs == "any" and own.is_projected and theirs.is_projected
     crs = own if keep else theirs
     unit = float(theirs.linear_units_factor[1] / own.linear_units_factor[1]) if keep else 1.0
     grid = {"crs": crs.to_wkt(), "resolution": unit * (x + y) / 2}

@@ -13,6 +13,7 @@ import rasterio
 
 from ununennium.config.data import BandFile, Image
 from ununennium.data.bands import ImageBands
+from ununennium.data.georeference import Georeference, georeference
 from ununennium.data.raster import open_raster
 from ununennium.data.remote import gdal_path
 from ununennium.errors import DataError
@@ -110,11 +111,13 @@ def _checked_number(source: Any, number: int | None, what: str, path: str) -> in
 
 
 def _grid(source: Any) -> dict[str, Any]:
+    placed = georeference(source)
     return {
         "height": source.height,
         "width": source.width,
-        "transform": source.transform,
-        "crs": source.crs,
+        "transform": placed.transform,
+        "crs": placed.crs,
+        "placed": placed,
     }
 
 
@@ -137,9 +140,27 @@ def _write_grid(root: ElementTree.Element, grid: Mapping[str, Any]) -> None:
     root.set("rasterYSize", str(grid["height"]))
     if grid["crs"]:
         ElementTree.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = grid["crs"].to_wkt()
+    if grid["placed"].needs_warp:
+        _write_points(root, grid["placed"])
     if grid["transform"] != rasterio.Affine.identity():
         coefficients = ", ".join(repr(float(number)) for number in grid["transform"].to_gdal())
         ElementTree.SubElement(root, "GeoTransform").text = coefficients
+
+
+def _write_points(root: ElementTree.Element, placed: Georeference) -> None:
+    """Write control points or polynomials, as GDAL names them."""
+    source = placed.source or {}
+    if "gcps" in source:
+        listed = ElementTree.SubElement(root, "GCPList", Projection=source["src_crs"].to_wkt())
+        for number, point in enumerate(source["gcps"], 1):
+            ElementTree.SubElement(
+                listed, "GCP", Id=str(number), Pixel=repr(point.col), Line=repr(point.row), X=repr(point.x),
+                Y=repr(point.y), Z=repr(point.z or 0.0),
+            )  # fmt: skip
+    elif "rpcs" in source:
+        metadata = ElementTree.SubElement(root, "Metadata", domain="RPC")
+        for key, value in source["rpcs"].to_gdal().items():
+            ElementTree.SubElement(metadata, "MDI", key=key).text = str(value)
 
 
 def _add_band(
