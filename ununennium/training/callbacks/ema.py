@@ -25,8 +25,10 @@ class EMA(Callback):
 
     After each optimizer step that ran, ``average += (1 - d) * (weights - average)`` with
     ``d = min(decay, (1 + n) / (10 + n))`` at the n-th update: the early, quickly changing weights do not linger
-    (the warm-up of TensorFlow's ``ExponentialMovingAverage``). Integer buffers are copied. Checkpoints hold both: raw
-    weights under ``model``, averaged ones in this callback's state; ``averaged_weights`` reads them.
+    (the warm-up of TensorFlow's ``ExponentialMovingAverage``). Averages are in float32 or complex64 at least, whatever
+    the precision of the weights; integer buffers are copied. A tensor that has several names, such as a tied weight,
+    counts once. Checkpoints hold both: raw weights under ``model``, averaged ones in this callback's state;
+    ``averaged_weights`` reads them.
 
     Args:
         decay: weight of the past, in (0, 1); 0.99 averages over about 100 steps.
@@ -41,6 +43,8 @@ class EMA(Callback):
         self.decay = decay
         self.num_updates = 0
         self._average: dict[str, Tensor] = {}
+        self._averaged: list[str] = []
+        self._copied: list[str] = []
         self._swapped = False
 
     @property
@@ -59,45 +63,85 @@ class EMA(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         live = _weights(trainer)
         if not self._average:
-            self._average = {key: value.clone() for key, value in live.items()}
+            self._average = live
         if self._average.keys() != live.keys():
             raise CheckpointError("the averaged weights in the checkpoint belong to another model")
-        self._average = {key: divided_like(live[key], value) for key, value in self._average.items()}
+        names = _first_names(live)
+        own = {key: _widened(divided_like(live[key], self._average[key])) for key in names.values()}
+        self._average = {key: own[names[_view(value)]] for key, value in live.items()}
+        self._averaged = [key for key in own if _is_averaged(live[key])]
+        self._copied = [key for key in own if not _is_averaged(live[key])]
 
     def on_step_end(self, trainer: Trainer) -> None:
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         live = _weights(trainer)
-        floating = [key for key, value in live.items() if value.is_floating_point()]
-        averages = [local(self._average[key]) for key in floating]
-        torch._foreach_lerp_(averages, [local(live[key]) for key in floating], 1.0 - decay)
-        for key in live.keys() - set(floating):
+        averages = [_real(local(self._average[key])) for key in self._averaged]
+        values = [_real(local(live[key])) for key in self._averaged]
+        if averages:
+            values = [value.to(average.dtype) for value, average in zip(values, averages, strict=True)]
+            torch._foreach_lerp_(averages, values, 1.0 - decay)
+        for key in self._copied:
             self._average[key].copy_(live[key])
 
     @contextlib.contextmanager
     def around_validation(self, trainer: Trainer) -> Iterator[None]:
         """Validate with the averaged weights; the raw ones are back afterwards, also if validation raises."""
-        self._swap(trainer)
+        live = _weights(trainer)
+        # All copies come first: tensors that share memory would else be copied after they were overwritten.
+        raw = [(local(live[key]), local(live[key]).clone()) for key in _first_names(live).values()]
         self._swapped = True
         try:
+            for key, value in live.items():
+                local(value).copy_(local(self._average[key]))
             yield
         finally:
-            self._swap(trainer)
+            for value, held in raw:
+                value.copy_(held)
             self._swapped = False
-
-    def _swap(self, trainer: Trainer) -> None:
-        for key, value in _weights(trainer).items():
-            held = value.clone()
-            value.copy_(self._average[key])
-            self._average[key].copy_(held)
 
 
 def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor] | None:
-    """The averaged weights in a checkpoint, keyed like the bare model's ``state_dict``; None if it holds none."""
+    """The averaged weights in a checkpoint, keyed and typed like the model's ``state_dict``; None if it has none."""
     state = checkpoint.get("callbacks", {}).get(_STATE_KEY)
-    return dict(state["weights"]) if state and state["weights"] else None
+    if not state or not state["weights"]:
+        return None
+    raw = checkpoint.get("model", {})
+    return {key: value.to(raw[key].dtype) if key in raw else value for key, value in state["weights"].items()}
 
 
 def _weights(trainer: Trainer) -> dict[str, Tensor]:
     names = trainer.module.state_dict()
     return {clean_key(key): value.detach() for key, value in names.items() if isinstance(value, Tensor)}
+
+
+def _view(tensor: Tensor) -> tuple[Any, ...]:
+    """The memory that ``tensor`` is a view of; equal for two names of one tensor."""
+    part = local(tensor)
+    return (part.data_ptr(), tuple(part.shape), part.stride(), part.dtype, str(part.device))
+
+
+def _first_names(live: dict[str, Tensor]) -> dict[tuple[Any, ...], str]:
+    """View to the first of the names that it has."""
+    names: dict[tuple[Any, ...], str] = {}
+    for key, value in live.items():
+        names.setdefault(_view(value), key)
+    return names
+
+
+def _is_averaged(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """A copy of ``tensor``, in single precision at least if it is averaged."""
+    if tensor.is_complex() and tensor.dtype.itemsize < 8:
+        return tensor.to(torch.complex64)
+    if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
+        return tensor.to(torch.float32)
+    return tensor.clone()
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """A view of ``tensor`` as real numbers."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
