@@ -9,6 +9,7 @@ the logits' dtype, and are exactly 0 with weight 0 where nothing is valid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ class PixelLoss(nn.Module):
         ConfigError: a negative class weight.
     """
 
+    is_zero_of_nothing: ClassVar[bool] = True
+    """The Trainer need not look for a valid pixel first."""
     class_weights: Tensor | None
 
     def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from ununennium.errors import ConfigError
+from ununennium.training import StopReason
 from ununennium.training.callbacks import Callback
 
 
@@ -144,3 +145,213 @@ def test_settings_that_contradict_the_scheduler_are_refused(kit):
             model, kit.loader(), optimizer=optimizer, scheduler=lr_scheduler.ExponentialLR(optimizer, 0.9),
             scheduler_monitor="train_loss",
         )  # fmt: skip
+
+
+def one_cycle(optimizer, total):
+    return lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=total)
+
+
+def after_warm_up(optimizer, total):
+    """Four steps of warm-up, then one cycle of ``total``."""
+    parts = [lr_scheduler.ConstantLR(optimizer, 0.1, 4), one_cycle(optimizer, total)]
+    return lr_scheduler.SequentialLR(optimizer, parts, [4])
+
+
+def before_a_plain_end(optimizer, total):
+    """One cycle of ``total`` in the first ten steps."""
+    parts = [one_cycle(optimizer, total), lr_scheduler.ConstantLR(optimizer, 0.1, 4)]
+    return lr_scheduler.SequentialLR(optimizer, parts, [10])
+
+
+def chained(optimizer, total):
+    return lr_scheduler.ChainedScheduler([lr_scheduler.ConstantLR(optimizer, 0.5, 2), one_cycle(optimizer, total)])
+
+
+def table(optimizer, total):
+    rates = [1.0 / (1 + step) for step in range(total + 1)]
+    return lr_scheduler.LambdaLR(optimizer, rates.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("make", "enough"),
+    [(one_cycle, 18), (after_warm_up, 14), (before_a_plain_end, 9), (chained, 18), (table, 18)],
+)
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_scheduler_that_ends_before_the_run_is_refused_before_the_first_step(kit, make, enough, short):
+    """correctness 27, 89: 3 epochs of 6 steps; one step fewer than needed is named with both totals."""
+    model = kit.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    trainer = kit.trainer(
+        model, kit.loader(24, 4), optimizer=optimizer, scheduler=make(optimizer, enough - short), epochs=3,
+        scheduler_interval="step",
+    )  # fmt: skip
+    if not short:
+        assert len(trainer.fit()["train_loss"]) == 3
+        return
+    words = "LambdaLR.*fails for 18" if make is table else rf"total_steps={enough - 1}.*takes it to {enough} steps"
+    with pytest.raises(ConfigError, match=words):
+        trainer.fit()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_finished_one_cycle_run_is_not_resumed_for_more_epochs(kit, within):
+    """correctness 26, 89: the checkpoint's total counts, and the refusal comes before the first step."""
+
+    def make(epochs):
+        model = kit.model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        stop = StopAt(8 if within else None)
+        return kit.trainer(
+            model, kit.loader(24, 4), optimizer=optimizer, scheduler=one_cycle(optimizer, epochs * 6), callbacks=[stop]
+        )
+
+    first = make(2)
+    first.fit(2)
+    checkpoint = first.state_dict()
+    second = make(4)
+    second.load_state_dict(checkpoint)
+    with pytest.raises(ConfigError, match=r"total_steps=12.*takes it to 24 steps.*start a new run"):
+        second.fit(4)
+    assert second.state.global_step == (8 if within else 12)
+    again = make(2)
+    again.load_state_dict(checkpoint)
+    assert len(again.fit(2)["train_loss"]) == 2
+
+
+def test_a_scheduler_over_epochs_is_counted_in_epochs(kit):
+    """correctness 89: OneCycleLR stepped per epoch, as scheduler_interval asks."""
+    for total, fits in ((3, True), (2, False)):
+        model = kit.model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        trainer = kit.trainer(
+            model, kit.loader(24, 4), optimizer=optimizer, scheduler=one_cycle(optimizer, total), epochs=3,
+            scheduler_interval="epoch",
+        )  # fmt: skip
+        if fits:
+            trainer.fit()
+        else:
+            with pytest.raises(ConfigError, match="takes it to 3 epochs"):
+                trainer.fit()
+
+
+def test_a_run_of_unknown_length_ends_with_an_error_of_ours(kit):
+    """correctness 89: an iterable dataset says nothing of its length."""
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(kit.dataset(24))
+
+    model = kit.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=4)
+    trainer = kit.trainer(model, loader, optimizer=optimizer, scheduler=one_cycle(optimizer, 4))
+    with pytest.warns(UserWarning, match="IterableDataset"), pytest.raises(ConfigError, match="make it for the whole"):
+        trainer.fit()
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, trainer):
+        if trainer.state.global_step == self.step:
+            trainer.request_stop(StopReason.PREEMPTED)
+
+
+TIMMS = {
+    "epochs": lambda s, o: s.CosineLRScheduler(o, t_initial=4, warmup_t=1, warmup_lr_init=0.01, noise_range_t=[2, 4]),
+    "updates": lambda s, o: s.CosineLRScheduler(o, t_initial=24, warmup_t=3, warmup_lr_init=0.01, t_in_epochs=False),
+    "steps of epochs": lambda s, o: s.MultiStepLRScheduler(o, decay_t=[1, 3], decay_rate=0.5),
+    "polynomial": lambda s, o: s.PolyLRScheduler(o, t_initial=24, t_in_epochs=False),
+}
+
+
+class TimmRates(Callback):
+    """The rate of every step."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_step_end(self, trainer):
+        self.rates.append(trainer.optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("stop_at", [None, 6, 9])
+@pytest.mark.parametrize("kind", TIMMS)
+def test_timms_schedulers_give_the_rates_of_timms_own_loop(kit, kind, stop_at):
+    """correctness 23, 24, 26, 89: step(epoch) and step_update(num_updates), over a resume too."""
+    timm = pytest.importorskip("timm.scheduler")
+    optimizer = torch.optim.SGD(kit.model().parameters(), lr=0.1)
+    scheduler, wanted = TIMMS[kind](timm, optimizer), []
+    for epoch in range(4):  # as timm's train.py
+        for update in range(6):
+            scheduler.step_update(num_updates=epoch * 6 + update + 1)
+            wanted.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(epoch + 1)
+
+    def make(stop):
+        model, rates = kit.model(), TimmRates()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        trainer = kit.trainer(
+            model, kit.loader(24, 4), optimizer=optimizer, scheduler=TIMMS[kind](timm, optimizer),
+            callbacks=[rates, StopAt(stop)],
+        )  # fmt: skip
+        return trainer, rates
+
+    trainer, rates = make(stop_at)
+    trainer.fit(4)
+    if stop_at is not None:
+        resumed, later = make(None)
+        resumed.load_state_dict(trainer.state_dict())
+        resumed.fit(4)
+        rates.rates += later.rates
+    assert rates.rates == wanted
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_timms_plateau_scheduler_is_fed_the_monitor_and_keeps_its_patience(kit):
+    """correctness 24, 25, 89: timm's own state_dict leaves the counters out."""
+    timm = pytest.importorskip("timm.scheduler")
+
+    def make():
+        model = kit.model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer.param_groups[0]["lr"] = 0.1
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.ndim == 1)
+        scheduler = timm.PlateauLRScheduler(optimizer, decay_rate=0.1, patience_t=1, mode="max")
+
+        class Script(Callback):
+            def on_validation_end(self, trainer):
+                trainer.metrics["val_loss"] = [0.9, 0.5, math.nan, 0.5][trainer.state.epoch]
+
+        return kit.trainer(
+            model,
+            kit.loader(),
+            optimizer=optimizer,
+            scheduler=scheduler,
+            val_loader=kit.loader(8),
+            callbacks=[Script()],
+        )
+
+    whole = make()
+    whole.fit(4)
+    first = make()
+    first.fit(2)
+    second = make()
+    second.load_state_dict(first.state_dict())
+    second.fit(4)
+    rates = [trainer.optimizer.param_groups[0]["lr"] for trainer in (whole, second)]
+    assert rates == [pytest.approx(0.01)] * 2
+
+
+def test_an_interval_that_contradicts_timms_scheduler_is_refused(kit):
+    """correctness 89: t_in_epochs decides."""
+    timm = pytest.importorskip("timm.scheduler")
+    model = kit.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = timm.CosineLRScheduler(optimizer, t_initial=4)
+    with pytest.raises(ConfigError, match="t_in_epochs=True"):
+        kit.trainer(model, kit.loader(), optimizer=optimizer, scheduler=scheduler, scheduler_interval="step")
+    kit.trainer(model, kit.loader(), optimizer=optimizer, scheduler=scheduler, scheduler_interval="epoch")

@@ -149,6 +149,12 @@ def broadcast_buffers(module: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
+def broadcast_tensor(tensor: Tensor) -> None:
+    """Make ``tensor`` rank 0's on every rank, in place."""
+    if is_distributed():
+        dist.broadcast(tensor.detach(), src=0)
+
+
 def is_divided(value: Any) -> TypeGuard[DTensor]:
     """Whether ``value`` is a tensor divided over ranks.
 

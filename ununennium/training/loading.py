@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler
 
 
@@ -117,6 +119,15 @@ def mark_windows(batches: Iterable[Any], size: int) -> Iterator[tuple[Any, bool]
             following = next(iterator, nothing)
             yield batch, following is nothing
             batch, place = following, place + 1
+
+
+def to_device(value: Any, device: torch.device, *, channels_last: bool) -> Any:
+    """``value`` on ``device``, if it is a tensor, without a wait; 4-d ones in NHWC memory order if asked for."""
+    if not isinstance(value, Tensor):
+        return value
+    if channels_last and value.ndim == 4:
+        return value.to(device, non_blocking=True, memory_format=torch.channels_last)
+    return value if value.device == device else value.to(device, non_blocking=True)
 
 
 def samplers_of(loader: Any) -> list[Any]:

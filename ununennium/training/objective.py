@@ -3,12 +3,16 @@
 The gradient of a window must be the gradient of the loss over *all* its valid pixels (correctness 2, 3). That needs
 sums and counts, not means. A loss function may therefore return ``(sum, weight)``; a plain mean is weighted by the
 number of samples; and torch's own classification losses, whose mean hides the count of valid pixels, are taken apart.
+
+A micro-batch without a valid pixel has no loss: a mean over nothing is NaN or an error. Such a batch contributes
+nothing, whatever the loss would return for it (correctness 4, 88).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ununennium.errors import ConfigError, DataError
+from ununennium.training.ignoring import found_ignore_index
 
 _NLL_KERNELS = {2: torch.ops.aten.nll_loss_forward.default, 4: torch.ops.aten.nll_loss2d_forward.default}
 """Dimensions of the output -> the negative log-likelihood that torch's losses end in: gives its mean and its weight."""
@@ -71,13 +76,31 @@ class Objective:
     Args:
         loss_fn: ``loss_fn(output, target)`` or ``loss_fn(output, target, valid)``, returning a mean (0-dim tensor) or
             ``(sum, weight)``.
+        ignore_index: target value of what has no label; None takes the loss's, if it can be found.
+
+    Attributes:
+        ignore_index: the one that is used; None if there is none.
+        declared_ignore_index: the one that was given, or that the loss itself states; metrics must ignore the same.
+
+    Raises:
+        ConfigError: ``loss_fn`` cannot be called, or ignores another value than ``ignore_index``.
     """
 
-    def __init__(self, loss_fn: LossFn) -> None:
+    def __init__(self, loss_fn: LossFn, ignore_index: float | None = None) -> None:
         if not callable(loss_fn):
             raise ConfigError("loss_fn", loss_fn, "give a callable loss_fn(output, target)")
         self.loss_fn = loss_fn
-        self.ignore_index: int | None = getattr(loss_fn, "ignore_index", None)
+        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int | float | None):
+            raise ConfigError("ignore_index", ignore_index, "give the number that stands for no label, such as 255")
+        own = getattr(loss_fn, "ignore_index", None)
+        if ignore_index is not None and own is not None and own != ignore_index:
+            remedy = f"the loss ignores {own}; make the loss with ignore_index={ignore_index}, or leave this out"
+            raise ConfigError("ignore_index", ignore_index, remedy)
+        self.declared_ignore_index = own if ignore_index is None else ignore_index
+        self.ignore_index = (
+            found_ignore_index(loss_fn) if self.declared_ignore_index is None else self.declared_ignore_index
+        )
+        self._counts_itself = bool(getattr(loss_fn, "is_zero_of_nothing", False))
         self._takes_valid = _takes_three(loss_fn)
         # Exact types: a subclass may compute something else.
         self._split_mean = type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss) and loss_fn.reduction == "mean"
@@ -115,6 +138,14 @@ class Objective:
         """
         if self._split_mean and not target.is_floating_point():
             return self._sum_and_count(output, target)
+        has_any = True if self._counts_itself else self._has_any(target, valid)
+        if has_any is False:
+            return WeightedLoss(_zero_over(output), 0.0, is_mean=False, full_weight=_num_elements(target))
+        if isinstance(has_any, Tensor):
+            return self._unless_empty(has_any, output, target, valid)
+        return self._call(output, target, valid)
+
+    def _call(self, output: Any, target: Any, valid: Any) -> WeightedLoss:
         if self._takes_valid and valid is not None:
             answer = self.loss_fn(output, target, valid)
         else:
@@ -124,6 +155,36 @@ class Objective:
             return WeightedLoss(_scalar(total), weight, is_mean=False, full_weight=_num_elements(target))
         samples = float(len(target))
         return WeightedLoss(_scalar(answer), samples, is_mean=True, full_weight=samples)
+
+    def _has_any(self, target: Any, valid: Any) -> bool | Tensor:
+        """Whether anything in ``target`` is valid: known here on the CPU, a 0-dim tensor on a device."""
+        labelled = None
+        if isinstance(target, Tensor) and self.ignore_index is not None:
+            if target.is_cpu and valid is None and target.numel() and _differs(target[(0,) * target.ndim], self):
+                return True  # one look instead of a count, for most batches
+            labelled = _differs(target, self)
+        if self._takes_valid and isinstance(valid, Tensor):
+            given = valid != 0
+            same = labelled is not None and labelled.shape == given.shape
+            labelled = given if labelled is None else labelled & given if same else labelled.any() & given.any()
+        if labelled is None:
+            return True
+        return bool(labelled.any()) if labelled.is_cpu else labelled.any()
+
+    def _unless_empty(self, has_any: Tensor, output: Any, target: Any, valid: Any) -> WeightedLoss:
+        """The loss where ``has_any``, else zero with a zero gradient; decided on the device.
+
+        A loss over nothing may be NaN, and so may its derivative, by which a zero would be multiplied. Hence where
+        nothing is valid the loss is given a target in which all is, and its gradient is replaced by zeros.
+        """
+        if isinstance(target, Tensor) and self.ignore_index is not None:
+            target = torch.where(has_any, target, torch.full_like(target, 1 if self.ignore_index == 0 else 0))
+        if isinstance(valid, Tensor):
+            valid = torch.where(has_any, valid, torch.ones_like(valid))
+        loss = self._call(_gated(output, has_any), target, valid)
+        value = torch.where(has_any, loss.value, torch.zeros_like(loss.value))
+        weight = torch.as_tensor(loss.weight, device=has_any.device)
+        return loss._replace(value=value, weight=torch.where(has_any, weight, torch.zeros_like(weight)))
 
     def _sum_and_count(self, output: Tensor, target: Tensor) -> WeightedLoss:
         """Torch's mean over valid elements, together with how many they are (or weigh)."""
@@ -165,6 +226,68 @@ class Objective:
         if class_weights is None:
             return labelled.sum()
         return (class_weights[target.where(labelled, 0)] * labelled).sum()
+
+
+class _Gate(torch.autograd.Function):
+    """The identity, whose gradient is zero where ``is_open`` is false, NaN or not."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, is_open: Tensor) -> Tensor:
+        ctx.save_for_backward(is_open)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        (is_open,) = ctx.saved_tensors
+        return torch.where(is_open, gradients[0], torch.zeros_like(gradients[0])), None
+
+
+class _Zero(torch.autograd.Function):
+    """Zero, as a function of tensors whose values do not matter: their gradients are zero, never NaN."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.like = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+        return torch.zeros((), device=tensors[0].device)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.like)
+
+
+def _gated(output: Any, is_open: Tensor) -> Any:
+    """``output``, through whose tensors a gradient passes where ``is_open``; plain dicts, lists and tuples too."""
+    if isinstance(output, Tensor):
+        return _Gate.apply(output, is_open) if output.requires_grad else output
+    if type(output) is dict:
+        return {key: _gated(each, is_open) for key, each in output.items()}
+    if type(output) in (list, tuple):
+        return type(output)(_gated(each, is_open) for each in output)
+    return output
+
+
+def _zero_over(output: Any) -> Tensor:
+    """Zero, from which a backward pass reaches all that made ``output``, as DistributedDataParallel needs it."""
+    tensors = list(_tensors_in(output))
+    zero: Tensor = _Zero.apply(*tensors) if tensors else torch.zeros((), requires_grad=torch.is_grad_enabled())
+    return zero
+
+
+def _tensors_in(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.requires_grad:
+            yield output
+        return
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
+    for part in parts:
+        yield from _tensors_in(part)
+
+
+def _differs(target: Tensor, objective: Objective) -> Tensor:
+    """Where ``target`` is a label: NaN as ``ignore_index`` equals NaN."""
+    ignored = objective.ignore_index
+    assert ignored is not None
+    return ~target.isnan() if math.isnan(ignored) else target != ignored
 
 
 def _num_elements(target: Any) -> float:

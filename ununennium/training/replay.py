@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -123,6 +124,19 @@ class ReplayableLoader:
     @property
     def _index_sampler(self) -> str:
         return "sampler" if self.loader.batch_sampler is None else "batch_sampler"
+
+    def steps_left(self, epochs: int, batches_done: int, window: int) -> int | None:
+        """Optimizer steps that are left of ``epochs`` epochs, one of them begun; None if the length is not known."""
+        try:
+            whole = len(self.loader)
+        except (TypeError, NotImplementedError):
+            return None
+        samples, batches = self._before if batches_done else (0, 0)
+        rest = whole - batches_done
+        if samples and self._order is not None:
+            share = (len(self._order.sampler.sampler) - samples) / self._batch_size
+            rest = (math.floor if self.loader.drop_last else math.ceil)(share) - (batches_done - batches)
+        return math.ceil(max(rest, 0) / window) + (epochs - 1) * math.ceil(whole / window) if epochs > 0 else 0
 
     # ------------------------------------------------------------------ state
 

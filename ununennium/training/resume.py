@@ -40,6 +40,7 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
     weights = {_module_key(trainer, key): value for key, value in trainer.module.state_dict().items()}
     return {
         "model": distributed.gathered(weights),
+        **trainer.companions.state_dict(),
         "optimizer": distributed.gathered(trainer.optimizer.state_dict()),
         "scheduler": trainer.schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
@@ -83,6 +84,7 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     state, loaders = TrainerState.from_dict(checkpoint["state"]), _loaders(checkpoint)
     _check_rest_of_epoch(trainer, state, loaders)
     _load_model(trainer, checkpoint["model"])
+    trainer.companions.load_state_dict(checkpoint)
     try:
         trainer.optimizer.load_state_dict(_divided(trainer.optimizer, checkpoint["optimizer"]))
     except (ValueError, KeyError) as error:

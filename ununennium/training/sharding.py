@@ -138,6 +138,22 @@ def check_equal_steps(loader: Any, accumulation_steps: int) -> None:
         raise ConfigError("train_loader", each, "give every rank equally many steps, as a DistributedSampler does")
 
 
+def check_not_empty(loader: Any, name: str) -> None:
+    """Refuse a loader without a batch on any rank, where its length is known.
+
+    Raises:
+        ConfigError: it is empty.
+    """
+    if loader is None:
+        return
+    try:
+        mine: int | None = len(loader)
+    except (TypeError, NotImplementedError):
+        mine = None
+    if not any(length is None or length > 0 for length in distributed.gather(mine)):
+        raise ConfigError(name, "0 batches", "give it data (drop_last leaves out a batch that is not full), or omit it")
+
+
 def _what_cannot_be_split(loader: DataLoader[Any]) -> str | None:
     """What of ``loader`` stands in the way of another sampler; None if nothing."""
     if type(loader) is not DataLoader:

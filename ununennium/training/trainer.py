@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,24 +13,23 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from ununennium.errors import DataError, NonFiniteError
+from ununennium.errors import DataError
 from ununennium.training import distributed
 from ununennium.training.callbacks.callback import HOOKS, Callback, overrides
 from ununennium.training.config import TrainerConfig, resolve_device
-from ununennium.training.loading import DataWait, mark_windows
+from ununennium.training.loading import DataWait, mark_windows, to_device
+from ununennium.training.modules import CompanionModules
 from ununennium.training.objective import Objective, unpack
-from ununennium.training.optimization import StepResult, Window
+from ununennium.training.optimization import Skips, Window
 from ununennium.training.parallel import ParallelModel
 from ununennium.training.precision import as_float32, deterministic_kernels, resolve_precision
 from ununennium.training.replay import ReplayableLoader
-from ununennium.training.resume import read_checkpoint, restore, snapshot
+from ununennium.training.resume import keyed, read_checkpoint, restore, snapshot
 from ununennium.training.scheduling import Schedule
-from ununennium.training.sharding import check_equal_steps, for_this_rank
+from ununennium.training.sharding import check_equal_steps, check_not_empty, for_this_rank
 from ununennium.training.state import StopReason, TrainerState, WeightedSum, mean_of, random_state, set_random_state
 
 __all__ = ["Trainer", "TrainerConfig"]
-
-logger = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -69,6 +67,8 @@ class Trainer:
         config: settings of the loop.
         batch_transform: ``batch_transform(image, target, valid, training=, epoch=, batch=)`` gives the (image, target)
             that the model and the loss take, on the device, in training and in validation; both count from 0.
+        ignore_index: target value of what has no label, for a loss that has no such attribute. A batch without any
+            label contributes nothing, whatever the loss returns for it.
 
     Attributes:
         state: position, counters, and after ``fit`` the stop reason.
@@ -95,6 +95,7 @@ class Trainer:
         config: TrainerConfig | None = None,
         *,
         batch_transform: Callable[..., tuple[Any, Any]] | None = None,
+        ignore_index: float | None = None,
     ) -> None:
         self.config = config or TrainerConfig()
         self.device = resolve_device(self.config)
@@ -102,15 +103,13 @@ class Trainer:
         self._parallel = ParallelModel(model, optimizer, self.config, self.device)
         self.module = self._parallel.module
         self.optimizer = optimizer
-        self.objective = Objective(loss_fn)
+        self.objective = Objective(loss_fn, ignore_index)
         self._world_size = distributed.world_size()
         split = {"seed": self.config.seed or 0, "rank": distributed.rank(), "world_size": self._world_size}
         self.train_loader = for_this_rank(train_loader, "train_loader", training=True, **split)
         self.val_loader = for_this_rank(val_loader, "val_loader", training=False, **split)
-        self.replays = {
-            "train_loader": ReplayableLoader(self.train_loader, "train_loader"),
-            "val_loader": ReplayableLoader(self.val_loader, "val_loader"),
-        }
+        loaders = {"train_loader": self.train_loader, "val_loader": self.val_loader}
+        self.replays = {name: ReplayableLoader(loader, name) for name, loader in loaders.items()}
         self.batch_transform = batch_transform
         self.schedule = Schedule(
             scheduler,
@@ -119,6 +118,7 @@ class Trainer:
             has_validation=val_loader is not None,
         )
         self.callbacks = sorted(callbacks or [], key=lambda callback: callback.priority)
+        self.companions = CompanionModules(self.module, loss_fn, batch_transform, keyed(self), self.device)
         self._hooks = {
             hook: [getattr(callback, hook) for callback in self.callbacks if overrides(callback, hook)]
             for hook in HOOKS
@@ -129,14 +129,15 @@ class Trainer:
         self.timing: dict[str, float] = {}
         self.resumed_from: str | None = None
 
+        strangers = self.companions.strangers(optimizer)
         self._window = Window(
-            optimizer, self.precision, self.config.gradient_clip, self.config.accumulation_steps, self.device
+            optimizer, self.precision, self.config.gradient_clip, self.config.accumulation_steps, self.device, strangers
         )
         self._on_host = self.device.type == "cpu"
         self._loss = WeightedSum(self.device)
         self._gradient_norm = WeightedSum(self.device)
         self.data_wait = DataWait()
-        self._nonfinite_in_a_row = 0
+        self._skips = Skips(self.config.max_nonfinite_steps)
         self._stop: tuple[StopReason, str] | None = None
         self._deadline = math.inf
 
@@ -164,7 +165,7 @@ class Trainer:
         if epochs < 0:
             raise ValueError(f"fit(epochs={epochs}): give a number of epochs >= 0")
         self._stop = None
-        self._nonfinite_in_a_row = 0
+        self._skips.clear()
         self.state.stop_reason, self.state.stop_message = None, ""
         if self.config.time_limit_s is not None:
             self._deadline = time.monotonic() + self.config.time_limit_s
@@ -177,9 +178,9 @@ class Trainer:
                     torch.manual_seed(self.config.seed * self._world_size + distributed.rank())
                 if not self.module.training:  # sub-modules that the user froze stay frozen
                     self.module.train()
-                check_equal_steps(self.train_loader, self.config.accumulation_steps)
-                self.replays["train_loader"].warn_of_limits()
+                self._check(epochs)
                 self.dispatch("on_fit_start")
+                self.companions.complete()
                 stopped = self._must_stop(agree_now=True)
                 while not stopped and self.state.epoch < epochs:
                     self._run_epoch()
@@ -193,6 +194,16 @@ class Trainer:
                 self.dispatch("on_exception", error)
                 raise
         return self.history
+
+    def _check(self, epochs: int) -> None:
+        """Refuse, before the first step, what could not be trained to its end, or not be resumed."""
+        replay, left = self.replays["train_loader"], epochs - self.state.epoch
+        check_equal_steps(self.train_loader, self.config.accumulation_steps)
+        check_not_empty(self.val_loader, "val_loader")
+        self.companions.check_optimizer(self.optimizer)
+        steps = replay.steps_left(left, self.state.batches_done, self.config.accumulation_steps)
+        self.schedule.check_length(steps, left)
+        replay.warn_of_limits()
 
     def _run_epoch(self) -> None:
         """One epoch, or what a resume left of it; returns early, at a step boundary, if asked to stop."""
@@ -231,12 +242,13 @@ class Trainer:
     def _optimizer_step(self) -> None:
         result = self._window.step()
         if not result.ran:
-            self._count_skip(result)
+            self.state.skipped_steps += 1
+            self._skips.add(result, f"epoch {self.state.epoch + 1}, after step {self.state.global_step}")
             return
         self.state.global_step += 1
-        self._nonfinite_in_a_row = 0
+        self._skips.clear()
         self._gradient_norm.add(result.norm, 1.0)
-        self.schedule.after_step()
+        self.schedule.after_step(self.state.global_step)
         for hook in self._hooks["on_step_end"]:
             hook(self)
 
@@ -245,7 +257,8 @@ class Trainer:
         assert self.val_loader is not None
         distributed.broadcast_buffers(self.module)
         loss = WeightedSum(self.device)
-        modes = [(module, module.training) for module in self.module.modules()]
+        modes = [(module, module.training) for module in self.module.modules()] + self.companions.modes()
+        batches = 0
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.replays["train_loader"].undisturbed())
             for callback in self.callbacks:
@@ -253,10 +266,12 @@ class Trainer:
             distributed.broadcast_buffers(self.module)  # a callback may have put others in, such as averages
             stack.enter_context(self._parallel.around_validation())
             self.module.eval()
+            self.companions.eval()
             try:
                 with torch.no_grad():
                     for batch in self.replays["val_loader"].iterate(self.state.epoch):
                         self._validate_batch(batch, loss)
+                        batches += 1
                         # No rank waits for another in here: this one leaves, and all agree below.
                         if self._stop is not None or time.monotonic() > self._deadline:
                             break
@@ -265,7 +280,10 @@ class Trainer:
                     module.training = was_training
         if self._must_stop(agree_now=True):
             return False
-        self.metrics["val_loss"] = mean_of(distributed.sum_over_ranks(loss.sums(), self.device))
+        *sums, batches_of_all = distributed.sum_over_ranks([*loss.sums(), float(batches)], self.device)
+        if not batches_of_all:
+            raise DataError("val_loader gave no batch; give it data, or leave it out")
+        self.metrics["val_loss"] = mean_of(sums)
         self.dispatch("on_validation_end")
         return True
 
@@ -282,9 +300,9 @@ class Trainer:
     def _prepare(self, batch: Any, *, training: bool) -> tuple[Any, Any, Any]:
         """Image, masked target and valid mask, on the device."""
         image, target, valid = unpack(batch)
-        image, target = self._to_device(image), self._to_device(target)
-        if valid is not None:
-            valid = self._to_device(valid)
+        image, target, valid = (
+            to_device(part, self.device, channels_last=self.config.channels_last) for part in (image, target, valid)
+        )
         if self.batch_transform is not None:
             place = {"epoch": self.state.epoch, "batch": self.state.batches_done}
             return *self.batch_transform(image, target, valid, training=training, **place), None
@@ -320,23 +338,11 @@ class Trainer:
             self.history[name] = [math.nan] * self.state.epoch
         for name, values in self.history.items():
             values.append(float(self.metrics.get(name, math.nan)))
-        self.schedule.after_epoch(self.metrics)
         self.state.epoch += 1
+        self.schedule.after_epoch(self.metrics, self.state.epoch)
         self.state.batches_done = 0
         self.state.running = {}
         self.dispatch("on_epoch_end")
-
-    def _count_skip(self, result: StepResult) -> None:
-        self.state.skipped_steps += 1
-        self._nonfinite_in_a_row = 0 if result.is_empty else self._nonfinite_in_a_row + 1
-        why = "no valid pixel in its window" if result.is_empty else f"the gradient's norm is {result.norm}"
-        place = f"epoch {self.state.epoch + 1}, after step {self.state.global_step}"
-        logger.warning("%s: optimizer step skipped, %s", place, why)
-        if self._nonfinite_in_a_row >= self.config.max_nonfinite_steps:
-            raise NonFiniteError(
-                f"the gradient was not finite in {self._nonfinite_in_a_row} optimizer steps in a row ({place}); lower "
-                "the learning rate, look for NaN in the images, or train with mixed_precision='bf16' or False"
-            )
 
     # ------------------------------------------------------------------ stopping, hooks, state
 
@@ -393,10 +399,3 @@ class Trainer:
         """Keep the sums of an unfinished epoch, so that its mean covers what ran before and after a stop."""
         if self.state.batches_done:
             self.state.running = {"loss": self._loss.sums(), "gradient_norm": self._gradient_norm.sums()}
-
-    def _to_device(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if self.config.channels_last and value.ndim == 4:
-            return value.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        return value if self._on_host and value.is_cpu else value.to(self.device, non_blocking=True)

@@ -43,11 +43,12 @@ class SegmentationMetrics(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         from_loss = trainer.objective.ignore_index
         ignore_index = from_loss if self.ignore_index is None else self.ignore_index
-        if from_loss is not None and ignore_index != from_loss:
+        declared = trainer.objective.declared_ignore_index
+        if declared is not None and ignore_index != declared:
             raise ConfigError(
-                "ignore_index", ignore_index, f"the loss ignores {from_loss}; metrics must ignore the same"
+                "ignore_index", ignore_index, f"the loss ignores {declared}; metrics must ignore the same"
             )
-        self.confusion = ConfusionMatrix(self.num_classes, ignore_index)
+        self.confusion = ConfusionMatrix(self.num_classes, None if ignore_index is None else int(ignore_index))
 
     def on_epoch_start(self, trainer: Trainer) -> None:
         self.confusion.reset()
