@@ -1,16 +1,20 @@
-"""Kill a run at random moments until it is done, and compare it with one that was left alone.
+"""Kill runs at random moments until they are done, and compare each with one that was left alone.
 
-    python -m benchmarks.soak --kills 50 --ranks 2
+    python -m benchmarks.soak --kills 60 --ranks 1 2 --starters cli launcher plain --workers 0 1
 
-The launcher, torchrun, a rank, or all of them at once (a machine that loses power) get SIGKILL or SIGTERM, while they
-start or while they train; then the run is started again, as a flow's next try does. In the end model, optimizer and
-history must equal the undisturbed run's to the bit, and no complete checkpoint may have been lost on the way.
+There is one pair of runs for each number of ranks, starter and kind of workers. A starter is the command line
+(``ununennium train --resume``), the launcher alone, or a plain program with a shuffled ``DataLoader`` that has a
+generator of its own (``benchmarks.soak_plain``). What was started, torchrun, a rank, or all of them at once (a machine
+that loses power) get SIGKILL, SIGTERM or SIGINT, while they start or while they train; then the run is started again,
+as a flow's next try does. In the end model, modules beside it, optimizer, averages and history must equal the
+undisturbed run's to the bit, and no complete checkpoint may have been lost on the way.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -19,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,56 +49,108 @@ SETTINGS = [
     "checkpoints.every_n_steps=2",
     "launcher.grace_s=60",
 ]
-VICTIMS = {"everything": "KILL", "launcher": "KILL TERM", "torchrun": "KILL TERM", "rank": "KILL TERM"}
+STARTERS = ("cli", "launcher", "plain")
+VICTIMS = {
+    "everything": "KILL",
+    "what was started": "KILL TERM INT",
+    "torchrun": "KILL TERM INT",
+    "rank": "KILL TERM INT",
+}
+PARTS = ("model", "modules", "optimizer")
 PATIENCE_S = 300.0
 
 
+@dataclass(frozen=True)
+class Job:
+    """A run that can be started again and again.
+
+    Attributes:
+        command: starts it, or goes on with it.
+        marker: what the command lines of all its processes have in common.
+        checkpoints: their URL.
+        log: what its processes print.
+    """
+
+    command: list[str]
+    marker: str
+    checkpoints: str
+    log: Path
+
+    @classmethod
+    def of_project(cls, starter: str, folder: Path, *, epochs: int, ranks: int, workers: int) -> Job:
+        """A run of the example, by the command line or by the launcher."""
+        changes = [
+            f"trainer.epochs={epochs}", f"launcher.nproc_per_node={ranks}", f"storage={folder / 'storage'}",
+            f"data.num_workers={workers}",
+        ]  # fmt: skip
+        run = RunDirectory.create(RunConfig.load(EXAMPLE, [*SETTINGS, *changes]))
+        pipeline.prepare(run)
+        command = ["-m", "ununennium.training.launch", str(run.run_file)]
+        if starter == "cli":
+            run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
+            command = ["-m", "ununennium", "train", "--resume", run.run_id, "--storage", str(run.storage)]
+        return cls([sys.executable, *command], run.run_id, run.checkpoints_url, run.work / "soak.log")
+
+    @classmethod
+    def of_plain(cls, folder: Path, *, epochs: int, ranks: int, workers: int) -> Job:
+        """A run of ``benchmarks.soak_plain``, under torchrun if there are several ranks."""
+        url = str(folder / "plain")
+        program = ["-m", "benchmarks.soak_plain", url, str(epochs), str(int(workers > 0))]
+        if ranks > 1:
+            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "--module"]
+            program = [*torchrun, *program[1:]]
+        return cls([sys.executable, *program], url, url, folder / "soak.log")
+
+
 class Soak:
-    """One run under fire.
+    """One job under fire.
 
     Args:
-        run: a prepared run.
+        job: what is started.
         seed: of the moments and the victims.
     """
 
-    def __init__(self, run: RunDirectory, seed: int) -> None:
-        self.run = run
+    def __init__(self, job: Job, seed: int) -> None:
+        self.job = job
         self._random = random.Random(seed)
-        self._store = CheckpointStore(run.checkpoints_url)
+        self._store = CheckpointStore(job.checkpoints)
 
     def start(self) -> subprocess.Popen[str]:
         """Start, or go on with, the run."""
-        command = [sys.executable, "-m", "ununennium.training.launch", str(self.run.run_file)]
-        with (self.run.work / "soak.log").open("a") as log:
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with self.job.log.open("a") as log:
+            return subprocess.Popen(
+                self.job.command, stdout=log, stderr=subprocess.STDOUT, text=True, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
 
-    def kill(self, launcher: subprocess.Popen[str]) -> str | None:
-        """Wait for a random moment and kill a random victim; returns what was done, None if the run ended first."""
+    def kill(self, started: subprocess.Popen[str]) -> tuple[str, str, str] | None:
+        """Wait for a random moment and kill a random victim; returns signal, victim and moment, or None if it ended."""
         if self._random.random() < 0.25:
             moment = self._random.uniform(0.0, 5.0)
             when = f"{moment:.2f} s after its start"
-            self._sleep(launcher, moment)
         else:
             before = self.position()
             deadline = time.monotonic() + PATIENCE_S
-            while self.position() <= before and launcher.poll() is None and time.monotonic() < deadline:
+            while self.position() <= before and started.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             moment = self._random.uniform(0.0, 1.0)
             when = f"{moment:.2f} s after a checkpoint"
-            self._sleep(launcher, moment)
-        if launcher.poll() is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            started.wait(moment)
+        if started.poll() is not None:
             return None
         victim = self._random.choice(list(VICTIMS))
         name = self._random.choice(VICTIMS[victim].split())
         ranks = self._ranks()
-        agents = [pid for pid in {_parent(rank) for rank in ranks} if pid > 1]
-        hit = {"everything": [launcher.pid, *agents, *ranks], "launcher": [launcher.pid], "torchrun": agents}
+        agents = sorted({_parent(rank) for rank in ranks} - {0, 1, os.getpid()})
+        hit = {"everything": [started.pid, *agents, *ranks], "what was started": [started.pid], "torchrun": agents}
         for pid in hit.get(victim, [self._random.choice(ranks)] if ranks else []):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.Signals[f"SIG{name}"])
-        return f"SIG{name} to {victim}, {when}"
+        return f"SIG{name}", victim, when
 
-    def settle(self, launcher: subprocess.Popen[str]) -> int | None:
+    def settle(self, started: subprocess.Popen[str]) -> int | None:
         """Until nothing of the run is alive; returns the exit status, or None if it goes on after a lost rank.
 
         Raises:
@@ -100,13 +158,13 @@ class Soak:
         """
         deadline = time.monotonic() + PATIENCE_S
         with contextlib.suppress(subprocess.TimeoutExpired):
-            launcher.wait(8.0)
-        status = launcher.poll()
+            started.wait(8.0)
+        status = started.poll()
         if status is None:
             return None
-        while any(_alive(pid, self.run) for pid in self._ranks()):
+        while self._alive():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"processes of {self.run.work} are left after {PATIENCE_S:.0f} s")
+                raise RuntimeError(f"processes of {self.job.log} are left after {PATIENCE_S:.0f} s")
             time.sleep(0.05)
         return status
 
@@ -117,19 +175,28 @@ class Soak:
 
     def newest(self) -> dict[str, Any]:
         """The newest checkpoint, read whole: size and hash are checked."""
-        return CheckpointStore.read(self.run.checkpoints_url)
+        return CheckpointStore.read(self.job.checkpoints)
+
+    def _alive(self) -> list[int]:
+        """The processes of the run, but for the one that ended and is not waited for."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if self.job.marker.encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+        return [pid for pid in found if pid != os.getpid()]
 
     def _ranks(self) -> list[int]:
-        pids = [int(file.read_text().split()[0]) for file in sorted(self.run.pids_folder.glob("rank*"))]
-        return [pid for pid in pids if _alive(pid, self.run)]
-
-    @staticmethod
-    def _sleep(launcher: subprocess.Popen[str], seconds: float) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            launcher.wait(seconds)
+        """Those that train: with the environment of a rank, but no loader's worker, which has that too."""
+        alive = self._alive()
+        ranks = [pid for pid in alive if b"\0LOCAL_RANK=" in _environment(pid)]
+        ranks = [pid for pid in ranks if _parent(pid) not in ranks]
+        return ranks or [pid for pid in alive if _parent(pid) == os.getpid()]
 
 
-def soak(folder: Path, *, kills: int, epochs: int, ranks: int, seed: int) -> dict[str, Any]:
+def soak(
+    folder: Path, *, kills: int, epochs: int, ranks: int, seed: int, starter: str = "launcher", workers: int = 0
+) -> dict[str, Any]:
     """Train once undisturbed and once under fire.
 
     Args:
@@ -138,46 +205,56 @@ def soak(folder: Path, *, kills: int, epochs: int, ranks: int, seed: int) -> dic
         epochs: of both runs; long enough to last for so many kills.
         ranks: training processes.
         seed: of the moments and the victims.
+        starter: one of ``STARTERS``.
+        workers: loader processes of each rank, which are persistent.
 
     Returns:
-        ``kills`` done, ``starts``, ``lost_checkpoints`` and ``differs``, the parts that are not equal to the bit.
+        ``kills`` done, ``starts``, ``lost_checkpoints``, ``differs``, the parts that are not equal to the bit, and
+        ``signals``, how many of each.
     """
     os.environ["UNUNENNIUM_WORK"] = str(folder / "work")
-    changes = [f"trainer.epochs={epochs}", f"launcher.nproc_per_node={ranks}", f"storage={folder / 'storage'}"]
-    config = RunConfig.load(EXAMPLE, [*SETTINGS, *changes])
-    undisturbed, fired_at = (RunDirectory.create(config) for _ in range(2))
-    for run in (undisturbed, fired_at):
-        pipeline.prepare(run)
-    reference = Soak(undisturbed, seed)
-    status = reference.start().wait(PATIENCE_S * 4)
+    jobs = []
+    for name in ("undisturbed", "under-fire"):
+        place = folder / name
+        place.mkdir(parents=True)
+        arguments = {"epochs": epochs, "ranks": ranks, "workers": workers}
+        plain = starter == "plain"
+        jobs.append(Job.of_plain(place, **arguments) if plain else Job.of_project(starter, place, **arguments))
+    reference, under_fire = Soak(jobs[0], seed), Soak(jobs[1], seed)
+    status: int | None = reference.start().wait(PATIENCE_S * 4)
     if status:
-        raise RuntimeError(f"the undisturbed run ended with {status}: {(undisturbed.work / 'soak.log').read_text()}")
-    under_fire = Soak(fired_at, seed)
+        raise RuntimeError(f"the undisturbed run ended with {status}: {jobs[0].log.read_text()}")
     done = starts = lost = 0
-    status: int | None = 1
+    signals: Counter[str] = Counter()
+    status = 1
     while status != 0:
         if status is not None:
-            launcher = under_fire.start()
+            started = under_fire.start()
             starts += 1
         before = under_fire.position()
-        what = under_fire.kill(launcher) if done < kills else None
+        what = under_fire.kill(started) if done < kills else None
         if what is None:
-            status = launcher.wait(PATIENCE_S * 4)
+            status = started.wait(PATIENCE_S * 4)
         else:
             done += 1
-            status = under_fire.settle(launcher)
+            signals[f"{what[0]} to {what[1]}"] += 1
+            status = under_fire.settle(started)
         after = under_fire.position()
         if after > (-1,) and status is not None:
             under_fire.newest()
         lost += after < before
         ending = "goes on" if status is None else f"exit {status}"
-        _say(f"{done:3d}  {what or 'left alone'}: {ending}; newest checkpoint: epoch, step, batches {after}")
+        told = "left alone" if what is None else f"{what[0]} to {what[1]}, {what[2]}"
+        _say(f"{done:3d}  {told}: {ending}; newest checkpoint: epoch, step, batches {after}")
         if starts > 2 * kills + 10:
-            raise RuntimeError(f"the run does not end; see {fired_at.work / 'soak.log'}")
+            raise RuntimeError(f"the run does not end; see {jobs[1].log}")
     first, second = reference.newest(), under_fire.newest()
-    differs = [part for part in ("model", "optimizer") if not equal(first[part], second[part])]
+    differs = [part for part in PARTS if not equal(first.get(part), second.get(part))]
     differs += [name for name, values in first["history"].items() if not equal(values, second["history"].get(name))]
-    return {"kills": done, "starts": starts, "lost_checkpoints": lost, "differs": differs}
+    if not equal(first["callbacks"].get("EMA"), second["callbacks"].get("EMA")):
+        differs.append("EMA")
+    found = {"kills": done, "starts": starts, "lost_checkpoints": lost, "differs": differs}
+    return {**found, "signals": dict(sorted(signals.items()))}
 
 
 def equal(first: Any, second: Any) -> bool:
@@ -191,10 +268,10 @@ def equal(first: Any, second: Any) -> bool:
     return bool(first == second) or (first != first and second != second)
 
 
-def _alive(pid: int, run: RunDirectory) -> bool:
+def _environment(pid: int) -> bytes:
     with contextlib.suppress(OSError):
-        return str(run.run_file).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
+        return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
 
 
 def _parent(pid: int) -> int:
@@ -208,17 +285,35 @@ def _say(line: str) -> None:
 
 
 def main() -> int:
-    """Exit status 1 if the runs differ or a checkpoint was lost."""
+    """Exit status 1 if runs differ, a checkpoint was lost, or not so many kills could be made."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=50, help="how many (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=120, help="of the run (default: %(default)s)")
-    parser.add_argument("--ranks", type=int, default=1, help="training processes (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=60, help="in all (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=24, help="of each run (default: %(default)s)")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="training processes (default: 1 2)")
+    parser.add_argument("--starters", nargs="+", choices=STARTERS, default=list(STARTERS), help="(default: all)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 1], help="loader processes, which are persistent (default: 0 1)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims (default: %(default)s)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        result = soak(Path(folder), **vars(options))
-    _say(json.dumps({**vars(options), **result}))
-    return int(bool(result["differs"] or result["lost_checkpoints"] or result["kills"] < options.kills))
+    pairs = list(itertools.product(options.starters, options.ranks, options.workers))
+    total: Counter[str] = Counter()
+    signals: Counter[str] = Counter()
+    differs: list[str] = []
+    for number, (starter, ranks, workers) in enumerate(pairs):
+        missing = options.kills - total["kills"]
+        kills = -(-missing // (len(pairs) - number))
+        name = f"{starter}, {ranks} ranks, {workers} workers"
+        _say(f"{name}: {kills} kills")
+        arguments = {"epochs": options.epochs, "seed": options.seed + number, "ranks": ranks, "workers": workers}
+        with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+            result = soak(Path(folder), kills=kills, starter=starter, **arguments)
+        total.update({key: result[key] for key in ("kills", "starts", "lost_checkpoints")})
+        signals.update(result["signals"])
+        differs += [f"{name}: {part}" for part in result["differs"]]
+        _say(json.dumps({"run": name, **result}))
+    _say(json.dumps({**vars(options), "pairs": len(pairs), **total, "differs": differs, "signals": dict(signals)}))
+    return int(bool(differs or total["lost_checkpoints"] or total["kills"] < options.kills))
 
 
 if __name__ == "__main__":
