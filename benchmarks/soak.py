@@ -140,12 +140,17 @@ class Soak:
             started.wait(moment)
         if started.poll() is not None:
             return None
-        victim = self._random.choice(list(VICTIMS))
-        name = self._random.choice(VICTIMS[victim].split())
         ranks = self._ranks()
         agents = sorted({_parent(rank) for rank in ranks} - {0, 1, os.getpid()})
-        hit = {"everything": [started.pid, *agents, *ranks], "what was started": [started.pid], "torchrun": agents}
-        for pid in hit.get(victim, [self._random.choice(ranks)] if ranks else []):
+        hit = {
+            "everything": [started.pid, *agents, *ranks],
+            "what was started": [started.pid],
+            "torchrun": agents,
+            "rank": [self._random.choice(ranks)] if ranks else [],
+        }
+        victim = self._random.choice([name for name, pids in hit.items() if pids])
+        name = self._random.choice(VICTIMS[victim].split())
+        for pid in hit[victim]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.Signals[f"SIG{name}"])
         return f"SIG{name}", victim, when

@@ -1,4 +1,4 @@
-"""What torchrun runs for test_companion_modules.py. Usage: companion_ranks.py OUT FULLY_SHARD; writes OUT.<rank>."""
+"""What each rank of test_companion_modules.py runs. Usage: companion_ranks.py OUT FULLY_SHARD; writes OUT.<rank>."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def main(out: str, sharded: str) -> None:
     mine, is_sharded = every[rank::2], bool(int(sharded))
     start = 0.3 + rank  # rank 0's is taken
     trainer, loss = train(mine, start=start, sharded=is_sharded)
-    result = {"one": alone(union(every)), "two": values(trainer, loss), "mean": loss.mean}
+    result = {"one": alone(union(every)), "two": values(trainer, loss), "mean": loss.mean, "history": trainer.history}
     stopped, _ = train(mine, start=start, sharded=is_sharded, callbacks=[StopAt()])
     resumed, loss = train(mine, start=9.0, sharded=is_sharded, checkpoint=stopped.state_dict())
-    result |= {"resumed": values(resumed, loss), "resumed_mean": loss.mean}
+    result |= {"resumed": values(resumed, loss), "resumed_mean": loss.mean, "resumed_history": resumed.history}
     torch.save(result, f"{out}.{rank}")
 
 

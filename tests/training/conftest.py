@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +77,18 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def run_on_two_ranks(program: Path, *arguments: object) -> None:
+    spec = importlib.util.spec_from_file_location("ranks", Path(__file__).with_name("ranks.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ranks"] = module  # where a new process looks for what it is to run
+    spec.loader.exec_module(module)
+    if str(Path(__file__).parent) not in sys.path:
+        sys.path.append(str(Path(__file__).parent))
+    module.run_on_two_ranks(program, *arguments)
+
+
 class Kit:
     """What the tests of the loop share, as one fixture."""
 
@@ -85,6 +100,7 @@ class Kit:
     plain_loop = staticmethod(plain_loop)
     weights = staticmethod(weights)
     same = staticmethod(same)
+    on_two_ranks = staticmethod(run_on_two_ranks)
 
     @staticmethod
     def loader(length: int = 24, batch_size: int = 4, **arguments: Any) -> DataLoader[Any]:

@@ -1,4 +1,4 @@
-"""What torchrun runs for test_agreement.py: rank 1 is asked to stop just after the ranks have agreed to go on.
+"""What each rank of test_agreement.py runs: rank 1 is asked to stop just after the ranks have agreed to go on.
 
 Usage: late_stop.py OUT STEP; writes OUT.<rank>.
 """

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import io
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -265,25 +262,11 @@ def test_a_loss_is_in_evaluation_mode_while_the_model_is(kit):
     assert not loss.dropout.training
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sharded", [False, True])
-def test_two_ranks_train_one_loss(tmp_path, sharded):
-    """correctness 6, 66, 86: its parameters are rank 0's first, its gradients are shared; a resume is exact."""
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_ranks_train_one_loss(kit, tmp_path, sharded):
+    """correctness 6, 7, 62, 66, 86: its parameters are rank 0's first, its gradients are shared; a resume is exact."""
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(PROGRAM),
-        str(out),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [*command, str(int(sharded))], env=environment, capture_output=True, text=True, timeout=280, check=False
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    kit.on_two_ranks(PROGRAM, out, int(sharded))
     ranks = [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
     for rank in ranks:
         for key, value in rank["one"].items():
@@ -293,3 +276,4 @@ def test_two_ranks_train_one_loss(tmp_path, sharded):
     assert not torch.equal(ranks[0]["mean"], ranks[1]["mean"])  # buffers of each rank's own, and restored as such
     for rank in ranks:
         assert torch.equal(rank["mean"], rank["resumed_mean"])
+        assert rank["history"] == rank["resumed_history"]  # also of the epoch that was stopped: each rank's sums

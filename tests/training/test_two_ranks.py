@@ -1,11 +1,8 @@
-"""Two real processes under torchrun compute what one does. (Killing them is the launcher's matter.)"""
+"""Two real processes compute what one does. (Killing them is the launcher's matter.)"""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,21 +12,9 @@ PROGRAM = Path(__file__).with_name("two_ranks.py")
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(kit, tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks") / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(PROGRAM),
-        str(out),
-    ]
-    finished = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
+    kit.on_two_ranks(PROGRAM, out)
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
 
 
@@ -45,14 +30,12 @@ def one():
     return {"weights": trainer.module.state_dict(), "history": history}
 
 
-@pytest.mark.slow
 def test_one_and_two_ranks_agree_with_uneven_valid_counts(ranks, one):
     """correctness 3, 6: to 1e-6 over the same global batches."""
     for key, value in one["weights"].items():
         torch.testing.assert_close(ranks[0]["weights"][key], value, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_every_rank_returns_the_same_history(ranks, one):
     """correctness 7, 14, 29, 30, 31, 37: losses, norms and metrics are reduced; uneven validation counts each once."""
     assert ranks[0]["history"] == ranks[1]["history"]
@@ -60,7 +43,6 @@ def test_every_rank_returns_the_same_history(ranks, one):
         assert ranks[0]["history"][name] == pytest.approx(values, rel=1e-5, abs=1e-6), name
 
 
-@pytest.mark.slow
 def test_a_window_costs_one_all_reduce(ranks):
     """correctness 8, 9: no_sync encloses forward and backward; the window's last micro-batch synchronises."""
     assert [rank["reduces"] for rank in ranks] == [3 * 2, 3 * 2]  # epochs x windows, one bucket each

@@ -1,4 +1,4 @@
-"""What torchrun runs for test_two_ranks.py. Usage: two_ranks.py OUT; writes OUT.<rank>."""
+"""What each rank of test_two_ranks.py runs. Usage: two_ranks.py OUT; writes OUT.<rank>."""
 
 from __future__ import annotations
 
