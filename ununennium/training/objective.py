@@ -183,7 +183,9 @@ class Objective:
             valid = torch.where(has_any, valid, torch.ones_like(valid))
         loss = self._call(_gated(output, has_any), target, valid)
         value = torch.where(has_any, loss.value, torch.zeros_like(loss.value))
-        weight = torch.as_tensor(loss.weight, device=has_any.device)
+        weight = loss.weight
+        if not isinstance(weight, Tensor):  # filled on the device: a copy from the host would wait
+            weight = torch.full((), float(weight), device=has_any.device)
         return loss._replace(value=value, weight=torch.where(has_any, weight, torch.zeros_like(weight)))
 
     def _sum_and_count(self, output: Tensor, target: Tensor) -> WeightedLoss:

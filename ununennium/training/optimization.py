@@ -138,8 +138,9 @@ class Window:
         """
         if self._world_size == 1 or not self._strangers:
             return None
-        used = torch.tensor([p.grad is not None for p in self._strangers], dtype=torch.float64).to(self._device)
-        for parameter in self._strangers:
+        used = torch.zeros(len(self._strangers), dtype=torch.float64, device=self._device)
+        for place, parameter in enumerate(self._strangers):
+            used[place].fill_(parameter.grad is not None)
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             distributed.sum_tensor_over_ranks(parameter.grad).div_(self._world_size)
@@ -211,12 +212,14 @@ class Skips:
 def _total_norm(gradients: list[Tensor]) -> Tensor:
     """L2 norm over all gradients; where some are divided over ranks and some are not, of the whole."""
     divided = [gradient for gradient in gradients if distributed.is_divided(gradient)]
+    total: Tensor
     if not divided or len(divided) == len(gradients):
-        total: Tensor = nn.utils.get_total_norm(gradients)
+        total = nn.utils.get_total_norm(gradients)
         return total
     plain = [gradient for gradient in gradients if not distributed.is_divided(gradient)]
     norms = [distributed.whole(nn.utils.get_total_norm(part)) for part in (divided, plain)]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 def _clip(parameters: list[nn.Parameter], limit: float, norm: Tensor) -> None:
