@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ununennium.evaluation.areas import estimate_areas
+from ununennium.evaluation.evaluation import Areas, Evaluation
+from ununennium.evaluation.mapped import MappedArea
+from ununennium.evaluation.measures import ClassMeasures
+from ununennium.evaluation.units import Units, UnitScene
+from ununennium.report.findings import areas
 
 # Olofsson et al. 2014, section 5: sample counts, rows by map, columns by reference; map of ten million 30 m pixels.
 CLASSES = ["deforestation", "forest gain", "stable forest", "stable non-forest"]
@@ -71,3 +80,94 @@ def test_shares_sum_to_one_and_labels_in_proportion_to_the_map_are_simply_counte
     assert [each.share for each in in_proportion.classes] == pytest.approx(
         (confusion.sum(1) / confusion.sum()).tolist()
     )
+
+
+def test_the_finite_population_correction_is_that_of_samples_without_replacement():
+    """correctness 106: 60 of 150 and 90 of 300 mapped pixels have labels, drawn again and again; Cochran 1977, 2.6."""
+    rng = np.random.default_rng(0)
+    truth = [np.repeat([0, 1], [120, 30]), np.repeat([0, 1], [45, 255])]
+    drawn = np.array([[np.bincount(rng.permutation(of)[:n], minlength=2) for of, n in zip(truth, (60, 90), strict=True)]
+                      for _ in range(4000)])  # fmt: skip
+    weight = np.array([150, 300]) / 450
+    scatter = (weight[:, None] * drawn / drawn.sum(2, keepdims=True)).sum(1).std(0)
+    found = [estimate_areas(sample.T, [150, 300], ["a", "b"]) for sample in drawn[:300]]
+    for number in range(2):
+        assert np.mean([each.classes[number].share_se for each in found]) == pytest.approx(scatter[number], rel=0.06)
+    accuracy = (weight * drawn.diagonal(axis1=1, axis2=2) / drawn.sum(2)).sum(1).std()
+    assert np.mean([each.accuracy_se for each in found]) == pytest.approx(accuracy, rel=0.06)
+
+
+@pytest.mark.parametrize("pixels_per_label", [1, 64**2])
+def test_a_holdout_that_is_labelled_all_over_has_no_sampling_error(pixels_per_label):
+    """correctness 106: pixels, or patches that a label of its own stands for; also a class of one pixel."""
+    confusion = np.array([[90, 10, 0], [5, 300, 0], [0, 0, 1]])
+    mapped = confusion.sum(0) * pixels_per_label
+    found = estimate_areas(confusion, mapped.tolist(), ["a", "b", "c"], pixels_per_label=pixels_per_label)
+    assert found.accuracy_se == 0.0
+    for each in found.classes:
+        assert (each.share_se, each.users_accuracy_se, each.producers_accuracy_se) == (0.0, 0.0, 0.0)
+    both, its = confusion[:2, :2], mapped[:2]
+    half = estimate_areas(both, (2 * its).tolist(), ["a", "b"], pixels_per_label=pixels_per_label)
+    plain = estimate_areas(both, (10**9 * its).tolist(), ["a", "b"])
+    assert half.classes[0].share_se == pytest.approx(plain.classes[0].share_se * 0.5**0.5, rel=1e-6)
+
+
+def mapped_blocks(rng: np.random.Generator, number: int) -> Areas:
+    """The evaluation of a map whose accuracy differs from block to block, of which every pixel has a label."""
+    right = np.clip(rng.normal(0.75, 0.12, (number, 2)), 0, 1)
+    hits = np.rint(right * 200)
+    sums = np.stack([hits[:, 0], 200 - hits[:, 0], 200 - hits[:, 1], hits[:, 1]], 1)
+    measures = ClassMeasures(["a", "b"], boundaries=False)
+    rows = np.arange(number)
+    units = Units("patches", 20, (UnitScene("s", "s", (0, 0)),), 0 * rows, rows, rows, sums)
+    mapped = MappedArea(2)
+    mapped.add(Counted(sums.reshape(-1, 2, 2).sum((0, 1)).astype(np.int64), None))
+    return mapped.areas(units, measures)
+
+
+class Counted(NamedTuple):
+    """What a tally of a scene has."""
+
+    pixels: np.ndarray
+    m2: np.ndarray | None
+
+
+@pytest.mark.parametrize("number", [6, 20])
+def test_intervals_by_blocks_hold_the_accuracies_that_standard_errors_miss(number):
+    """correctness 106: nominal 95 %; the sampling error is 0, and says nothing of other blocks."""
+    rng = np.random.default_rng(number)
+    held = np.zeros(3)
+    for _ in range(80):
+        found = mapped_blocks(rng, number)
+        assert found.accuracy_se == 0.0
+        first = found.classes[0]
+        intervals = found.accuracy_interval, first.users_accuracy_interval, first.producers_accuracy_interval
+        held += [low <= 0.75 <= high for low, high in intervals]
+    assert (held / 80 >= 0.86).all()
+
+
+def test_fewer_than_six_blocks_have_no_interval_and_the_report_says_so():
+    """correctness 106."""
+    found = mapped_blocks(np.random.default_rng(0), 5)
+    assert found.accuracy_interval is None
+    assert found.classes[0].share_interval is None
+    text = str(areas_section(found))
+    assert "margins here are the sampling error alone" in text
+    assert "95 % sampling error" in text
+    assert "margins here" not in str(areas_section(mapped_blocks(np.random.default_rng(0), 6)))
+
+
+def areas_section(found: Areas) -> object:
+    evaluation = Evaluation(["a", "b"], [], {}, 1, "s", "d", areas=found).to_json()
+    return areas(SimpleNamespace(challenger=evaluation))
+
+
+def test_areas_survive_json_and_those_of_earlier_versions_load():
+    """correctness 106."""
+    found = mapped_blocks(np.random.default_rng(0), 8)
+    stored = Evaluation(["a", "b"], [], {}, 1, "s", "d", areas=found).to_json()
+    assert Evaluation.from_json(json.loads(json.dumps(stored))).areas == found
+    for each in stored["areas"]["classes"]:
+        del each["users_accuracy_interval"], each["producers_accuracy_interval"]
+    del stored["areas"]["accuracy_interval"]
+    assert Evaluation.from_json(stored).areas.classes[0].share == found.classes[0].share

@@ -2,6 +2,11 @@
 
 Probabilities are those of a map before a temperature, put together from overlapping tiles and views; temperatures are
 applied to them by ``ununennium.inference.temperature``, as in maps.
+
+The expected calibration error (Naeini et al. 2015) adds up the sizes of gaps between confidence and accuracy, so noise
+makes it larger than it is (Nixon et al. 2019; Kumar et al. 2019): that of a perfect model is not 0. In the corrected
+one the sign of each bin's gap is that of the other blocks, so that noise cancels: a model whose gaps are noise has 0 on
+average, whatever errors of a block have in common.
 """
 
 from __future__ import annotations
@@ -14,7 +19,10 @@ import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
 
+from ununennium.evaluation.bootstrap import drawn_values, expanded_interval, num_resamples
 from ununennium.evaluation.evaluation import Calibration
+from ununennium.evaluation.measures import Kind
+from ununennium.evaluation.units import UnitScene, UnitSums
 from ununennium.inference.temperature import TINY, tempered
 
 NUM_BINS = 15
@@ -23,8 +31,11 @@ MOST_SAMPLES = 200_000
 _RANGE = (0.05, 20.0)
 _SPREAD = 1e-5  # of log-probabilities: less is the rounding of float32, and no temperature fits it better than another
 _GAIN = 1e-12  # nats
+_COLUMNS = 3  # pixels, confidence, right ones
+_LEAST_FOR_SIGNS = 2
 
 FloatArray = npt.NDArray[np.floating[Any]]
+Sums = npt.NDArray[np.float64]
 
 
 def fit_temperature(probabilities: FloatArray, labels: npt.NDArray[np.integer[Any]]) -> float:
@@ -83,18 +94,37 @@ class Samples:
 
 
 class Reliability:
-    """Counts confidence and accuracy, bin by bin, with and without a temperature.
+    """Counts confidence and accuracy of each block, bin by bin, with and without a temperature.
 
     Args:
         temperature: the model's.
+        kind: of what is counted.
+        block_size: side of a spatial block in pixels.
     """
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: float = 1.0, kind: Kind = "pixels", block_size: int = 128) -> None:
         self.temperature = temperature
-        self._sums = np.zeros((2, NUM_BINS, 3))  # tempered and raw; pixels, confidence, right ones
+        self._sums = UnitSums(kind, 2 * NUM_BINS * _COLUMNS, block_size)
 
-    def add(self, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.integer[Any]]) -> None:
-        """Count pixels: (K, n), summing to 1, and (n,)."""
+    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+        """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
+        self._sums.begin(scene, row, col)
+
+    def add(
+        self,
+        row: int,
+        probabilities: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.integer[Any]],
+        where: npt.NDArray[np.bool_],
+    ) -> None:
+        """Count pixels.
+
+        Args:
+            row: of the window.
+            probabilities: (K, n), summing to 1.
+            labels: (n,).
+            where: bool (rows, width), the n pixels in row-major order.
+        """
         if not len(labels):
             return
         right = probabilities.argmax(0) == labels
@@ -102,21 +132,73 @@ class Reliability:
         for place, given in enumerate((as_used, probabilities)):
             confidence = given.max(0).astype(np.float64)
             bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
-            for column, weights in enumerate((None, confidence, right)):
-                self._sums[place, :, column] += np.bincount(bins, weights, minlength=NUM_BINS)
+            cells = (place * NUM_BINS + bins) * _COLUMNS
+            for column, weights in enumerate((None, confidence, right.astype(np.float64))):
+                self._sums.add(row, where, cells + column, weights)
 
     def calibration(self) -> Calibration | None:
         """What was counted; None if nothing was."""
-        if not self._sums[0, :, 0].sum():
+        places = self._sums.units().places()
+        if not places:
             return None
-        (ece, bins), (raw_ece, raw_bins) = (_summary(sums) for sums in self._sums)
-        return Calibration(self.temperature, ece, raw_ece, bins, raw_bins)
+        sums = np.array(list(places.values())).reshape(len(places), 2, NUM_BINS, _COLUMNS)
+        (ece, bins), (raw_ece, raw_bins) = (_summary(total) for total in sums.sum(0))
+        return Calibration(
+            self.temperature,
+            ece,
+            raw_ece,
+            bins,
+            raw_bins,
+            corrected_ece=corrected_ece(sums[:, 0]),
+            raw_corrected_ece=corrected_ece(sums[:, 1]),
+            ece_interval=ece_interval(sums[:, 0]),
+        )
+
+
+def corrected_ece(places: Sums) -> float:
+    """The expected calibration error without its upward bias.
+
+    Args:
+        places: (P, bins, 3): pixels, their summed confidence, and how many are right, of each block.
+
+    Returns:
+        0 or more; NaN with fewer than two blocks.
+    """
+    if len(places) < _LEAST_FOR_SIGNS:
+        return float("nan")
+    gaps = places[..., 2] - places[..., 1]
+    signs = np.sign(gaps.sum(0) - gaps)  # as the other blocks have it
+    return max(0.0, float((signs * gaps).sum() / places[..., 0].sum()))
+
+
+def ece_interval(places: Sums, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Interval of the expected calibration error (P, bins, 3) by drawing blocks; None with too few of them.
+
+    Draws exceed the error by as much as the error exceeds the truth, so the interval of the draws is mirrored at the
+    error (the basic bootstrap interval; Davison and Hinkley 1997, section 5.2).
+    """
+    resamples = num_resamples(len(places), confidence)
+    if resamples is None:
+        return None
+    flat = places.reshape(len(places), -1)
+    drawn = drawn_values(flat, lambda sums: _ece(sums.reshape(-1, NUM_BINS, _COLUMNS)), resamples=resamples)
+    found = expanded_interval(drawn, len(places), confidence)
+    if found is None:
+        return None
+    twice = 2 * float(_ece(places.sum(0)))
+    return max(0.0, twice - found[1]), min(1.0, max(0.0, twice - found[0]))
+
+
+def _ece(sums: Sums) -> Sums:
+    """Of sums (..., bins, 3)."""
+    error: Sums = np.abs(sums[..., 2] - sums[..., 1]).sum(-1) / sums[..., 0].sum(-1)
+    return error
 
 
 def _summary(sums: npt.NDArray[np.float64]) -> tuple[float, list[dict[str, float]]]:
     """ECE (Naeini et al. 2015), and the reliability curve."""
     count, confidence, right = sums.T
-    ece = float(np.abs(right - confidence).sum() / count.sum())
+    ece = float(_ece(sums))
     edges: Sequence[float] = np.linspace(0, 1, NUM_BINS + 1).tolist()
     bins = [
         {

@@ -78,7 +78,8 @@ def evaluate(
     size = index.split.block_size
     scores = index.task.scores(index.classes, index.ignore_index, index.target_scale, tile, size)
     measures = measures_of(scores.kind, index.classes)
-    reliability, mapped, version = Reliability(temperature), MappedArea(len(index.classes)), hashlib.sha256()
+    reliability, mapped = Reliability(temperature, scores.kind, size), MappedArea(len(index.classes))
+    version = hashlib.sha256()
     left_out = 0
     if prediction_path is not None:
         files = {f"prediction of {scene.name}": Path(prediction_path) / f"{scene.name}.tif" for scene in index.scenes}
@@ -89,7 +90,9 @@ def evaluate(
         targets = index.targets(scene)
         labels = targets if index.target_scale is None else ValueReader(scene)  # the scale is the training fold's
         version.update(f"{scene.name} {box}".encode())
-        scores.begin(unit_scene(scene), top, left)
+        of_scene = unit_scene(scene)
+        scores.begin(of_scene, top, left)
+        reliability.begin(of_scene, top, left)
         others = _other_bands(index, scene, beside)
         counted_area = GroundTally(scene, scores.tally, len(index.classes))
         writer = None
@@ -101,11 +104,13 @@ def evaluate(
                 predicted = scores.predict(band)
                 window = top + band.row, left, *band.valid.shape
                 target = targets.read(*window)
-                shown = band.valid if others is None else band.valid & others.read_valid(*window)
-                left_out += int(index.is_labelled(target)[band.valid & ~shown].sum())
+                shown = band.valid
+                if others is not None:
+                    shown = band.valid & others.read_valid(*window)
+                    left_out += int(index.is_labelled(target)[band.valid & ~shown].sum())
                 scores.update(band.row, predicted, target, shown)
                 if (counted := scores.counted(band.probabilities, target, shown)) is not None:
-                    reliability.add(*counted)
+                    reliability.add(band.row, *counted)
                 counted_area.add(window[0], window[1], predicted, band.valid)
                 version.update(np.packbits(shown).tobytes())
                 version.update(np.where(shown, labels.read(*window), index.fill).tobytes())
@@ -130,7 +135,9 @@ def evaluate(
         holdout_sha256=version.hexdigest(),
         units=units,
         calibration=reliability.calibration(),
-        areas=mapped.areas(units, index.classes) if isinstance(measures, ClassMeasures) else None,
+        areas=mapped.areas(units, measures, tile**2 if scores.kind == "patches" else 1)
+        if isinstance(measures, ClassMeasures)
+        else None,
         slices=slices,
         worst=worst_in_words(slices, index.task.gate_metric),
         left_out=left_out,
@@ -162,7 +169,7 @@ def fit_temperature_on(
         for band in _predicted(model, index, statistics, config, scene, box, fold, scores.output, device, tta):
             target = targets.read(box[0] + band.row, box[1], *band.valid.shape)
             if (counted := scores.counted(band.probabilities, target, band.valid)) is not None:
-                samples.add(*counted)
+                samples.add(counted.probabilities, counted.labels)
     return samples.fit()
 
 

@@ -38,6 +38,9 @@ class Calibration:
         bins: reliability curve with it, a row for each bin of confidence: ``{"lower", "upper", "count", "confidence",
             "accuracy"}``, the last two means over the bin's pixels, NaN in an empty bin.
         raw_bins: the same without it.
+        corrected_ece: ``ece`` without its upward bias, see ``ununennium.evaluation.calibration``; NaN with one block.
+        raw_corrected_ece: the same of ``raw_ece``.
+        ece_interval: 95 % interval of ``ece`` by drawing spatial blocks, without its bias; None with too few of them.
     """
 
     temperature: float
@@ -45,11 +48,17 @@ class Calibration:
     raw_ece: float
     bins: list[dict[str, float]]
     raw_bins: list[dict[str, float]]
+    corrected_ece: float = float("nan")
+    raw_corrected_ece: float = float("nan")
+    ece_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class ClassArea:
     """One class's area on the mapped part of the holdout, as mapped and as estimated (Olofsson et al. 2014).
+
+    Standard errors are the sampling error of the labels, with the finite population correction. Intervals treat the
+    holdout as a cluster sample of blocks, and speak of the area that blocks were held out of.
 
     Attributes:
         name: of the class.
@@ -65,6 +74,8 @@ class ClassArea:
         producers_accuracy: share of the class that the map has (equation 3), and its standard error.
         producers_accuracy_se: from equation 7.
         share_interval: 95 % interval of ``share`` by drawing spatial blocks; None with too few of them.
+        users_accuracy_interval: the same of ``users_accuracy``.
+        producers_accuracy_interval: the same of ``producers_accuracy``.
     """
 
     name: str
@@ -80,6 +91,8 @@ class ClassArea:
     producers_accuracy: float
     producers_accuracy_se: float
     share_interval: tuple[float, float] | None = None
+    users_accuracy_interval: tuple[float, float] | None = None
+    producers_accuracy_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,7 @@ class Areas:
         mapped_m2: the same in square metres; None without a CRS that measures.
         accuracy: share of the map that is right, weighted by area (equation 1).
         accuracy_se: its standard error (equation 5).
+        accuracy_interval: its 95 % interval by drawing spatial blocks; None with too few of them.
     """
 
     classes: list[ClassArea]
@@ -99,6 +113,7 @@ class Areas:
     mapped_m2: float | None
     accuracy: float
     accuracy_se: float
+    accuracy_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -192,18 +207,24 @@ class Evaluation:
 
 
 def _calibration(values: Mapping[str, Any]) -> Calibration:
-    return Calibration(**{name: _none_to_nan(value) for name, value in values.items()})
+    return Calibration(**_with_intervals(values))
 
 
 def _areas(values: Mapping[str, Any]) -> Areas:
-    may_be_none = {"mapped_m2", "area_m2", "area_se_m2", "share_interval"}
-    classes = []
-    for each in values["classes"]:
-        whole = {name: value if name in may_be_none else _none_to_nan(value) for name, value in each.items()}
-        interval = whole.get("share_interval")
-        classes.append(ClassArea(**{**whole, "share_interval": None if interval is None else tuple(interval)}))
-    rest = {name: value if name in may_be_none else _none_to_nan(value) for name, value in values.items()}
-    return Areas(**{**rest, "classes": classes})
+    classes = [ClassArea(**_with_intervals(each)) for each in values["classes"]]
+    return Areas(**{**_with_intervals(values), "classes": classes})
+
+
+def _with_intervals(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of a part: null is NaN, but for what may be missing; intervals are tuples."""
+    may_be_none = {"mapped_m2", "area_m2", "area_se_m2"}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name.endswith("_interval"):
+            found[name] = None if value is None else tuple(value)
+        else:
+            found[name] = value if name in may_be_none else _none_to_nan(value)
+    return found
 
 
 def _nan_to_none(value: Any) -> Any:

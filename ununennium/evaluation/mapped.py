@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.data.ground import GroundTally
-from ununennium.evaluation.areas import estimate_areas, shares
+from ununennium.evaluation.areas import Interval, Intervals, estimate_areas, estimates
 from ununennium.evaluation.bootstrap import drawn_values, expanded_interval, num_resamples
 from ununennium.evaluation.evaluation import Areas
+from ununennium.evaluation.measures import ClassMeasures
 from ununennium.evaluation.units import Units
 
 _CONFIDENCE = 0.95
@@ -30,24 +31,37 @@ class MappedArea:
         self._pixels = self._pixels + counted.pixels
         self._m2 = None if counted.m2 is None or self._m2 is None else self._m2 + counted.m2
 
-    def areas(self, units: Units, classes: list[str]) -> Areas:
+    def areas(self, units: Units, measures: ClassMeasures, pixels_per_label: float = 1.0) -> Areas:
         """The estimate, with the labels that ``units`` (of pixels or patches) count."""
-        number = len(classes)
-        confusions = units.sums[:, : number**2].reshape(-1, number, number)
+        confusions = measures.confusion(units.sums)
         measured = self._pixels if self._m2 is None else self._m2
-        weight = measured / measured.sum()
-        places = np.array(list(units.places().values()))[:, : number**2]
-        intervals: list[tuple[float, float] | None] = [None] * number
-        resamples = num_resamples(len(places), _CONFIDENCE)
-        if resamples is not None:
-            sampled = drawn_values(
-                places, lambda sums: shares(sums.reshape(-1, number, number), weight), resamples=resamples
-            )
-            intervals = [expanded_interval(values, len(places), _CONFIDENCE) for values in sampled.T]
         return estimate_areas(
             confusions.sum(0),
             self._pixels.tolist(),
-            classes,
+            measures.classes,
             mapped_m2=None if self._m2 is None else self._m2.tolist(),
-            intervals=intervals,
+            pixels_per_label=pixels_per_label,
+            intervals=_intervals(np.array(list(units.places().values())), measures, measured / measured.sum()),
         )
+
+
+def _intervals(places: npt.NDArray[np.float64], measures: ClassMeasures, weight: npt.NDArray[np.float64]) -> Intervals:
+    """By drawing places (P, S); each rests on the places that have its class in the labels or on the map."""
+    number = len(measures.classes)
+    informs = (measures.labelled(places, "IoU") + measures.predicted(places, "IoU") > 0).sum(0).tolist()
+    counts = [*informs, *informs, *informs, len(places)]
+    needed = [num_resamples(count, _CONFIDENCE) for count in counts]
+    most = max((each for each in needed if each is not None), default=0)
+    if not most:
+        nothing: list[Interval | None] = [None] * number
+        return Intervals(nothing, nothing, nothing, None)
+    matrices = places[:, : number**2]
+    whole = matrices.sum(0).reshape(number, number)
+    drawn = drawn_values(
+        matrices, lambda sums: estimates(sums.reshape(-1, number, number), weight, whole), resamples=most
+    )
+    found = [
+        None if draws is None else expanded_interval(values, count, _CONFIDENCE)
+        for values, count, draws in zip(drawn.T, counts, needed, strict=True)
+    ]
+    return Intervals(found[:number], found[number : 2 * number], found[2 * number : 3 * number], found[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,20 @@ class MapWriter(Protocol):
         ...
 
 
+class Counted(NamedTuple):
+    """Pixels or patches that are counted, and their classes.
+
+    Attributes:
+        probabilities: float32 (K, n).
+        labels: int64 (n,).
+        where: bool (rows, width), the n pixels, in row-major order; of a patch its centre.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    where: BoolArray
+
+
 class Scores(Protocol):
     """What an evaluation counts.
 
@@ -71,8 +85,8 @@ class Scores(Protocol):
 
     def counted(
         self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
-        """Probabilities (K, n) and classes (n,) of what ``update`` counts; None where nothing has a class."""
+    ) -> Counted | None:
+        """What ``update`` counts; None where nothing has a class."""
         ...
 
     def end(self) -> None:
@@ -140,10 +154,10 @@ class ClassScores:
 
     def counted(
         self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+    ) -> Counted | None:
         """Of the labelled valid pixels."""
         where = valid & (target != self.ignore_index)
-        return probabilities[:, where], target[where]
+        return Counted(probabilities[:, where], target[where], where)
 
     def end(self) -> None:
         """The window has been counted."""
@@ -198,12 +212,16 @@ class PatchScores(ClassScores):
 
     def counted(
         self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+    ) -> Counted | None:
         """Of the patches that ``update`` counts."""
-        found = [(probabilities[:, :, p][:, valid[:, p]][:, :1], label) for p, label in self._patches(target, valid)]
+        found = list(self._patches(target, valid))
         labels = np.array([label for _, label in found], np.int64)
         nothing = np.zeros((len(self.classes), 0), np.float32)
-        return np.concatenate([nothing, *(values for values, _ in found)], 1), labels
+        values = [probabilities[:, :, part][:, valid[:, part]][:, :1] for part, _ in found]
+        where = np.zeros(valid.shape, np.bool_)
+        for part, _ in found:
+            where |= centre(valid.shape, part)
+        return Counted(np.concatenate([nothing, *values], 1), labels, where)
 
     def _patches(self, target: npt.NDArray[Any], valid: BoolArray) -> Iterator[tuple[slice, int]]:
         for part, labels in patches_of(target, valid, self.patch, self.ignore_index):
@@ -265,7 +283,7 @@ class PresenceScores:
 
     def counted(
         self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+    ) -> Counted | None:
         """A patch may show several classes, or none."""
         return None
 
@@ -355,7 +373,7 @@ class ValueScores:
 
     def counted(
         self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+    ) -> Counted | None:
         """Values have no class."""
         return None
 

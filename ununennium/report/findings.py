@@ -14,6 +14,13 @@ from ununennium.report.sections import section
 
 _MOST_SLICES = 15
 _HECTARE_M2 = 1e4
+_NORMAL_95 = 1.96
+_AREAS_IN_WORDS = (
+    "± is a 95 % interval of the sampling error, 1.96 standard errors with the finite population correction: labels "
+    "are taken as a random sample of the mapped holdout, and it is 0 where each of its pixels has one. Intervals by "
+    "blocks, in brackets for accuracies, take the holdout as a cluster sample of blocks (Stehman 1997), and speak of "
+    "the area that blocks were held out of; they take 6 blocks or more."
+)
 _TITLES = {"scene": "By scene", "date": "By date", "block": "The blocks in which most is wrong"}
 
 
@@ -30,6 +37,12 @@ def reliability(facts: Facts) -> Section | None:
         f"Expected calibration error {number(found['ece'])} with temperature {found['temperature']:.3g}, fitted on the "
         f"validation fold; {number(found['raw_ece'])} without."
     )
+    if found.get("corrected_ece") is not None:
+        said += f" Without the bias that noise adds: {number(found['corrected_ece'])} with, "
+        said += f"{number(found.get('raw_corrected_ece'))} without."
+    if found.get("ece_interval"):
+        low, high = found["ece_interval"]
+        said += f" 95 % interval by blocks, with temperature: {number(low)} to {number(high)}."
     below = "Dots below the dashed diagonal are over-confident. A dot's area is its share of the pixels."
     charts = None if drawn is None else Charts([("Accuracy over confidence", drawn.svg, drawn.names)])
     return section("reliability", "Reliability", [Text(said), charts, Text(below, "quiet") if charts else None])
@@ -87,29 +100,37 @@ def areas(facts: Facts) -> Section | None:
     if not found:
         return None
     measured = found.get("mapped_m2") is not None
-    columns = ["class", "mapped", "estimated", "95 % interval by blocks"]
+    columns = ["class", "mapped", "estimated ± 95 % sampling error", "share, 95 % interval by blocks"]
     columns += ["user's accuracy", "producer's accuracy"]
     rows: list[list[Cell | str]] = [_area_row(each, measured) for each in found["classes"]]
     unit = f"hectares of {found['mapped_m2'] / _HECTARE_M2:,.4g}" if measured else "shares of the mapped area"
     caption = f"Areas on the holdout, {unit}, corrected for the errors that the labels show (Olofsson et al. 2014)"
-    said = f"Accuracy by area {number(found['accuracy'])} ± {number(found['accuracy_se'])}. Standard errors take every "
-    said += "labelled pixel as drawn at random, which is the least that they can be; the intervals draw whole blocks."
+    said = f"Accuracy by area {_estimated(found, 'accuracy')}. " + _AREAS_IN_WORDS
+    if not found.get("accuracy_interval"):
+        said += " This holdout has too few blocks for that: margins here are the sampling error alone."
     return section("areas", "Areas", [Table(caption, columns, rows, numbers=True), Text(said, "quiet")])
 
 
 def _area_row(each: Mapping[str, Any], measured: bool) -> list[Cell | str]:
     if measured:
-        areas = [each["mapped_m2"], each["area_m2"], each["area_se_m2"]]
+        margin = None if each["area_se_m2"] is None else _NORMAL_95 * each["area_se_m2"]
+        areas = [each["mapped_m2"], each["area_m2"], margin]
         mapped, estimated, error = ("-" if area is None else f"{area / _HECTARE_M2:,.3g}" for area in areas)
     else:
-        mapped, estimated, error = (_percent(each[name]) for name in ("mapped_share", "share", "share_se"))
+        margin = None if each["share_se"] is None else _NORMAL_95 * each["share_se"]
+        mapped, estimated, error = (_percent(share) for share in (each["mapped_share"], each["share"], margin))
     interval = each.get("share_interval")
     between = "-" if not interval else f"{_percent(interval[0])} to {_percent(interval[1])}"
-    accuracies = [
-        f"{number(each[f'{whose}_accuracy'])} ± {number(each[f'{whose}_accuracy_se'])}"
-        for whose in ("users", "producers")
-    ]
+    accuracies = [_estimated(each, f"{whose}_accuracy") for whose in ("users", "producers")]
     return [str(each["name"]), mapped, f"{estimated} ± {error}", between, *accuracies]
+
+
+def _estimated(found: Mapping[str, Any], name: str) -> str:
+    """A value with its 95 % interval by blocks, or with its sampling error where there is none."""
+    interval, error = found.get(f"{name}_interval"), found[f"{name}_se"]
+    if interval:
+        return f"{number(found[name])} ({number(interval[0])} to {number(interval[1])})"
+    return f"{number(found[name])} ± {number(None if error is None else _NORMAL_95 * error)}"
 
 
 def _percent(share: Any) -> str:
