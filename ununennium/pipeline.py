@@ -437,7 +437,7 @@ def _check_components(config: RunConfig) -> None:
 
 def _scene(scene: Mapping[str, Any]) -> str:
     dates = f", {scene['dates']} dates" if scene["dates"] > 1 else ""
-    return f"{scene['name']} {scene['height']} x {scene['width']} px, {scene['bands']} band(s){dates}"
+    return f"{scene['name']} {scene['width']} wide x {scene['height']} high, in px, {scene['bands']} band(s){dates}"
 
 
 def _data_rows(data: Mapping[str, Any]) -> list[tuple[str, str]]:

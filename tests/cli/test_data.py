@@ -42,8 +42,8 @@ def test_scenes_classes_and_folds(cli: Cli, two: Path) -> None:
     lines = [" ".join(line.split()) for line in answer.out.splitlines()]
     assert "CRS WGS 84 / UTM zone 16N (EPSG:32616)" in lines  # what both have in common is said once
     assert "pixel 1 m" in lines
-    assert any(line.startswith("north 96 x 96") for line in lines)
-    assert any(line.startswith("south 96 x 80") for line in lines)
+    assert any(line.startswith("north 96 wide x 96 high") for line in lines)
+    assert any(line.startswith("south 80 wide x 96 high") for line in lines)
     assert any(line.startswith("overlap north and south share 100.0 %") for line in lines)
     for number, name in enumerate(["ground", "roof", "road"]):
         row = next(line for line in lines if line.startswith(name)).split()
@@ -138,7 +138,7 @@ def test_without_labels_the_scenes_are_shown_all_the_same(cli: Cli, scenes: Path
     config = configuration(tmp_path / "run.yaml", [{"image": "scenes/images/lonely.tif"}], ["a", "b"], chip_size=32)
     answer = cli("data", "describe", config)
     assert answer.code == 0
-    assert "50 x 50" in answer.out
+    assert "50 wide x 50 high" in answer.out
     assert "no scene has labels" in answer.out
     assert json.loads(cli("data", "describe", config, "--json").out)["folds"] is None
 
@@ -150,7 +150,7 @@ def test_scenes_are_shown_before_labels_are_refused(cli: Cli, scenes: Path, tmp_
     answer = cli("data", "describe", config)
     assert answer.code == 1
     assert "values outside the classes 0..1: 2 (100 pixels)" in answer.err
-    assert "96 x 96" in answer.out
+    assert "96 wide x 96 high" in answer.out
 
 
 # The four folders of real scenes -------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def reference(source: str, scene, resampling: Resampling, fill: float, bands: in
 
 def test_other_pixel_sizes_are_warned_of_and_can_be_refused(make, two):
     with pytest.warns(
-        UserWarning, match=r"'coarse' has pixels of 12\.5 x 12\.5 in EPSG:32632, scene 'fine' of 10 x 10"
+        UserWarning, match=r"'coarse' has pixels of 12\.5 m in .*\(EPSG:32632\), scene 'fine' of 10 m in"
     ):
         index = build_index(make.config(*two))
     assert any("data.align: warp" in note for note in index.notes)

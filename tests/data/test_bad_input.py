@@ -145,7 +145,7 @@ def test_a_fold_without_a_labelled_pixel(make, fold):
 
 
 def test_a_scene_smaller_than_the_chip(make):
-    with pytest.raises(DataError, match=r"256 x 256 pixels, less than data.chip_size = 300; set data.chip_size to at"):
+    with pytest.raises(DataError, match=r"256 wide x 256 high in pixels, less than data.chip_size = 300; set"):
         build_index(make.config(make.scene(), chip_size=300))
 
 

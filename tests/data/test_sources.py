@@ -69,7 +69,10 @@ class TestBandsOfSeveralFiles:
     @pytest.mark.parametrize(
         ("profile", "message"),
         [
-            ({"size": 32}, "'red' and 'nir' are on different grids: 64 x 64 and 32 x 32 pixels"),
+            (
+                {"size": 32},
+                "'red' and 'nir' are on different grids: 64 wide x 64 high and 32 wide x 32 high, in pixels",
+            ),
             ({"crs": "EPSG:32634"}, "different grids: EPSG:32633 and EPSG:32634"),
             ({"transform": rasterio.Affine(10, 0, 500005, 0, -10, 5000000)}, "different grids: corners at"),
         ],
@@ -241,5 +244,7 @@ def test_a_catalogue_has_one_source(catalog, message):
 @pytest.mark.parametrize("shape", [(1, 500), (500, 1)])
 def test_a_raster_of_one_row_or_column_is_too_small(make, shape):
     image = make.raster("line.tif", np.ones((1, *shape), np.uint8))
-    with pytest.raises(DataError, match=f"{shape[0]} x {shape[1]} pixels, .*leave it out: it is too small"):
+    with pytest.raises(
+        DataError, match=f"{shape[1]} wide x {shape[0]} high in pixels, .*leave it out: it is too small"
+    ):
         open_catalog(config(scenes=[{"image": image}]))

@@ -49,6 +49,8 @@ def list_models(storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False)
 @app.command()
 def show(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """Show a model's champion, its contract, and every generation, newest first."""
+    from ununennium.data.places import crs_text, resolution_text
+
     registry = _registry(storage, model)
     history = registry.history()
     contract = registry.contract(history[0].version)
@@ -69,7 +71,9 @@ def show(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json =
             ("where", registry.version_url(history[0].version)),
             ("built from", f"{contract['model']['target']}, run {contract['run_id']}, commit {contract['git_commit']}"),
             ("classes", ", ".join(contract["classes"])),
-            ("bands", f"{contract['bands']} at {contract['resolution']}, {str(contract['crs'])[:60]}"),
+            ("bands", ", ".join(str(band) for band in contract.get("band_names") or contract["bands"])),
+            ("pixel", resolution_text(contract["crs"], contract["resolution"])),
+            ("CRS", crs_text(contract["crs"])),
         ]
     )
     typer.echo()

@@ -28,6 +28,7 @@ from ununennium.data.delivered import MAX_PIXELS, check_raster, check_sources
 from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.georeference import Georeference, georeference
 from ununennium.data.nan_copy import has_one_validity, write_nan_copy
+from ununennium.data.places import crs_text, pixel_text
 from ununennium.data.raster import bounded_cache, open_raster, shown
 from ununennium.data.sources.virtual import opened_image
 from ununennium.data.warp_points import warp_image, warp_label
@@ -384,6 +385,4 @@ def metres(crs: str | None, size: tuple[float, float]) -> tuple[float, float]:
 
 def in_words(scene: Scene) -> str:
     """A scene's pixel size and CRS."""
-    x, y = scene.resolution
-    crs = "no CRS" if scene.crs is None else rasterio.CRS.from_user_input(scene.crs).to_string()
-    return f"{x:g} x {y:g} in {crs if len(crs) < 40 else 'a CRS of its own'}"
+    return f"{pixel_text(scene)} in {'no CRS' if scene.crs is None else crs_text(scene.crs)}"

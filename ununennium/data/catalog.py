@@ -16,6 +16,7 @@ from ununennium.data.bands import BandSet, ImageBands, ImagePlan
 from ununennium.data.delivered import MAX_PIXELS, check_raster, check_sources
 from ununennium.data.georeference import Georeference, georeference
 from ununennium.data.label_bands import label_bands
+from ununennium.data.places import size_text
 from ununennium.data.raster import open_raster, shown
 from ununennium.data.sources import scenes_of
 from ununennium.data.sources.virtual import block_shape_of, opened_image, sources_of
@@ -194,7 +195,7 @@ def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = No
         if size < config.chip_size:
             smallest = 16  # the least that data.chip_size may be
             raise DataError(
-                f"scene {scene.name!r} has {scene.height} x {scene.width} pixels, less than data.chip_size = "
+                f"scene {scene.name!r} is {size_text(scene.height, scene.width)} in pixels, less than data.chip_size = "
                 f"{config.chip_size}; "
                 + (f"set data.chip_size to at most {size}" if size >= smallest else "leave it out: it is too small")
             )
@@ -382,8 +383,8 @@ def _check_label_grid(scene: Scene) -> None:
         same_crs = scene.crs is None or placed.crs is None or rasterio.CRS.from_wkt(scene.crs) == placed.crs
         if shape != (scene.height, scene.width) or not corners_agree or not same_crs:
             raise DataError(
-                f"scene {scene.name!r}: image and label are on different grids: {scene.height} x {scene.width} pixels "
-                f"from {scene.transform[2]:.10g}, {scene.transform[5]:.10g} against {shape[0]} x {shape[1]} from "
+                f"scene {scene.name!r}: image and label are on different grids: {size_text(scene.height, scene.width)} "
+                f"in pixels from {scene.transform[2]:.10g}, {scene.transform[5]:.10g} against {size_text(*shape)} from "
                 f"{label.transform[2]:.10g}, {label.transform[5]:.10g}"
                 + ("" if same_crs else ", in another CRS")
                 + f"; warp {scene.label} to the image's grid (gdalwarp -te ... -tr ... -r near)"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pyproj
 
 from ununennium.data.bands import BandSet
 from ununennium.data.catalog import Scene
 from ununennium.data.overlaps import overlapping
+from ununennium.data.places import crs_text, length_text, pixel_text, size_text
 
 if TYPE_CHECKING:
     from ununennium.data.index import ChipIndex
@@ -29,13 +26,13 @@ def scene_facts(scene: Scene, bands: BandSet | Sequence[int | str] | None = None
         bands: those that are read, by name or from 1, or as another scene has them; all if not given.
     """
     facts = {
-        "size": f"{scene.height} x {scene.width}",
+        "size": size_text(scene.height, scene.width),
         "pixel": pixel_text(scene),
         "CRS": crs_text(scene.crs),
         "bands": _named(scene.names_of(bands), "bands"),
         "type": scene.dtype,
         "nodata": _nodata_text(scene),
-        "blocks": f"{scene.block_shape[0]} x {scene.block_shape[1]}",
+        "blocks": size_text(*scene.block_shape),
         "labels": "none" if scene.label is None else "raster",
     }
     dates = [date for date in scene.dates if date is not None]
@@ -119,9 +116,8 @@ def _counted(count: int, total: int) -> str:
 def split_text(index: ChipIndex) -> str:
     """How the folds were made."""
     split, scene = index.split, index.scenes[0]
-    unit = _unit(scene)
     size, buffer = (
-        f"{pixels} px" + ("" if unit is None else f" ({pixels * scene.resolution[0]:g} {unit})")
+        f"{pixels} px" + (f" ({length_text(scene, pixels)})" if scene.crs is not None else "")
         for pixels in (split.block_size, split.buffer)
     )
     regions = f", {len(split.rectangles)} region(s) by hand" if split.rectangles else ""
@@ -138,44 +134,11 @@ def overlap_texts(scenes: Sequence[Scene]) -> list[str]:
     return texts + ([f"{len(pairs) - _MOST_NAMED} more pairs share ground"] if len(pairs) > _MOST_NAMED else [])
 
 
-def pixel_text(scene: Scene) -> str:
-    """Size of a pixel, with its unit."""
-    x, y = scene.resolution
-    unit = _unit(scene)
-    if unit is None:
-        return "1 pixel"
-    if np.isclose(x, y, rtol=1e-6):
-        return f"{_short(x)} {unit}"
-    return f"{_short(x)} x {_short(y)} {unit}"
-
-
-@lru_cache(maxsize=256)
-def crs_text(wkt: str | None) -> str:
-    """Name of a coordinate reference system, with its EPSG code if it has one."""
-    if wkt is None:
-        return "none"
-    crs = pyproj.CRS.from_wkt(wkt)
-    code = crs.to_epsg(min_confidence=90)
-    return f"{crs.name} (EPSG:{code})" if code else str(crs.name)
-
-
 def percent(share: float) -> str:
     """A share with as many digits as it takes to be seen, but no more."""
     if 0 < share < 0.001:
         return f"{100 * share:.2g} %"
     return f"{100 * share:.1f} %"
-
-
-@lru_cache(maxsize=256)
-def _unit(scene: Scene) -> str | None:
-    if scene.crs is None:
-        return None
-    name = pyproj.CRS.from_wkt(scene.crs).axis_info[0].unit_name
-    return {"metre": "m", "degree": "°", "foot": "ft", "US survey foot": "US ft"}.get(name, name)
-
-
-def _short(number: float) -> str:
-    return f"{number:.6g}"
 
 
 def _named(names: Sequence[str], what: str) -> str:

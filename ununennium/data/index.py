@@ -22,6 +22,7 @@ from ununennium.data.defaults import fill_in
 from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.labels import LabelReader
 from ununennium.data.layout import arrange, channels
+from ununennium.data.places import size_text
 from ununennium.data.reader import FloatArray, SceneReader
 from ununennium.data.split_methods import check_no_leak, expected_folds, make_split
 from ununennium.data.splits import Split
@@ -297,7 +298,7 @@ def _index(
     wanted = scenes[0].band_set(config.bands)
     if progress is not None:
         for scene in scenes:
-            progress(f"looking at {scene.name} ({scene.height} x {scene.width} pixels)")
+            progress(f"looking at {scene.name} ({size_text(scene.height, scene.width)}, in pixels)")
     check_grids(scenes, config)
     scenes = fill_in(scenes, config)
     check_bands(scenes, wanted)

@@ -16,6 +16,7 @@ from rasterio.windows import Window
 
 from ununennium.data.bands import BandSet, ImagePlan
 from ununennium.data.catalog import Scene
+from ununennium.data.places import size_text
 from ununennium.data.raster import GDAL_CACHE_BYTES, LazyRaster, UnreadableError
 from ununennium.errors import DataError
 
@@ -190,7 +191,7 @@ class SceneReader:
                 f"than data.max_unreadable = {self.max_unreadable:g}; mend the file or leave the scene out. "
                 f"The last: {error}"
             ) from error
-        warnings.warn(f"left out, as unreadable: a block of {height} x {width} pixels: {error}", stacklevel=2)
+        warnings.warn(f"left out, as unreadable: a block of pixels, {size_text(height, width)}: {error}", stacklevel=2)
         shape = window.height, window.width
         return np.zeros((len(plan.numbers), *shape), plan.dtype), np.zeros(shape, np.bool_)
 

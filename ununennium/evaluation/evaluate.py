@@ -177,7 +177,9 @@ def unit_scene(scene: Scene) -> UnitScene:
     """What of a scene its units are sliced by."""
     grid, row, col = place_on_grid(scene)
     dates = [date for date in scene.dates if date is not None]
-    return UnitScene(scene.name, grid, (row, col), dates[-1] if dates else None, dict(scene.attributes))
+    return UnitScene(
+        scene.name, grid, (row, col), dates[-1] if dates else None, dict(scene.attributes), (scene.height, scene.width)
+    )
 
 
 def _predicted(

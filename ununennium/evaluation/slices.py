@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ununennium.data.places import window_text
 from ununennium.evaluation.evaluation import Slice
 from ununennium.evaluation.measures import FloatArray, Measures, measures_of, metrics_of, value_in
 from ununennium.evaluation.units import Units
@@ -71,7 +72,7 @@ def _worst_blocks(units: Units, measures: Measures) -> list[Slice]:
     for unit in np.argsort(-wrong, kind="stable")[:WORST_BLOCKS].tolist():
         top, left, height, width = units.window(unit)
         name = units.scenes[int(units.scene[unit])].name
-        value = f"{name} rows {top}-{top + height - 1} columns {left}-{left + width - 1}"
+        value = f"{name} {window_text(top, left, height, width)}"
         chosen = np.zeros(len(units), np.bool_)
         chosen[unit] = True
         found.append(_slice(BLOCK, value, units.of(chosen), measures))

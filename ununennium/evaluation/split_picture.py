@@ -266,7 +266,7 @@ def _to_map(scene: Scene, points: npt.NDArray[Any], crs: str | None) -> npt.NDAr
 
 
 def _axis_text(crs: str | None, scene: Scene) -> str:
-    from ununennium.data.describe import crs_text
+    from ununennium.data.places import crs_text
 
     if crs is None:
         return f"columns and rows of {scene.name} (no CRS)"

@@ -33,6 +33,7 @@ class UnitScene:
         origin: row and column of its first pixel on that grid.
         date: day of its (last) image, if it is known.
         attributes: what else its catalogue says of it, such as ``{"sensor": "sentinel-2a"}``.
+        shape: rows and columns; None where an earlier version did not keep them.
     """
 
     name: str
@@ -40,6 +41,7 @@ class UnitScene:
     origin: tuple[int, int]
     date: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    shape: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,17 @@ class Units:
         return total
 
     def window(self, unit: int) -> tuple[int, int, int, int]:
-        """Row, column, height and width of a unit's block in its scene's pixels; it may reach outside the scene."""
-        top, left = self.scenes[int(self.scene[unit])].origin
-        size = self.block_size
-        return int(self.row[unit]) * size - top, int(self.col[unit]) * size - left, size, size
+        """Row, column, height and width of the part of a unit's block that lies in its scene, in the scene's pixels."""
+        scene, size = self.scenes[int(self.scene[unit])], self.block_size
+        spans = []
+        for number, origin, side in zip(
+            (self.row[unit], self.col[unit]), scene.origin, scene.shape or (None, None), strict=True
+        ):
+            first = int(number) * size - origin
+            stop = first + size if side is None else min(first + size, side)
+            spans.append((max(first, 0), max(stop - max(first, 0), 1)))
+        (top, height), (left, width) = spans
+        return top, left, height, width
 
     def places(self) -> dict[Place, FloatArray]:
         """The sums (S,) of each place."""
@@ -131,6 +140,7 @@ class Units:
                     "origin": list(scene.origin),
                     "date": scene.date,
                     "attributes": dict(scene.attributes),
+                    "shape": None if scene.shape is None else list(scene.shape),
                 }
                 for scene in self.scenes
             ],
@@ -144,7 +154,10 @@ class Units:
             sums = np.zeros((len(arrays["scene"]), values["cells"]))
             sums[arrays["unit"], arrays["cell"]] = arrays["value"]
             places = (arrays["scene"].astype(np.int64), arrays["row"], arrays["col"])
-        scenes = tuple(UnitScene(**{**scene, "origin": tuple(scene["origin"])}) for scene in values["scenes"])
+        scenes = tuple(
+            UnitScene(**{**scene, "origin": tuple(scene["origin"]), "shape": tuple(scene.get("shape") or ()) or None})
+            for scene in values["scenes"]
+        )
         return cls(values["kind"], values["block_size"], scenes, *places, sums)
 
 

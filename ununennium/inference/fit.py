@@ -20,6 +20,7 @@ from ununennium.data.align import in_words, metres, open_aligned, same_crs
 from ununennium.data.bands import BandSet, ImagePlan, are_names
 from ununennium.data.catalog import Scene, open_scene
 from ununennium.data.georeference import georeference
+from ununennium.data.places import crs_text
 from ununennium.data.raster import open_raster, shown
 from ununennium.data.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
@@ -146,7 +147,7 @@ def _grid_problem(scene: Scene, contract: Mapping[str, Any], fit: FitConfig) -> 
     if theirs is None or scene.crs is None or size is None:
         return None
     if fit.crs == "same" and not same_crs(scene.crs, theirs):
-        here, there = (rasterio.CRS.from_user_input(crs).to_string()[:60] for crs in (scene.crs, theirs))
+        here, there = (crs_text(rasterio.CRS.from_user_input(crs).to_wkt()) for crs in (scene.crs, theirs))
         return (
             f"scene {scene.name!r} is in {here}, and the model was trained in {there} (crs: same); warp it first, or "
             "set align: warp"

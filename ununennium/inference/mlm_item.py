@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pyproj
-import rasterio
-
 from ununennium.checkpoints.contract import WEIGHTS
 from ununennium.checkpoints.registry import Registry
+from ununennium.data.places import crs_text, resolution_text
 from ununennium.runs import as_link
 
 EXTENSION = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
@@ -97,7 +95,7 @@ def _input(contract: Mapping[str, Any]) -> dict[str, Any]:
         "bands": names,
         "input": {"shape": shape, "dim_order": order, "data_type": "float32"},
         "value_scaling": scaling,
-        "description": f"pixels of {resolution} in units of {_code(crs)}, normalised; 0 without data",
+        "description": f"pixels of {resolution_text(crs, resolution)}, {crs_text(crs)}, normalised; 0 without data",
     }
 
 
@@ -117,10 +115,3 @@ def _output(contract: Mapping[str, Any], task: str) -> dict[str, Any]:
         names = list(contract["classes"])
         output["classification:classes"] = [{"value": value, "name": name} for value, name in enumerate(names)]
     return output
-
-
-def _code(crs: str | None) -> str:
-    if crs is None:
-        return "pixels"
-    authority = pyproj.CRS.from_wkt(rasterio.CRS.from_user_input(crs).to_wkt()).to_authority()
-    return "a CRS of its own" if authority is None else ":".join(authority)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ununennium.data.places import crs_text, resolution_text
 from ununennium.report.rows import number
 from ununennium.runs import RunDirectory, finite, read_json, write_json, write_text
 
@@ -93,7 +94,8 @@ def _use(contract: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "bands", ", ".join(str(band) for band in contract.get("band_names") or contract["bands"])
     if contract.get("num_dates", 1) > 1:
         yield "dates", str(contract["num_dates"])
-    yield "pixel size", f"{contract['resolution']} in units of the CRS that it was trained in"
+    yield "pixel size", resolution_text(contract["crs"], contract["resolution"])
+    yield "trained in", crs_text(contract["crs"])
     yield "pixels without data", str(contract["nodata"])
     yield "model", str(contract["model"]["target"])
     if contract.get("temperature", 1.0) != 1.0:

@@ -157,7 +157,7 @@ def maps(facts: Facts) -> Section | None:
                 facts.pictures / entry["folds"], "Folds", f"Map of scene {scene}: train, validation, holdout, buffer"
             )
         ]
-        note = f"{entry['height']:,} × {entry['width']:,} pixels"
+        note = f"{entry['width']:,} wide × {entry['height']:,} high, in pixels"
         if "score" in entry:
             alt = f"Map of scene {scene}: score of each chip of the holdout, lowest {number(entry['lowest'])}"
             shown.append(picture(facts.pictures / entry["score"], "Score in the holdout: yellow good, purple bad", alt))
@@ -281,7 +281,7 @@ def _data_blocks(facts: Facts, data: Mapping[str, Any]) -> list[Any]:
     scenes = [
         [
             s["name"],
-            f"{s['height']:,} × {s['width']:,}",
+            f"{s['width']:,} wide × {s['height']:,} high",
             str(s["bands"]),
             str(s.get("dates", 1)),
             str(s.get("dtype", "")),

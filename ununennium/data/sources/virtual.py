@@ -14,6 +14,7 @@ import rasterio
 from ununennium.config.data import BandFile, Image
 from ununennium.data.bands import ImageBands
 from ununennium.data.georeference import Georeference, georeference
+from ununennium.data.places import size_text
 from ununennium.data.raster import open_raster
 from ununennium.data.remote import gdal_path
 from ununennium.errors import DataError
@@ -124,7 +125,7 @@ def _grid(source: Any) -> dict[str, Any]:
 def _difference(first: Mapping[str, Any], its: Mapping[str, Any]) -> str:
     """What two grids differ in; empty where they are one."""
     if (first["height"], first["width"]) != (its["height"], its["width"]):
-        return f"{first['height']} x {first['width']} and {its['height']} x {its['width']} pixels"
+        return f"{size_text(first['height'], first['width'])} and {size_text(its['height'], its['width'])}, in pixels"
     if first["crs"] != its["crs"]:
         return f"{first['crs']} and {its['crs']}"
     pixel = max(abs(first["transform"].a), abs(first["transform"].b))
