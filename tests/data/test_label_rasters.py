@@ -47,6 +47,10 @@ def _declare_half(make, values, how):
         path = make.raster(name, np.stack([values, (255 - hidden).astype(values.dtype)]))
         with rasterio.open(path, "r+") as file:
             file.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+    elif how == "alpha, with nodata":
+        path = make.raster(name, np.stack([values, (255 - hidden).astype(values.dtype)]), nodata=77)
+        with rasterio.open(path, "r+") as file:
+            file.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
     elif how == "alpha first, with nodata":
         path = make.raster(name, np.stack([(255 - hidden).astype(values.dtype), values]), nodata=77)
         with rasterio.open(path, "r+") as file:
@@ -64,7 +68,9 @@ def _declare_half(make, values, how):
     return path
 
 
-HOWS = ["mask", "msk", "nodata beside a mask", "alpha", "alpha first, with nodata", "vrt", "nodata"]
+HOWS = [
+    "mask", "msk", "nodata beside a mask", "alpha", "alpha, with nodata", "alpha first, with nodata", "vrt", "nodata",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
@@ -95,7 +101,7 @@ def test_targets_of_a_regression_are_those_that_the_file_has(make, how):
     assert abs(index.target_scale.mean - 100) < 1
 
 
-@pytest.mark.parametrize("how", ["mask", "msk", "alpha", "nodata beside a mask"])
+@pytest.mark.parametrize("how", HOWS)
 def test_warped_labels_stay_unlabelled_where_they_were(make, how, monkeypatch, tmp_path):
     monkeypatch.setenv("UNUNENNIUM_CACHE", str(tmp_path / "cache"))
     scene = {"image": _image(make), "label": _declare_half(make, np.ones((SIZE, SIZE), np.uint8), how)}

@@ -27,6 +27,7 @@ from ununennium.data.catalog import Scene, is_vector, label_files, name_of, open
 from ununennium.data.delivered import MAX_PIXELS, check_raster, check_sources
 from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.georeference import Georeference, georeference
+from ununennium.data.label_bands import label_bands, write_labels_alone
 from ununennium.data.nan_copy import has_one_validity, write_nan_copy
 from ununennium.data.places import crs_text, pixel_text
 from ununennium.data.raster import bounded_cache, open_raster, shown
@@ -283,9 +284,22 @@ def _warp_placed(
 
 
 def _warp_label(source: str, path: Path, grid: Grid, unlabelled: float, what: str) -> None:
+    """Write a label raster on the grid; what a tag, a mask or an alpha band says is unlabelled has the nodata value."""
     with open_raster(source, what) as dataset:
         declared = unlabelled if dataset.nodata is None else dataset.nodata
-        _warp(dataset, path, grid, declared, Resampling.nearest)
+        band, alphas = label_bands(dataset, f"{what}: {source}")
+        dtype = _label_dtype(np.dtype(dataset.dtypes[band - 1]), declared)
+        if not alphas:
+            _warp(dataset, path, grid, declared, Resampling.nearest)
+            return
+        # GDAL asks either an alpha band or the nodata value, not both.
+        copy = path.with_name(f"{path.stem}.{os.getpid()}.copy.tif")
+        try:
+            write_labels_alone(dataset, copy, (band, alphas), declared, dtype)
+            with open_raster(str(copy), what) as marked:
+                _warp(marked, path, grid, declared, Resampling.nearest)
+        finally:
+            copy.unlink(missing_ok=True)
 
 
 def _warp(
@@ -310,8 +324,8 @@ def _warp(
     bands = [n for n, color in enumerate(dataset.colorinterp, 1) if color != ColorInterp.alpha or n == 1]
     dtype: Any = np.dtype(dataset.dtypes[0])
     is_label = resampling is Resampling.nearest
-    if is_label and declared is not None and not _holds(dtype, declared):
-        dtype = np.dtype(np.float32 if math.isnan(declared) else np.int32)  # it has no room for what is unlabelled
+    if is_label and declared is not None:
+        dtype = _label_dtype(dtype, declared)
     has_alpha = dataset.colorinterp[-1] == ColorInterp.alpha
     # Each band is judged by its own pixels; GDAL's default asks for nodata in all bands at once.
     options: dict[str, Any] = {"nodata": declared, "src_nodata": declared, "UNIFIED_SRC_NODATA": "NO"}
@@ -350,6 +364,13 @@ def _warp(
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _label_dtype(dtype: np.dtype[Any], declared: float) -> np.dtype[Any]:
+    """Type of warped labels: another one where that of the file has no room for what is unlabelled."""
+    if _holds(dtype, declared):
+        return dtype
+    return np.dtype(np.float32 if math.isnan(declared) else np.int32)
 
 
 def _holds(dtype: np.dtype[Any], value: float) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import rasterio
 from rasterio.enums import ColorInterp
 
 from ununennium.errors import DataError
@@ -24,3 +27,29 @@ def label_bands(dataset: Any, what: str) -> tuple[int, tuple[int, ...]]:
     if len(bands) != 1:
         raise DataError(f"{what} has {len(bands)} bands; give one with classes (gdal_translate -b ...)")
     return bands[0], alphas
+
+
+def write_labels_alone(
+    dataset: Any, copy: Path, bands: tuple[int, tuple[int, ...]], declared: float, dtype: np.dtype[Any]
+) -> None:
+    """Write the band with labels as a GeoTIFF of one band, with the nodata value where an alpha band is 0.
+
+    Args:
+        dataset: an open rasterio dataset.
+        copy: the file to write.
+        bands: as ``label_bands`` found them.
+        declared: the nodata value.
+        dtype: of the file, which has room for it.
+    """
+    band, alphas = bands
+    profile = {
+        "driver": "GTiff", "count": 1, "dtype": dtype, "crs": dataset.crs, "transform": dataset.transform,
+        "height": dataset.height, "width": dataset.width, "nodata": declared, "compress": "zstd",
+        "BIGTIFF": "IF_SAFER",
+    }  # fmt: skip
+    with rasterio.open(copy, "w", **profile) as out:
+        out.scales, out.offsets = (dataset.scales[band - 1],), (dataset.offsets[band - 1],)
+        for _, window in dataset.block_windows(band):
+            values = dataset.read(band, window=window).astype(dtype)
+            values[(dataset.read(list(alphas), window=window) == 0).any(0)] = declared
+            out.write(values, 1, window=window)
