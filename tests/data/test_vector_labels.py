@@ -20,6 +20,7 @@ from rasterio.features import rasterize
 from tests.data.conftest import Maker
 from ununennium.data import build_index
 from ununennium.data.catalog import open_catalog
+from ununennium.data.describe import scene_facts
 from ununennium.data.labels import LabelReader
 from ununennium.errors import ConfigError, DataError
 
@@ -479,3 +480,48 @@ def test_any_polygons_are_burned_as_rasterio_burns_them(make_once, shapes, seed,
 def make_once(tmp_path_factory):
     make = Maker(tmp_path_factory.mktemp("shapes"))
     return make, make.raster("image.tif", np.ones((1, SIZE, SIZE), np.uint8))
+
+
+# Where the settings come from, and where they are shown ---------------------------------------------------------------
+
+
+def test_a_catalogue_has_the_settings_of_its_labels(make):
+    pixels = np.ones((1, SIZE, SIZE), np.uint8)
+    (make.folder / "scenes").mkdir()
+    for name in ("one", "two"):
+        make.raster(f"scenes/{name}.tif", pixels)
+        for layer, shapes in (("area", [shapely.box(*(GRID * (0, SIZE)), *(GRID * (SIZE, 0)))]), ("roads", LINES)):
+            _write(make, f"scenes/{name}.gpkg", {"k": [9] * len(shapes)}, shapes, layer=layer)
+    area = _write(make, "area.gpkg", {"k": [1]}, [shapely.box(*(GRID * (0, SIZE)), *(GRID * (32, 0)))])
+    common = {"label_layer": "roads", "label_buffer_m": 23.0, "labelled_area": area, "label_unknown": "unlabelled"}
+    table = make.folder / "scenes.csv"
+    table.write_text(
+        "image,label,label_buffer_m,labelled_area\n"
+        "scenes/one.tif,scenes/one.gpkg,23,area.gpkg\nscenes/two.tif,scenes/two.gpkg,23,area.gpkg\n"
+    )
+    catalogs = [
+        {"folder": str(make.folder / "scenes"), "images": "*.tif", "labels": "{stem}.gpkg", **common},
+        {"table": str(table), "label_layer": "roads"},
+    ]
+    expected = _expected(shapely.buffer(LINES, 23, quad_segs=64).tolist()).astype(int)
+    expected[:, 32:] = 255
+    for catalog in catalogs:
+        index = build_index(make.config(catalog=catalog, split={"validation": 0, "holdout": 0, "block_size": 8}))
+        for scene in index.scenes:
+            np.testing.assert_array_equal(index.labels(scene).read(0, 0, SIZE, SIZE), expected)
+            assert area in scene.files
+
+
+def test_facts_of_a_scene_tell_how_its_labels_are_read(make, image):
+    path = _two_layers(make, "area", "roofs")
+    scene = {
+        "image": image, "label": path, "label_layer": "roofs", "label_field": "k", "label_buffer_m": 2.5,
+        "label_unknown": "unlabelled", "labelled_area": [{"rows": [0, 60]}],
+    }  # fmt: skip
+    config = make.config(scene, classes={1: "roof", 5: "road"}, allow_absent=["road"], split={"holdout": 0})
+    facts = scene_facts(build_index(config).scenes[0])
+    assert facts["labels"] == (
+        "shapes (layer roofs; k; unlabelled outside; grown by 2.5 m); what is no class is unlabelled"
+    )
+    assert facts["labelled area"] == "1 rectangle(s)"
+    assert facts["label values"] == "1 is class 0, 5 is class 1"
