@@ -349,6 +349,18 @@ def test_a_country_that_reaches_far_beyond_the_image(make, image):
     assert lon > 0
 
 
+def test_a_parallel_is_the_curve_that_it_is_in_the_images_crs(make):
+    grid = rasterio.Affine(2000, 0, 436_000, 0, -2000, 5_064_000)
+    image = make.raster("wide.tif", np.ones((1, SIZE, SIZE), np.uint8), transform=grid)
+    path = _write(make, "north.gpkg", {"k": [1]}, [shapely.box(-60, 45.15, 90, 80)], "EPSG:4326")
+    labels, _ = _labels(make, image, path)
+    rows, columns = np.indices((SIZE, SIZE)) + 0.5
+    back = pyproj.Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True)
+    latitudes = back.transform(*(grid * (columns, rows)))[1]
+    clear = abs(latitudes - 45.15) > 0.001  # a twentieth of a pixel
+    np.testing.assert_array_equal(labels[clear], (latitudes > 45.15)[clear])
+
+
 # Geometries -----------------------------------------------------------------------------------------------------------
 
 
