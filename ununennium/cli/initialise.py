@@ -35,7 +35,8 @@ def init(
     """
     from ununennium.config import RunConfig
     from ununennium.data.overwriting import refuse_overwriting
-    from ununennium.discover import RASTERS, VECTORS, commented_yaml, discover
+    from ununennium.discover import commented_yaml, discover
+    from ununennium.discover.files import RASTERS, VECTORS
 
     if output.exists() and not force:
         raise ConfigError("--output", str(output), "exists already; give another name, or --force to write over it")
