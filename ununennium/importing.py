@@ -2,6 +2,7 @@
 
 A configuration that names code runs it. On a machine of one's own that is the point; on a worker that serves others,
 ``UNUNENNIUM_ALLOWED_IMPORTS`` says what may be named: ``ununennium.models,ununennium.losses,torch.nn,torch.optim``.
+What a stored model names is another matter, see ``ununennium.checkpoints.artifact_code``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import inspect
 import os
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ununennium.errors import ConfigError, UnunenniumError
@@ -19,7 +20,8 @@ from ununennium.hints import did_you_mean
 
 ALLOWED_IMPORTS = "UNUNENNIUM_ALLOWED_IMPORTS"
 """Environment variable with the packages and modules that a configuration may name, separated by commas; each stands
-for itself and all below it. Without it there is no restriction; empty, nothing may be named."""
+for itself and all below it, and ``module:Name`` for that one object. Without it there is no restriction; empty, nothing
+may be named."""
 
 
 def check_allowed(path: str, *, field: str) -> None:
@@ -28,28 +30,31 @@ def check_allowed(path: str, *, field: str) -> None:
     Raises:
         ConfigError: ``UNUNENNIUM_ALLOWED_IMPORTS`` does not list its module.
     """
-    allowed = _allowed()
-    module_name, attribute = _parts(path)
+    allowed = allowed_imports()
+    module_name, attribute = split_path(path)
     if allowed is None or not module_name or not attribute:
         return
-    if not _is_listed(module_name, allowed):
+    if not is_listed(path, allowed):
         raise _forbidden(path, field, module_name, allowed)
 
 
-def import_object(path: str, *, field: str) -> Any:
+def import_object(path: str, *, field: str, allowed: Sequence[str] | None = None) -> Any:
     """Return the object that ``path`` names.
 
     Args:
         path: ``package.module:Name``; nested attributes after the colon are allowed.
         field: dotted path of the setting it came from, for the error message.
+        allowed: packages, modules and objects that may be named, instead of ``UNUNENNIUM_ALLOWED_IMPORTS``.
 
     Raises:
         ConfigError: the module cannot be imported, has no such attribute, or may not be imported here.
     """
-    module_name, attribute = _parts(path)
+    module_name, attribute = split_path(path)
     if not module_name or not attribute:
         raise ConfigError(field, path, "give an import path such as 'package.module:Name'")
-    check_allowed(path, field=field)
+    allowed = allowed_imports() if allowed is None else allowed
+    if allowed is not None and not is_listed(path, allowed):
+        raise _forbidden(path, field, module_name, allowed)
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:  # whatever the module's own code raises
@@ -61,7 +66,7 @@ def import_object(path: str, *, field: str) -> Any:
             remedy = f"{module_name!r} has no attribute {attribute!r}"
             raise ConfigError(field, path, f"{remedy}; {hint}" if hint else remedy)
         found = getattr(found, name)
-        _check_origin(found, path, field)
+        _check_origin(found, path, field, allowed)
     return found
 
 
@@ -82,6 +87,15 @@ def instantiate(path: str, kwargs: Mapping[str, Any], *args: Any, field: str, **
         ConfigError: the arguments do not fit the callable, or it fails; the argument at fault is named if it is known.
     """
     target = import_object(path, field=f"{field}.target")
+    return call(target, path, kwargs, *args, field=field, **runtime)
+
+
+def call(target: Any, path: str, kwargs: Mapping[str, Any], *args: Any, field: str, **runtime: Any) -> Any:
+    """The second half of ``instantiate``: call ``target``, which ``path`` names.
+
+    Raises:
+        ConfigError: it cannot be called, the arguments do not fit it, or it fails.
+    """
     if not callable(target):
         remedy = f"it is a {type(target).__name__}, not something that can be called"
         raise ConfigError(f"{field}.target", path, remedy)
@@ -184,7 +198,7 @@ def _at_fault(kwargs: Mapping[str, Any], parameters: Mapping[str, inspect.Parame
     return next(iter(kwargs)) if len(kwargs) == 1 else None
 
 
-def _parts(path: str) -> tuple[str, str]:
+def split_path(path: str) -> tuple[str, str]:
     """Module and attribute; either may be empty."""
     module_name, colon, attribute = path.partition(":")
     if not colon:
@@ -192,26 +206,32 @@ def _parts(path: str) -> tuple[str, str]:
     return module_name, attribute
 
 
-def _allowed() -> list[str] | None:
+def allowed_imports() -> list[str] | None:
+    """The entries of ``UNUNENNIUM_ALLOWED_IMPORTS``; None if it is not set."""
     text = os.environ.get(ALLOWED_IMPORTS)
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _check_origin(found: Any, path: str, field: str) -> None:
-    """What an allowed module has imported itself, such as ``torch`` or ``os``, is no way round the list."""
-    allowed = _allowed()
-    if allowed is None:
-        return
-    origin = found.__name__ if isinstance(found, types.ModuleType) else getattr(found, "__module__", None)
-    if not isinstance(origin, str) or not _is_listed(origin, allowed):
-        raise _forbidden(path, field, origin or type(found).__name__, allowed)
+def is_listed(path: str, allowed: Sequence[str]) -> bool:
+    """Whether the import path ``path``, or its module or a package that holds it, is in ``allowed``."""
+    module_name, attribute = split_path(path)
+    return f"{module_name}:{attribute}" in allowed or _is_below(module_name, allowed)
 
 
-def _is_listed(module_name: str, allowed: list[str]) -> bool:
+def _is_below(module_name: str, allowed: Sequence[str]) -> bool:
     return any(module_name == name or module_name.startswith(f"{name}.") for name in allowed)
 
 
-def _forbidden(path: str, field: str, module_name: str, allowed: list[str]) -> ConfigError:
+def _check_origin(found: Any, path: str, field: str, allowed: Sequence[str] | None) -> None:
+    """Refuse what an allowed module has imported itself, such as ``torch`` or ``os``: it is no way round the list."""
+    if allowed is None or ":".join(split_path(path)) in allowed:
+        return
+    origin = found.__name__ if isinstance(found, types.ModuleType) else getattr(found, "__module__", None)
+    if not isinstance(origin, str) or not _is_below(origin, allowed):
+        raise _forbidden(path, field, origin or type(found).__name__, allowed)
+
+
+def _forbidden(path: str, field: str, module_name: str, allowed: Sequence[str]) -> ConfigError:
     return ConfigError(
         field,
         path,

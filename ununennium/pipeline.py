@@ -272,7 +272,7 @@ def _smoke_test(run: RunDirectory, url: str) -> Check:
     if not run.probe_file.exists():
         passed, words = False, "the run has nothing to compare with; evaluate it again ('ununennium evaluate')"
     else:
-        passed, words = smoke_test(url, run.probe_file)
+        passed, words = smoke_test(url, run.probe_file, run.run_file)
     reason = f"loaded from the storage by a fresh process: {words}"
     return Check("smoke test", None, None, None, passed, reason, "smoke test")
 

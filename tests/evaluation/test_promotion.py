@@ -66,15 +66,23 @@ def champion(run: RunDirectory) -> Any:
 
 
 @pytest.mark.parametrize("damage", ["a byte of the weights", "no probe"])
-def test_a_model_that_the_storage_does_not_give_back_is_not_promoted(judged: RunDirectory, damage: str) -> None:
-    registry = Registry(judged.storage, judged.config().name)
-    weights = Path(registry.version_url(registry.add_version(judged.artifact_folder))) / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
+def test_a_model_that_the_storage_does_not_give_back_is_not_promoted(
+    judged: RunDirectory, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Registry.add_version
+
+    def add_and_damage(registry: Registry, folder: Path) -> str:
+        version = add(registry, folder)
+        weights = Path(registry.version_url(version)) / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        return version
+
     if damage == "no probe":
         judged.probe_file.unlink()
     else:
-        weights.write_bytes(content)
+        monkeypatch.setattr(Registry, "add_version", add_and_damage)
     with pytest.raises(GateError, match="is not promoted: loaded from the storage by a fresh process: "):
         pipeline.promote(judged, actor="me")
     assert champion(judged) is None
@@ -83,6 +91,15 @@ def test_a_model_that_the_storage_does_not_give_back_is_not_promoted(judged: Run
     assert {"a byte of the weights": "damaged", "no probe": "evaluate it again"}[damage] in gate["reason"]
     assert read_json(Path(judged.url) / "gate.json") == gate
     assert pipeline.summarise(judged)["reason"] == gate["reason"]
+
+
+def test_a_version_that_was_damaged_is_healed_by_promoting_the_same_again(judged: RunDirectory) -> None:
+    """correctness 91: the storage gets the artefact again, and the smoke test reads that."""
+    registry = Registry(judged.storage, judged.config().name)
+    version = registry.add_version(judged.artifact_folder)
+    Path(registry.version_url(version), "model.safetensors").write_bytes(b"junk")
+    assert pipeline.promote(judged, actor="me").version == version
+    assert registry.check(version)["run_id"] == judged.run_id
 
 
 def test_whole_weights_of_another_model_fail_the_smoke_test(judged: RunDirectory) -> None:

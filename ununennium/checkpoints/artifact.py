@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ununennium.checkpoints.artifact_code import NamesCode, build_from_artifact
 from ununennium.checkpoints.contract import (
     CONTRACT,
+    HEAL,
     WEIGHTS,
     check_contract,
+    check_version,
     file_sha256,
+    named_version,
     parse_contract,
     to_json,
 )
 from ununennium.checkpoints.load_cache import Expected, verified
 from ununennium.checkpoints.storage import open_storage
 from ununennium.checkpoints.storage_errors import translated_full_disk
-from ununennium.errors import CheckpointError
-from ununennium.importing import instantiate
-
-_FETCHED_WEIGHTS = {"pretrained": False, "encoder_weights": None}
-"""Keyword arguments by which models fetch weights; the artefact's replace them, so nothing is fetched."""
+from ununennium.errors import CheckpointError, UnunenniumError
 
 
 def write_artifact(folder: Path, state_dict: Mapping[str, Tensor], contract: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,50 +61,77 @@ def write_artifact(folder: Path, state_dict: Mapping[str, Tensor], contract: Map
     return complete
 
 
-def load_artifact(url: str, *, cached: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+def load_artifact(
+    url: str, *, cached: bool = True, trusted: Sequence[NamesCode] = ()
+) -> tuple[nn.Module, dict[str, Any]]:
     """Build the model at ``url`` on the CPU, in evaluation mode, with its contract.
+
+    A version of the registry is what its name says: the contract's hash is compared with the folder's name, and the
+    weights' hash with the contract, before anything that the contract names is imported.
 
     Args:
         url: the artefact's folder, such as ``Registry.version_url`` gives.
         cached: whether weights in remote storage may come from a local copy (see ``load_cache``); the copy's hash is
             checked like theirs.
+        trusted: the caller's own configuration of models, such as ``[config.model]``: code that it names may be run,
+            see ``artifact_code``.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the weights do not fit the model.
-        ConfigError: the model cannot be built as the contract says.
+        CheckpointError: a file is missing or damaged, is not what the version's name says, or the weights do not fit
+            the model.
+        ConfigError: the model may not be built here, or cannot be built as the contract says.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     storage = open_storage(url)
+    version = named_version(storage.root)
     try:
-        contract = parse_contract(storage.read_bytes(CONTRACT), url=storage.url(CONTRACT))
-        expected = Expected(contract["weights_sha256"], None, "the contract", "use another version, or export it again")
+        data = storage.read_bytes(CONTRACT)
+        if version is not None:
+            check_version(data, version, url=storage.url(CONTRACT))
+        contract = parse_contract(data, url=storage.url(CONTRACT))
+        expected = Expected(contract["weights_sha256"], None, "the contract", HEAL)
         with verified(storage, WEIGHTS, expected, cached=cached) as path:
             weights = load_file(path, device="cpu")
     except FileNotFoundError as error:
-        raise CheckpointError(f"{url} is no model artefact: {CONTRACT} or {WEIGHTS} is missing") from error
-    return build_model(contract, weights), contract
+        raise CheckpointError(f"{url} is no model artefact: {CONTRACT} or {WEIGHTS} is missing; {HEAL}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{storage.url(WEIGHTS)} holds no weights: {error}") from error
+    return build_model(contract, weights, trusted=trusted), contract
 
 
-def build_model(contract: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+def build_model(
+    contract: Mapping[str, Any], weights: Mapping[str, Tensor], *, trusted: Sequence[NamesCode] = ()
+) -> nn.Module:
     """The model that ``contract`` describes with ``weights``, in evaluation mode.
 
+    Args:
+        contract: of an artefact.
+        weights: its parameters and buffers.
+        trusted: see ``load_artifact``.
+
     Raises:
-        CheckpointError: the weights do not fit.
-        ConfigError: the model cannot be built.
+        CheckpointError: the weights do not fit, or the model's own code fails.
+        ConfigError: the model may not be built here, or cannot be built.
     """
     described = contract["model"]
-    kwargs = dict(described["kwargs"])
-    kwargs.update({name: value for name, value in _FETCHED_WEIGHTS.items() if name in kwargs})
-    with torch.random.fork_rng(devices=[]):  # weights drawn only to be replaced leave no trace
-        model = instantiate(
-            described["target"],
-            kwargs,
-            field="contract.model",
-            in_channels=described["in_channels"],
-            num_classes=described["num_classes"],
-            num_dates=contract.get("num_dates", 1),
-        )
+    try:
+        with torch.random.fork_rng(devices=[]):  # weights drawn only to be replaced leave no trace
+            model = build_from_artifact(
+                described["target"],
+                described["kwargs"],
+                field="contract.model",
+                trusted=trusted,
+                in_channels=described["in_channels"],
+                num_classes=described["num_classes"],
+                num_dates=contract.get("num_dates", 1),
+            )
+    except UnunenniumError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"{described['target']} cannot be built as the contract says: {reason}") from error
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"{described['target']} makes a {type(model).__name__}, not an nn.Module")
     try:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ununennium.checkpoints.json_records import is_sha256, parse_json_object, shortened
 from ununennium.errors import CheckpointError, ConfigError
 
 WEIGHTS = "model.safetensors"
+HEAL = "add the same artefact again, which replaces what is damaged, or use another version"
+"""What to do about a version that is not whole."""
 CONTRACT = "contract.json"
 
 REQUIRED = {
@@ -43,27 +47,31 @@ scale and offset of each band, in whose numbers the statistics are; ``band_nodat
 have values of their own.
 """
 
-_REQUIRED_OF_MODEL = ("target", "kwargs", "in_channels", "num_classes")
+_REQUIRED_OF_MODEL: dict[str, type] = {"target": str, "kwargs": Mapping, "in_channels": int, "num_classes": int}
+_VERSION = re.compile("[0-9a-f]{16}")
 
 
 def check_contract(contract: Mapping[str, Any]) -> None:
     """Make sure that nothing is missing, and that the parts agree.
 
     Raises:
-        ConfigError: a key is missing, or lists of bands, classes and statistics differ in length.
+        ConfigError: a key is missing or of another type, or lists of bands, classes and statistics differ in length.
     """
     for key, meaning in REQUIRED.items():
         if key not in contract:
             raise ConfigError(f"contract.{key}", None, f"is missing; it holds the {meaning}")
-    model = contract["model"]
-    for key in _REQUIRED_OF_MODEL:
+    model, statistics = contract["model"], contract["statistics"]
+    for key, kind in _REQUIRED_OF_MODEL.items():
         if not isinstance(model, Mapping) or key not in model:
             raise ConfigError(f"contract.model.{key}", None, "is missing")
+        _check_kind(f"contract.model.{key}", model[key], kind)
+    _check_kind("contract.statistics", statistics, Mapping)
+    _check_kind("contract.num_dates", contract.get("num_dates", 1), int)
     lengths = {
         "contract.classes": (contract["classes"], "num_classes"),
         "contract.bands": (contract["bands"], "in_channels"),
-        "contract.statistics.mean": (contract["statistics"].get("mean"), "in_channels"),
-        "contract.statistics.std": (contract["statistics"].get("std"), "in_channels"),
+        "contract.statistics.mean": (statistics.get("mean"), "in_channels"),
+        "contract.statistics.std": (statistics.get("std"), "in_channels"),
     }
     # Dates that reach the model as channels share the bands' names and statistics.
     repeats = contract.get("num_dates", 1) if contract.get("layout", "channels") == "channels" else 1
@@ -88,13 +96,44 @@ def parse_contract(data: bytes, *, url: str) -> dict[str, Any]:
     Raises:
         CheckpointError: it is damaged, or not a contract.
     """
+    problem = f"{url} is not a model's contract"
+    contract = parse_json_object(data, problem)
     try:
-        contract = json.loads(data)
         check_contract(contract)
-        str(contract["weights_sha256"])
-    except (ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"{url} is not a model's contract: {type(error).__name__}: {error}") from error
-    return dict(contract)
+    except ConfigError as error:
+        raise CheckpointError(f"{problem}: {error}") from error
+    if not is_sha256(contract.get("weights_sha256")):
+        raise CheckpointError(f"{problem}: weights_sha256 is {shortened(contract.get('weights_sha256'))}, not a hash")
+    return contract
+
+
+def version_of(data: bytes) -> str:
+    """The version of an artefact: the start of its contract's SHA-256, which holds the hash of the weights."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def is_version(name: str) -> bool:
+    """Whether ``name`` has the form of a version."""
+    return _VERSION.fullmatch(name) is not None
+
+
+def check_version(data: bytes, version: str, *, url: str) -> None:
+    """Make sure that a contract is the one that its version is named after.
+
+    Raises:
+        CheckpointError: it was changed, or belongs to another version.
+    """
+    found = version_of(data)
+    if found != version:
+        raise CheckpointError(
+            f"{url} is not the contract of version {version!r}: it was changed, or is that of version {found}; {HEAL}"
+        )
+
+
+def named_version(url: str) -> str | None:
+    """The version that the folder at ``url`` has the name of; None for a folder of another kind."""
+    folder, _, name = url.rstrip("/").rpartition("/")
+    return name if is_version(name) or folder.rpartition("/")[2] == "versions" else None
 
 
 def read_local_contract(folder: Path) -> tuple[dict[str, Any], bytes]:
@@ -108,6 +147,8 @@ def read_local_contract(folder: Path) -> tuple[dict[str, Any], bytes]:
         sha256 = file_sha256(folder / WEIGHTS)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is no model artefact: {error.filename} is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{folder} is no model artefact: {error.filename} ({error.strerror})") from error
     contract = parse_contract(data, url=str(folder / CONTRACT))
     check_weights(sha256, contract, url=str(folder / WEIGHTS))
     return contract, data
@@ -122,7 +163,7 @@ def check_weights(sha256: str, contract: Mapping[str, Any], *, url: str) -> None
     if sha256 != contract["weights_sha256"]:
         raise CheckpointError(
             f"{url} is damaged or belongs to another contract: its SHA-256 is {sha256}, the contract says "
-            f"{contract['weights_sha256']}"
+            f"{contract['weights_sha256']}; {HEAL}"
         )
 
 
@@ -130,6 +171,13 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_kind(field: str, value: Any, kind: type) -> None:
+    names = {str: "text", Mapping: "an object of named values", int: "a whole number >= 1"}
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not (is_count if kind is int else isinstance(value, kind)):
+        raise ConfigError(field, value, f"is not {names[kind]}")
 
 
 def _finite(value: Any) -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from ununennium.errors import CheckpointError
 
 _SHOWN = 60
+_DEEPEST = 64
+_SHA256 = re.compile("[0-9a-f]{64}")
 _LONGEST_NUMBER = 100
 """Digits. Python refuses to read more than 4300, and needs seconds for hundreds of thousands."""
 
@@ -30,8 +33,12 @@ def parse_json_object(data: bytes, problem: str) -> dict[str, Any]:
         raise CheckpointError(f"{problem}: no text in UTF-8 (byte {error.start})") from error
     except RecursionError as error:
         raise CheckpointError(f"{problem}: its brackets are nested too deeply") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{problem}: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{problem}: JSON, but not an object of named values")
+    if not _is_shallow(values):
+        raise CheckpointError(f"{problem}: its brackets are nested more than {_DEEPEST} deep")
     return values
 
 
@@ -57,12 +64,30 @@ def text(value: Any, name: str) -> str:
     return value
 
 
+def is_sha256(value: Any) -> bool:
+    """Whether ``value`` is a hash of 64 hexadecimal digits."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
 def shortened(value: Any) -> str:
     """``value`` for an error message."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     shown = repr(value)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+
+
+def _is_shallow(values: Any) -> bool:
+    """Whether whoever walks through ``values`` by recursion gets to its end."""
+    level = [values]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return not level
 
 
 def _parsed_int(digits: str) -> int:

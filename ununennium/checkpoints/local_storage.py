@@ -185,10 +185,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _make_folder(folder: str) -> None:
+    """Make ``folder`` and what is above it, each one's entry forced to the disk like a file's."""
+    new: list[str] = []
+    above = folder
+    while not os.path.isdir(above) and above not in new:
+        new.append(above)
+        above = os.path.dirname(above)
     try:
         os.makedirs(folder, exist_ok=True)
     except FileExistsError as error:  # not to be taken for "this object exists"
         raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", folder) from error
+    for each in new:
+        _force_folder(each)
 
 
 def _force(file: IO[bytes]) -> None:

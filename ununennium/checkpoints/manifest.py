@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
-from ununennium.checkpoints.json_records import parse_json_object, shortened, text, whole_number
+from ununennium.checkpoints.json_records import is_sha256, parse_json_object, shortened, text, whole_number
 from ununennium.errors import CheckpointError
 
 FORMAT = 1
@@ -104,7 +104,7 @@ class Manifest:
         numbers = {name: whole_number(values.get(name, default), name) for name, default in _NUMBERS.items()}
         texts = {name: text(values.get(name), name) for name in ("key", "sha256", "created", "writer", "monitor")}
         mode, score = values.get("mode"), values.get("score")
-        if mode not in ("min", "max") or not re.fullmatch("[0-9a-f]{64}", texts["sha256"]):
+        if mode not in ("min", "max") or not is_sha256(texts["sha256"]):
             raise CheckpointError(f"not a manifest: mode {mode!r}, sha256 {texts['sha256']!r}")
         position = checkpoint_key(epoch=numbers["epoch"], step=numbers["step"], sha256="").removesuffix(".pt")
         if not is_manifest_key(manifest_key(texts["key"])) or not texts["key"].startswith(position):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import IO, Any, ClassVar
 
 from ununennium.checkpoints.storage import CHUNK_BYTES, Entry, Leftover, check_key, folder_of
 from ununennium.checkpoints.storage_errors import translated_errors
-from ununennium.errors import ConfigError, StorageUnavailable
+from ununennium.errors import ConfigError, StorageError, StorageUnavailable
 
 _S3 = ("s3", "s3a")
 _FEW = 10
 _UNSORTED = "--x-s3"
 """How the names of S3's directory buckets end, whose listings are in no order."""
+_WRITER = "ununennium-writer"
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
 
 
@@ -72,8 +74,24 @@ class ObjectStorage:
             self._fs.put_file(str(local), self._path(key), **(PUT_OPTIONS if self._is_s3 else {}))
 
     def create(self, key: str, data: bytes) -> None:
-        with translated_errors("created", self.url(key)):
-            self._fs.pipe_file(self._path(key), data, mode="create")
+        token = uuid.uuid4().hex
+        options = {"Metadata": {_WRITER: token}} if self._is_s3 else {}
+        try:
+            with translated_errors("created", self.url(key)):
+                self._fs.pipe_file(self._path(key), data, mode="create", **options)
+        except FileExistsError:
+            if not options or self._writer_of(key) != token:
+                raise  # else the client tried again after an answer was lost, and met what it had created itself
+
+    def _writer_of(self, key: str) -> str | None:
+        """On S3, the token of the ``create`` that made an object; None where it has none, or nobody can tell."""
+        bucket, path, _ = self._fs.split_path(self._path(key))
+        try:
+            with translated_errors("read", self.url(key)):
+                head = self._fs.call_s3("head_object", Bucket=bucket, Key=path)
+        except (FileNotFoundError, StorageError):
+            return None
+        return dict(head.get("Metadata") or {}).get(_WRITER)
 
     def read_bytes(self, key: str) -> bytes:
         with translated_errors("read", self.url(key)):
@@ -200,6 +218,10 @@ class ObjectStorage:
         except TypeError as error:  # the filesystem needs arguments that no URL holds
             remedy = f"this kind of storage cannot be opened by a URL alone: {error}"
             raise ConfigError("storage", self._url, remedy) from error
+        except Exception as error:  # each filesystem raises what it likes about the parts of its URLs
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            remedy = "give a folder, or a URL such as 's3://bucket/prefix'"
+            raise ConfigError("storage", self._url, f"cannot be opened ({reason}); {remedy}") from error
         if self._is_s3:
             filesystem.retries = ATTEMPTS
         root = str(path).rstrip("/")

@@ -13,82 +13,48 @@ and of several only one succeeds. It needs nothing of the storage but "create if
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
+import operator
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ununennium.checkpoints.contract import CONTRACT, WEIGHTS, parse_contract, read_local_contract, to_json
+from ununennium.checkpoints.contract import (
+    CONTRACT,
+    HEAL,
+    WEIGHTS,
+    check_version,
+    check_weights,
+    is_version,
+    parse_contract,
+    read_local_contract,
+    to_json,
+    version_of,
+)
+from ununennium.checkpoints.json_records import parse_json_object, shortened, text
+from ununennium.checkpoints.patience import patiently
+from ununennium.checkpoints.promotion import NAME, Promotion
+from ununennium.checkpoints.read_back import read_back
 from ununennium.checkpoints.storage import Storage, check_exclusive, open_storage
 from ununennium.errors import CheckpointError, ConfigError, GateError, PromotionConflict, StorageError
+
+__all__ = ["Promotion", "Registry"]
+
+logger = logging.getLogger(__name__)
 
 PROMOTED = "promoted"
 _FORMAT = 1
 _LAST = 10**10
 _CREATE_ATTEMPTS = 5
+_LOOK_AHEAD = 6
+"""Records after the next one that must not be there: a log with a gap is no place for a new champion."""
+
 CHAMPION, PREVIOUS = "champion", "previous"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """One generation of the champion.
-
-    Attributes:
-        generation: counted from 1.
-        version: what became the champion.
-        action: ``promote`` a new version, or ``rollback`` to an older generation's.
-        restored_from: the generation whose version a rollback restored; None for a promotion.
-        gate: the decision that allowed it; empty for a rollback.
-        evaluated_against: generation of the champion that the gate compared with, 0 if there was none; None for a
-            rollback, which compares nothing.
-        checkpoint: ``manifest`` (URL) and ``sha256`` of the checkpoint that the version was made of; empty if unknown.
-        reason: why, in words.
-        actor: who asked for it.
-        run_id: run that trained the version, or asked for the rollback.
-        flow_run_id: Prefect's flow run that asked for it; empty if none did.
-        token: by which a caller that got no answer recognises its own record.
-        created: when, UTC, ISO 8601.
-    """
-
-    generation: int
-    version: str
-    action: Literal["promote", "rollback"]
-    actor: str
-    run_id: str
-    token: str
-    created: str
-    reason: str = ""
-    restored_from: int | None = None
-    gate: dict[str, Any] = field(default_factory=dict)
-    evaluated_against: int | None = None
-    checkpoint: dict[str, str] = field(default_factory=dict)
-    flow_run_id: str = ""
-
-    def to_json(self) -> bytes:
-        """The record as it is stored."""
-        return to_json({"format": _FORMAT, **asdict(self)})
-
-    @classmethod
-    def from_json(cls, data: bytes, *, url: str) -> Promotion:
-        """The inverse of ``to_json``.
-
-        Raises:
-            CheckpointError: the record is damaged, or of a later format.
-        """
-        try:
-            values = json.loads(data)
-            if values.pop("format") != _FORMAT:
-                raise ValueError(f"this version reads format {_FORMAT}")
-            known = {item.name for item in fields(cls)}
-            return cls(**{name: value for name, value in values.items() if name in known})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{url} is not a promotion record: {type(error).__name__}: {error}") from error
 
 
 class Registry:
@@ -105,7 +71,7 @@ class Registry:
     """
 
     def __init__(self, storage_url: str, model: str, *, unsafe_single_writer: bool | None = None) -> None:
-        if not _NAME.fullmatch(model):
+        if not NAME.fullmatch(model):
             raise ConfigError("model", model, "give a name of letters, digits, '-', '_' and '.'")
         self.model = model
         self._storage: Storage = open_storage(storage_url)
@@ -118,29 +84,42 @@ class Registry:
         """Store the artefact that ``write_artifact`` left in a local folder.
 
         Returns:
-            The version: a hash of weights and contract, so that adding the same again changes nothing.
+            The version: a hash of weights and contract, so that adding the same again changes nothing, except that
+            parts which are missing or damaged are stored again.
 
         Raises:
             CheckpointError: the artefact is incomplete or damaged.
             StorageError: the storage failed.
         """
         contract, contract_bytes = read_local_contract(folder)
-        version = hashlib.sha256(contract_bytes).hexdigest()[:16]  # the contract holds the hash of the weights
+        version = version_of(contract_bytes)
         weights_key, contract_key = self._version_key(version, WEIGHTS), self._version_key(version, CONTRACT)
-        if self._storage.exists(contract_key):
-            return version
-        self._storage.put_file(folder / WEIGHTS, weights_key)
-        digest = hashlib.sha256()
-        for chunk in self._storage.chunks(weights_key):
-            digest.update(chunk)
-        if digest.hexdigest() != contract["weights_sha256"]:
-            raise StorageError(f"{self._storage.url(weights_key)} was not stored whole; try again")
+        if read_back(self._storage, weights_key)[1] != contract["weights_sha256"]:
+            self._storage.put_file(folder / WEIGHTS, weights_key)
+            if read_back(self._storage, weights_key)[1] != contract["weights_sha256"]:
+                raise StorageError(f"{self._storage.url(weights_key)} was not stored whole; try again")
         try:
             self._storage.create(contract_key, contract_bytes)  # from here on the version exists
         except FileExistsError:
-            if self._storage.read_bytes(contract_key) != contract_bytes:
-                raise StorageError(f"{self._storage.url(contract_key)} exists with other contents") from None
+            if self._storage.read_bytes(contract_key) != contract_bytes:  # it is damaged: its name is its hash
+                self._storage.put_file(folder / CONTRACT, contract_key)
+        self.check(version)
         return version
+
+    def check(self, version: str) -> dict[str, Any]:
+        """Read all of a version, and make sure that it is what its name says; returns its contract.
+
+        Raises:
+            CheckpointError: there is no such version, a part of it is missing or damaged; the message says how to heal
+                it.
+            StorageError: the storage failed.
+        """
+        contract = self.contract(version)
+        key = self._version_key(version, WEIGHTS)
+        if not self._storage.exists(key):
+            raise CheckpointError(f"{self._storage.url(key)} is missing; {HEAL}")
+        check_weights(read_back(self._storage, key)[1], contract, url=self._storage.url(key))
+        return contract
 
     def describe(self, version: str, files: Iterable[Path]) -> None:
         """Put files that describe a version beside it, instead of those of that name; they are no part of it.
@@ -157,8 +136,9 @@ class Registry:
     def versions(self) -> list[str]:
         """All complete versions, in no particular order."""
         prefix, suffix = f"models/{self.model}/versions/", f"/{CONTRACT}"
-        keys = self._storage.list(prefix)
-        return [key[len(prefix) : -len(suffix)] for key in keys if key.endswith(suffix)]
+        keys = set(patiently(lambda: self._storage.list(prefix)))
+        found = [key[len(prefix) : -len(suffix)] for key in sorted(keys) if key.endswith(suffix)]
+        return [version for version in found if self._version_key(version, WEIGHTS) in keys]
 
     @property
     def url(self) -> str:
@@ -173,11 +153,15 @@ class Registry:
         """The contract of a version.
 
         Raises:
-            CheckpointError: there is no such version, or its contract is damaged.
+            CheckpointError: there is no such version, or its contract is not the one that it is named after.
         """
         key = self._version_key(version, CONTRACT)
         try:
-            return parse_contract(self._storage.read_bytes(key), url=self._storage.url(key))
+            if not is_version(version):
+                raise FileNotFoundError(version)
+            data = patiently(lambda: self._storage.read_bytes(key))
+            check_version(data, version, url=self._storage.url(key))
+            return parse_contract(data, url=self._storage.url(key))
         except FileNotFoundError as error:
             known = ", ".join(self.versions()) or "none yet"
             raise CheckpointError(f"model {self.model!r} has no version {version!r}; it has {known}") from error
@@ -185,13 +169,31 @@ class Registry:
     # ------------------------------------------------------------------ champions
 
     def current(self) -> Promotion | None:
-        """The champion; None before the first promotion."""
-        key = self._newest_key()
-        return self._read(key) if key else None
+        """The champion; None before the first promotion.
+
+        Raises:
+            CheckpointError: there are records, and not one of them can be read.
+        """
+        key = patiently(lambda: self._storage.first(self._records_folder))
+        record = self._readable(key) if key is not None and _is_record(key) else None
+        if record is not None or key is None:
+            return record
+        return next(iter(self.history()), None)
 
     def history(self) -> list[Promotion]:
-        """Every generation, newest first."""
-        return [self._read(key) for key in self._record_keys()]
+        """Every generation, newest first; a record that cannot be read is warned of and left out.
+
+        Raises:
+            CheckpointError: there are records, and not one of them can be read: whoever is champion is unknown.
+        """
+        keys = list(filter(_is_record, patiently(lambda: self._storage.list(self._records_folder))))
+        records = [record for key in keys if (record := self._readable(key)) is not None]
+        if keys and not records:
+            raise CheckpointError(
+                f"not one of the {len(keys)} records in {self._storage.url(self._records_folder[:-1])} can be read; "
+                "restore them from a backup, or remove them to begin without a champion"
+            )
+        return records
 
     def promote(
         self,
@@ -221,15 +223,16 @@ class Registry:
         Raises:
             GateError: the gate's verdict is not ``promoted``.
             PromotionConflict: another champion was promoted in the meantime.
-            CheckpointError: there is no such version.
+            CheckpointError: there is no such version, or it is not whole.
             StorageError: the storage failed, or ignores exclusive creation.
         """
+        base = _whole("expected_generation", expected_generation)
         verdict = gate.get("verdict")
         if verdict != PROMOTED:
             reason = gate.get("reason") or "no reason is given"
             raise GateError(f"version {version} cannot be promoted: the gate's verdict is {verdict!r} ({reason})")
         record = Promotion(
-            generation=expected_generation + 1,
+            generation=base + 1,
             version=version,
             action="promote",
             actor=actor,
@@ -238,11 +241,11 @@ class Registry:
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             reason=str(gate.get("reason", "")),
             gate=dict(gate),
-            evaluated_against=expected_generation,
+            evaluated_against=base,
             checkpoint=dict(checkpoint or {}),
             flow_run_id=flow_run_id,
         )
-        return self._append(record)
+        return self._append(record, base)
 
     def rollback(
         self,
@@ -273,9 +276,10 @@ class Registry:
         """
         records = {record.generation: record for record in self.history()}
         newest = max(records, default=0)
-        base = newest if expected_generation is None else expected_generation
+        base = newest if expected_generation is None else _whole("expected_generation", expected_generation)
         if to_generation is None:
-            to_generation = _origin(records, base) - 1
+            to_generation = _before(records, base)
+        to_generation = _whole("to_generation", to_generation)
         if to_generation not in records or to_generation > base:
             known = ", ".join(str(generation) for generation in sorted(records) if generation <= base)
             raise ConfigError("to_generation", to_generation, f"is no earlier generation; there are: {known or 'none'}")
@@ -293,7 +297,7 @@ class Registry:
             checkpoint=restored.checkpoint,
             flow_run_id=flow_run_id,
         )
-        return self._append(record)
+        return self._append(record, base)
 
     # ------------------------------------------------------------------ aliases
 
@@ -310,7 +314,7 @@ class Registry:
         known |= {version: version for version in self.versions()} | self.aliases()
         if records:
             known[CHAMPION] = records[max(records)].version
-            before = records.get(_origin(records, max(records)) - 1)
+            before = records.get(_before(records, max(records)))
             if before is not None:
                 known[PREVIOUS] = before.version
         if name not in known:
@@ -320,13 +324,16 @@ class Registry:
         return known[name]
 
     def aliases(self) -> dict[str, str]:
-        """Named aliases and the versions that they stand for now."""
+        """Named aliases and the versions that they stand for now.
+
+        A note that cannot be read is warned of and left out: the alias is then what the note before says.
+        """
         newest: dict[str, str] = {}
         prefix = f"models/{self.model}/aliases/"
-        for key in self._storage.list(prefix):  # the newest of each comes first
+        for key in patiently(lambda: self._storage.list(prefix)):  # the newest of each comes first
             name = key[len(prefix) :].partition("/")[0]
-            if name not in newest:
-                newest[name] = str(json.loads(self._storage.read_bytes(key))["version"])
+            if name not in newest and _is_record(key) and (version := self._noted(key)) is not None:
+                newest[name] = version
         return newest
 
     def set_alias(self, name: str, version: str, *, actor: str) -> None:
@@ -339,21 +346,28 @@ class Registry:
             PromotionConflict: somebody else set it at the same moment.
             StorageError: the storage failed, or ignores exclusive creation.
         """
-        if name in (CHAMPION, PREVIOUS) or not _NAME.fullmatch(name):
+        if name in (CHAMPION, PREVIOUS) or not NAME.fullmatch(name):
             raise ConfigError("alias", name, "give a name of letters, digits, '-', '_' and '.', such as 'staging'")
         self.contract(version)
         self.probe()
         folder = f"models/{self.model}/aliases/{name}/"
-        newest = self._storage.first(folder)
-        number = _generation(newest) + 1 if newest else 1
+        keys = filter(_is_record, patiently(lambda: self._storage.list(folder)))
+        newest = next((key for key in keys if self._noted(key) is not None), None)
+        first = 1 if newest is None else _generation(newest) + 1
         created = datetime.now(UTC).isoformat(timespec="milliseconds")
         note = to_json({"format": _FORMAT, "version": version, "actor": actor, "created": created})
-        key = f"{folder}{_LAST - number:010d}.json"
-        try:
-            self._storage.create(key, note)
-        except FileExistsError:
-            if self._storage.read_bytes(key) != note:  # else the answer was lost, and it is ours
+        for number in range(first, first + _CREATE_ATTEMPTS):
+            key = f"{folder}{_LAST - number:010d}.json"
+            try:
+                self._storage.create(key, note)
+                return
+            except FileExistsError:
+                if self._noted(key) is None:
+                    continue  # what nobody can read, at the place of the next note
+                if self._storage.read_bytes(key) == note:  # the answer was lost, and it is ours
+                    return
                 raise PromotionConflict(f"somebody else set {name!r} of {self.model!r} just now; look again") from None
+        raise StorageError(f"{self._storage.url(folder[:-1])} holds notes that cannot be read; remove them")
 
     def probe(self) -> bool:
         """Make sure that of two promotions only one can win here; False if the caller vouched for that instead.
@@ -365,54 +379,94 @@ class Registry:
             self._exclusive = check_exclusive(self._storage, unsafe_single_writer=self._unsafe_single_writer)
         return self._exclusive
 
-    def _append(self, record: Promotion) -> Promotion:
-        """Create ``record`` as the next generation, or find that an earlier attempt with its token did."""
-        self.contract(record.version)
+    def _append(self, record: Promotion, base: int) -> Promotion:
+        """Create ``record`` as the generation after ``base``, or find that an earlier attempt with its token did."""
+        self.check(record.version)
         exclusive = self.probe()
-        base = record.generation - 1
-        if base < 0 or (base > 0 and not self._storage.exists(self._record_key(base))):
-            newest_key = self._newest_key()
-            newest = _generation(newest_key) if newest_key else 0
-            if not 0 <= base <= newest:
-                raise ConfigError("expected_generation", base, f"there are {newest} generations so far")
-        key = self._record_key(record.generation)
+        self._check_newest(record, base)
         failure: Exception | None = None
         for _ in range(_CREATE_ATTEMPTS):
+            key = self._record_key(record.generation)
             try:
                 if not exclusive and self._storage.exists(key):
                     raise FileExistsError(key)
-                self._storage.create(key, record.to_json())
+                patiently(partial(self._storage.create, key, record.to_json()))
                 return record
             except (FileExistsError, StorageError) as error:
                 failure = error
             try:
-                existing = self._read(key)
+                existing = patiently(partial(self._read, key))
             except FileNotFoundError:
                 continue  # refused though nothing is there: two writers met, and the server told both to try again
-            if (existing.token, existing.version) == (record.token, record.version):
-                return existing
-            raise PromotionConflict(
-                f"generation {existing.generation} of {self.model!r} is version {existing.version}, made champion by "
-                f"{existing.actor} at {existing.created}; compare with it before promoting {record.version}"
-            )
+            except CheckpointError as error:
+                logger.warning("%s is left out: %s", key, error)
+                record = replace(record, generation=record.generation + 1)
+                continue
+            return self._same_or_conflict(existing, record)
         raise StorageError(f"{self._storage.url(key)} could not be created: {failure}") from failure
 
-    def _record_keys(self) -> Iterator[str]:
-        """Keys of the promotion records, newest first."""
-        return filter(_is_record, self._storage.list(f"models/{self.model}/promotions/"))
+    def _check_newest(self, record: Promotion, base: int) -> None:
+        """Refuse to fill a gap in the log, or to begin beyond its end."""
+        is_there = base == 0 or (base > 0 and self._storage.exists(self._record_key(base)))
+        ahead = range(base + 2, base + 2 + _LOOK_AHEAD)
+        if is_there and not any(self._storage.exists(self._record_key(generation)) for generation in ahead):
+            return  # the log itself, which may be long, is not read
+        records = self.history()
+        newest = max((each.generation for each in records), default=0)
+        if not 0 <= base <= newest:
+            raise ConfigError("expected_generation", base, f"there are {newest} generations so far")
+        later = [each for each in records if each.generation > base]
+        if later and all((each.token, each.version) != (record.token, record.version) for each in later):
+            self._same_or_conflict(min(later, key=lambda each: each.generation), record)
 
-    def _newest_key(self) -> str | None:
-        key = self._storage.first(f"models/{self.model}/promotions/")
-        return key if key is None or _is_record(key) else next(self._record_keys(), None)
+    def _same_or_conflict(self, existing: Promotion, record: Promotion) -> Promotion:
+        if (existing.token, existing.version) == (record.token, record.version):
+            return existing
+        raise PromotionConflict(
+            f"generation {existing.generation} of {self.model!r} is version {existing.version}, made champion by "
+            f"{existing.actor} at {existing.created}; compare with it before promoting {record.version}"
+        )
+
+    def _readable(self, key: str) -> Promotion | None:
+        try:
+            return patiently(lambda: self._read(key))
+        except FileNotFoundError:
+            return None
+        except CheckpointError as error:
+            logger.warning("left out: %s", error)
+            return None
+
+    def _noted(self, key: str) -> str | None:
+        """The version that a note of an alias names; None, with a warning, if it cannot be read."""
+        url = self._storage.url(key)
+        try:
+            note = parse_json_object(patiently(lambda: self._storage.read_bytes(key)), f"{url} is no note of an alias")
+            version = text(note.get("version"), f"{url}: version")
+            if NAME.fullmatch(version):
+                return version
+            raise CheckpointError(f"{url} names no version: {shortened(version)}")
+        except FileNotFoundError:
+            return None
+        except CheckpointError as error:
+            logger.warning("left out: %s", error)
+            return None
+
+    @property
+    def _records_folder(self) -> str:
+        return f"models/{self.model}/promotions/"
 
     def _record_key(self, generation: int) -> str:
-        return f"models/{self.model}/promotions/{_LAST - generation:010d}.json"
+        return f"{self._records_folder}{_LAST - generation:010d}.json"
 
     def _version_key(self, version: str, name: str) -> str:
         return f"models/{self.model}/versions/{version}/{name}"
 
     def _read(self, key: str) -> Promotion:
-        return Promotion.from_json(self._storage.read_bytes(key), url=self._storage.url(key))
+        url = self._storage.url(key)
+        record = Promotion.from_json(self._storage.read_bytes(key), url=url)
+        if record.generation != _generation(key):
+            raise CheckpointError(f"{url} holds the record of generation {record.generation}, not {_generation(key)}")
+        return record
 
 
 def _is_record(key: str) -> bool:
@@ -423,8 +477,25 @@ def _generation(key: str) -> int:
     return _LAST - int(key.rpartition("/")[2].removesuffix(".json"))
 
 
-def _origin(records: Mapping[int, Promotion], generation: int) -> int:
-    """The generation that first promoted what ``generation`` holds: rolling back twice goes back two versions."""
+def _before(records: Mapping[int, Promotion], generation: int) -> int:
+    """The generation before the one that first promoted what ``generation`` holds, 0 if there is none.
+
+    Rolling back twice goes back two versions.
+    """
     while (record := records.get(generation)) is not None and record.restored_from is not None:
         generation = record.restored_from
-    return generation
+    return max((each for each in records if each < generation), default=0)
+
+
+def _whole(field: str, value: Any) -> int:
+    """``value`` as a generation.
+
+    Raises:
+        ConfigError: it is no whole number.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ConfigError(field, value, "give the whole number of a generation, 0 for none")

@@ -6,6 +6,7 @@ wrote it, and never if it is protected.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ununennium.checkpoints.manifest import Manifest, retained
+from ununennium.checkpoints.patience import patiently
 from ununennium.checkpoints.sanitise import sanitise
 from ununennium.checkpoints.serialise import Snapshots, hash_of
 from ununennium.checkpoints.spool import Spool, spools
@@ -398,9 +400,13 @@ def upload_left(url: str | os.PathLike[str]) -> list[Manifest]:
         ConfigError: fsspec does not know the URL's scheme.
     """
     text = os.fspath(url)
-    if text.endswith((".pt", ".json")):
-        text = text.rpartition("/")[0] or "."
-    store = CheckpointStore(text)
+    folders = [text]
+    if text.endswith((".pt", ".json")):  # one checkpoint, or a folder that has such a name
+        folders.append(text.rpartition("/")[0] or ".")
+    return [manifest for folder in folders for manifest in _upload_left(CheckpointStore(folder))]
+
+
+def _upload_left(store: CheckpointStore) -> list[Manifest]:
     done: list[Manifest] = []
     for spool in spools(store.storage.root):
         if not spool.hold():
@@ -409,7 +415,7 @@ def upload_left(url: str | os.PathLike[str]) -> list[Manifest]:
             for manifest in spool.waiting():
                 if not spool.is_whole(manifest):
                     raise CheckpointError(f"{spool.file(manifest)} is damaged; it is not uploaded")
-                done.append(store.publish(manifest, spool.file(manifest)))
+                done.append(patiently(functools.partial(store.publish, manifest, spool.file(manifest))))
                 spool.remove(manifest)
         except (UnunenniumError, OSError) as error:
             logger.warning("checkpoints left in %s are not uploaded: %s", spool.folder, error)

@@ -8,8 +8,10 @@ URLs stay strings from end to end, since ``pathlib`` turns ``s3://bucket`` into 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -17,12 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from ununennium.checkpoints.patience import patiently
 from ununennium.errors import ConfigError, StorageError
 
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 8 << 20
 """Bytes per part. Larger ones make s3fs hold up to ten of them at a time, and are not faster."""
+
+_ONE_SLASH = re.compile(r"(s3a?|gs|gcs|az|abfss?|adl|memory|file|https?|ftp|sftp|hdfs):/", re.IGNORECASE)
+"""A URL that went through ``pathlib``, which makes one slash of two."""
 
 UNSAFE_SINGLE_WRITER = "UNUNENNIUM_UNSAFE_SINGLE_WRITER"
 """Environment variable that allows storage without exclusive creation, if set to ``1``."""
@@ -136,7 +142,8 @@ def open_storage(url: str | os.PathLike[str]) -> Storage:
             (``AWS_*``) or from fsspec's own configuration.
 
     Raises:
-        ConfigError: fsspec does not know the URL's scheme, or the package for it is not installed.
+        ConfigError: the URL names no bucket, fsspec does not know its scheme or cannot open it, or the package for it
+            is not installed.
     """
     text = os.fspath(url)
     if not text.strip():
@@ -146,7 +153,13 @@ def open_storage(url: str | os.PathLike[str]) -> Storage:
     from ununennium.checkpoints.object_storage import MemoryStorage, ObjectStorage
 
     if not separator:
+        mangled = _ONE_SLASH.match(text)
+        if mangled:
+            right = f"{mangled[1]}://{text[mangled.end() :].lstrip('/')}"
+            raise ConfigError("storage", text, f"is neither a path nor a URL; write {right!r}")
         return LocalStorage(os.path.expanduser(text))
+    if scheme != "memory" and not rest.strip("/"):
+        raise ConfigError("storage", text, f"names no bucket or folder; write '{scheme}://bucket/prefix'")
     if scheme in ("file", "local"):
         return LocalStorage(rest, scheme=f"{scheme}://")
     return MemoryStorage(text) if scheme == "memory" else ObjectStorage(text)
@@ -164,23 +177,29 @@ def check_key(key: str) -> str:
     return key
 
 
-def check_writable(storage: Storage) -> None:
+def check_writable(storage: Storage, *, patience_s: float | None = None) -> None:
     """Write and remove a small object, so that a folder nobody may write to shows itself before the work.
+
+    Args:
+        storage: what to try.
+        patience_s: how long storage that cannot answer now is waited for, see ``patiently``.
 
     Raises:
         StorageError: the storage refuses.
     """
-    key = f"probe-{uuid.uuid4().hex}"
-    storage.create(key, b"may this folder be written to?\n")
-    storage.delete(key)
+    with _probe(storage, b"may this folder be written to?\n", patience_s):
+        pass
 
 
-def check_exclusive(storage: Storage, *, unsafe_single_writer: bool | None = None) -> bool:
+def check_exclusive(
+    storage: Storage, *, unsafe_single_writer: bool | None = None, patience_s: float | None = None
+) -> bool:
     """Make sure that ``create`` refuses an object that exists: some servers accept the condition and ignore it.
 
     Args:
         storage: what to try.
         unsafe_single_writer: warn instead of raising; None takes it from ``UNUNENNIUM_UNSAFE_SINGLE_WRITER``.
+        patience_s: how long storage that cannot answer now is waited for, see ``patiently``.
 
     Returns:
         Whether it does.
@@ -188,7 +207,7 @@ def check_exclusive(storage: Storage, *, unsafe_single_writer: bool | None = Non
     Raises:
         StorageError: the second ``create`` of one key went through, or the storage refuses altogether.
     """
-    problem = _not_exclusive(storage)
+    problem = _not_exclusive(storage, patience_s)
     if problem is None:
         return True
     problem = f"{storage.root}: {problem}, so two promotions could overwrite each other"
@@ -203,19 +222,38 @@ def check_exclusive(storage: Storage, *, unsafe_single_writer: bool | None = Non
     return False
 
 
-def _not_exclusive(storage: Storage) -> str | None:
+def _not_exclusive(storage: Storage, patience_s: float | None) -> str | None:
     """What is wrong with exclusive creation here; None if it works. Writes, and so finds refusals, in any case."""
-    key = f"probe-{uuid.uuid4().hex}"
-    storage.create(key, b"first\n")
-    try:
+    with _probe(storage, b"first\n", patience_s) as key:
         if not storage.creates_exclusively:
             return "this kind of storage cannot create an object exclusively"
-        storage.create(key, b"second\n")
-    except FileExistsError:
-        return None
-    finally:
-        storage.delete(key)
+        try:
+            patiently(lambda: storage.create(key, b"second\n"), patience_s=patience_s)
+        except FileExistsError:
+            return None
     return "this store ignores conditional writes (If-None-Match)"
+
+
+@contextlib.contextmanager
+def _probe(storage: Storage, data: bytes, patience_s: float | None) -> Iterator[str]:
+    """The key of a new object with ``data``, which is removed afterwards, also if nobody knows that it was created."""
+    key = f"probe-{uuid.uuid4().hex}"
+
+    def create() -> None:
+        try:
+            storage.create(key, data)
+        except FileExistsError:  # nobody else has this key: an answer was lost on its way
+            if storage.read_bytes(key) != data:
+                raise StorageError(f"{storage.url(key)} was stored with other contents than were sent") from None
+
+    try:
+        patiently(create, patience_s=patience_s)
+        yield key
+    except BaseException:
+        with contextlib.suppress(StorageError):
+            storage.delete(key)
+        raise
+    patiently(lambda: storage.delete(key), patience_s=patience_s)
 
 
 def folder_of(prefix: str) -> str:

@@ -37,6 +37,7 @@ from ununennium.checkpoints.manifest import (
     manifest_key,
     retained,
 )
+from ununennium.checkpoints.patience import patiently
 from ununennium.checkpoints.read_back import check_length, read_back
 from ununennium.checkpoints.sanitise import sanitise
 from ununennium.checkpoints.serialise import read_state, write_state
@@ -209,7 +210,7 @@ class CheckpointStore:
     def manifests(self) -> list[Manifest]:
         """The checkpoints that exist now, oldest first; a manifest that cannot be read is warned of and left out."""
         found: list[Manifest] = []
-        for key in filter(is_manifest_key, self.storage.list(PREFIX)):
+        for key in filter(is_manifest_key, patiently(lambda: self.storage.list(PREFIX))):
             manifest = self._listed(key)
             if manifest is not None:
                 found.append(manifest)
@@ -239,9 +240,13 @@ class CheckpointStore:
         """
         remedy = "resume from another checkpoint of the folder"
         expected = Expected(manifest.sha256, manifest.size_bytes, "its manifest", remedy)
-        try:
+
+        def read() -> dict[str, Any]:
             with verified(self.storage, manifest.key, expected, scratch=self._spool) as path:
                 return read_state(path, manifest.url)
+
+        try:
+            return patiently(read)
         except FileNotFoundError as error:
             raise CheckpointError(f"{manifest.url} is missing, though its manifest is there") from error
 
@@ -262,11 +267,15 @@ class CheckpointStore:
         folder, slash, name = text.rpartition("/")
         store = cls(folder if slash else ".")
         try:
-            return store, [store._read_manifest(manifest_key(name))]
+            return store, [patiently(lambda: store._read_manifest(manifest_key(name)))]
         except FileNotFoundError as error:
+            inside = cls(text)
+            manifests = inside.manifests()  # a folder may have such a name, too
+            if manifests:
+                return inside, manifests
             raise CheckpointError(
                 f"{text} is no checkpoint: there is no manifest {manifest_key(name)} beside it, so it was never "
-                "committed; give the folder to take its newest checkpoint"
+                "committed, and no folder of that name holds checkpoints; give a folder to take its newest checkpoint"
             ) from error
 
     @classmethod
@@ -381,7 +390,7 @@ class CheckpointStore:
 
     def look_for_generations(self) -> None:
         """Learn of what others wrote since: one listing, and the manifests that were not read before."""
-        for key in filter(is_manifest_key, self.storage.list(PREFIX)):
+        for key in filter(is_manifest_key, patiently(lambda: self.storage.list(PREFIX))):
             if key not in self._seen and (manifest := self._listed(key)) is not None:
                 self.count_from([manifest])
 
@@ -389,7 +398,7 @@ class CheckpointStore:
         """The manifest at ``key``; None, with a warning unless it is gone, where there is none that can be read."""
         manifest: Manifest | None
         try:
-            manifest = self._read_manifest(key)
+            manifest = patiently(lambda: self._read_manifest(key))
         except FileNotFoundError:
             return None  # deleted since it was listed
         except CheckpointError as error:

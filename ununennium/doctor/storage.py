@@ -22,12 +22,12 @@ def look_at_storage(url: str) -> Iterator[Finding]:
     root = resolve_storage(url)
     try:
         storage = open_storage(root)
-        check_writable(storage)
+        check_writable(storage, patience_s=0.0)
     except (UnunenniumError, OSError) as error:
         yield Finding("storage", "problem", str(error), _remedy(error))
     else:
         try:
-            check_exclusive(storage, unsafe_single_writer=False)
+            check_exclusive(storage, unsafe_single_writer=False, patience_s=0.0)
             yield Finding("storage", "ok", f"{root} can be written, and of two writers only one succeeds")
         except (UnunenniumError, OSError) as error:
             remedy = "take a store with conditional writes (If-None-Match), or a local folder"

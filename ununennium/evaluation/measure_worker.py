@@ -65,7 +65,8 @@ def measure(job: dict[str, Any], config: RunConfig, work: Path, device: torch.de
         measured = evaluate(model, index, statistics, config.data, device=device, tta=tta, temperature=temperature)
         return {"evaluation": measured.to_json()}
     if "version" in job:
-        loaded = load_artifact(Registry(job["storage"], config.name).version_url(job["version"]))
+        url = Registry(job["storage"], config.name).version_url(job["version"])
+        loaded = load_artifact(url, trusted=[config.model])
         return {"evaluation": evaluate_artifact(*loaded, config, index, device).to_json()}
     place = RunDirectory(work.name, work, job["storage"])  # of no run: nothing of it is ever published
     champion = evaluate_champion(place, config, index, device, Registry(job["storage"], config.name).current())

@@ -1,14 +1,16 @@
 """The smoke test of a promotion: what the storage holds must make of a chip what the judged model made of it.
 
-``python -m ununennium.evaluation.smoke ARTIFACT_URL PROBE ANSWER_JSON`` loads the artefact in a process that has seen
-nothing of the run, predicts the chip, and writes ``{"passed", "words"}``: how far its logits are from those that were
-written when the model was judged. Where the test cannot be made (storage away, no memory) it writes ``error.json``
-beside the answer instead: that says nothing of the artefact.
+``python -m ununennium.evaluation.smoke ARTIFACT_URL PROBE ANSWER_JSON [RUN_JSON]`` loads the artefact in a process that
+has seen nothing of the run but which model its configuration names, predicts the chip, and writes
+``{"passed", "words"}``: how far its logits are from those that were written when the model was judged. Where the test
+cannot be made (storage away, no memory) it writes ``error.json`` beside the answer instead: that says nothing of the
+artefact.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from ununennium.checkpoints.artifact import load_artifact
+from ununennium.checkpoints.artifact_code import NamesCode
 from ununennium.config import DataConfig
 from ununennium.data.index import ChipIndex
 from ununennium.data.splits import HOLDOUT
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import CheckpointError, StorageError
 from ununennium.inference.windows import window_reader
-from ununennium.runs import write_json
+from ununennium.runs import RunDirectory, write_json
 from ununennium.training.failures import report_error
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
@@ -46,8 +49,13 @@ def write_probe(path: Path, model: nn.Module, index: ChipIndex, statistics: Band
     save_file({"chip": chip, "logits": _logits(model, chip)}, str(path))
 
 
-def compare(url: str, probe: Path) -> float:
+def compare(url: str, probe: Path, trusted: Sequence[NamesCode] = ()) -> float:
     """The largest difference of the logits that the artefact at ``url`` gives for the chip of ``probe``.
+
+    Args:
+        url: of the artefact.
+        probe: what ``write_probe`` wrote.
+        trusted: what the run's configuration names, see ``load_artifact``.
 
     Raises:
         CheckpointError: the artefact cannot be loaded, or its logits are others.
@@ -56,7 +64,9 @@ def compare(url: str, probe: Path) -> float:
     from safetensors.torch import load_file
 
     stored = load_file(str(probe), device="cpu")
-    model, _ = load_artifact(url, cached=False)  # what the storage holds is asked about, not a copy of it
+    model, _ = load_artifact(
+        url, cached=False, trusted=trusted
+    )  # what the storage holds is asked about, not a copy of it
     logits = _logits(model, stored["chip"])
     expected = stored["logits"]
     if logits.shape != expected.shape:
@@ -88,9 +98,10 @@ def _logits(model: nn.Module, chip: Tensor) -> Tensor:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 if the test was made, whether it passed or not."""
-    url, probe, answer = sys.argv[1:] if arguments is None else arguments
+    url, probe, answer, *run_file = sys.argv[1:] if arguments is None else arguments
     try:
-        difference = compare(url, Path(probe))
+        trusted = [RunDirectory.open(each).config().model for each in run_file]
+        difference = compare(url, Path(probe), trusted)
     except Exception as error:
         if _says_nothing(error):
             report_error(Path(answer).with_name("error.json"), 0, error)

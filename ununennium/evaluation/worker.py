@@ -182,7 +182,7 @@ def evaluate_champion(
         return found
     found |= {"generation": current.generation, "version": current.version}
     try:
-        model, its_contract = load_artifact(registry.version_url(current.version))
+        model, its_contract = load_artifact(registry.version_url(current.version), trusted=[config.model])
     except (CheckpointError, ConfigError) as error:
         _say(f"champion (generation {current.generation}) cannot be loaded: {error}")
         return found | {"champion_error": str(error)}

@@ -224,12 +224,13 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
     )
 
 
-def smoke_test(url: str, probe: Path, *, timeout_s: float = 600.0) -> tuple[bool, str]:
+def smoke_test(url: str, probe: Path, run_file: Path, *, timeout_s: float = 600.0) -> tuple[bool, str]:
     """Load the artefact at ``url`` in a process of its own, and compare its logits of a chip with the judged model's.
 
     Args:
         url: of the artefact in the storage.
         probe: what ``ununennium.evaluation.smoke.write_probe`` left when the model was judged.
+        run_file: ``run.json`` of the run, whose configuration names the model.
         timeout_s: seconds after which it is lost.
 
     Returns:
@@ -244,7 +245,7 @@ def smoke_test(url: str, probe: Path, *, timeout_s: float = 600.0) -> tuple[bool
         answer = Path(folder) / "answer.json"
         run_worker(
             "ununennium.evaluation.smoke",
-            [url, probe, answer],
+            [url, probe, answer, run_file],
             what="smoke test",
             error_file=Path(folder) / "error.json",
             timeout_s=timeout_s,
