@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, Literal, cast
 
 from ununennium.checkpoints.contract import to_json
 from ununennium.checkpoints.json_records import parse_json_object, shortened, text, whole_number
-from ununennium.errors import CheckpointError
+from ununennium.errors import CheckpointError, ConfigError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Names of models, versions and aliases, which are parts of URLs."""
@@ -99,3 +100,27 @@ class Promotion:
             checkpoint=checkpoint,
             **{name: text(values.get(name, default), name) for name, default in _TEXTS.items()},
         )
+
+
+def generation_before(records: Mapping[int, Promotion], generation: int) -> int:
+    """The generation before the one that first promoted what ``generation`` holds, 0 if there is none.
+
+    Rolling back twice goes back two versions.
+    """
+    while (record := records.get(generation)) is not None and record.restored_from is not None:
+        generation = record.restored_from
+    return max((each for each in records if each < generation), default=0)
+
+
+def whole_generation(name: str, value: Any) -> int:
+    """``value`` as a generation.
+
+    Raises:
+        ConfigError: it is no whole number.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ConfigError(name, value, "give the whole number of a generation, 0 for none")

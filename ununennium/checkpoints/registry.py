@@ -14,8 +14,6 @@ and of several only one succeeds. It needs nothing of the storage but "create if
 from __future__ import annotations
 
 import logging
-import operator
-import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -24,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ununennium.checkpoints.aliases import is_record, number_of, read_aliases, record_key, write_alias
 from ununennium.checkpoints.contract import (
     CONTRACT,
     HEAL,
@@ -33,12 +32,10 @@ from ununennium.checkpoints.contract import (
     is_version,
     parse_contract,
     read_local_contract,
-    to_json,
     version_of,
 )
-from ununennium.checkpoints.json_records import parse_json_object, shortened, text
 from ununennium.checkpoints.patience import patiently
-from ununennium.checkpoints.promotion import NAME, Promotion
+from ununennium.checkpoints.promotion import NAME, Promotion, generation_before, whole_generation
 from ununennium.checkpoints.read_back import read_back
 from ununennium.checkpoints.storage import Storage, check_exclusive, open_storage
 from ununennium.errors import CheckpointError, ConfigError, GateError, PromotionConflict, StorageError
@@ -48,8 +45,6 @@ __all__ = ["Promotion", "Registry"]
 logger = logging.getLogger(__name__)
 
 PROMOTED = "promoted"
-_FORMAT = 1
-_LAST = 10**10
 _CREATE_ATTEMPTS = 5
 _LOOK_AHEAD = 6
 """Records after the next one that must not be there: a log with a gap is no place for a new champion."""
@@ -175,7 +170,7 @@ class Registry:
             CheckpointError: there are records, and not one of them can be read.
         """
         key = patiently(lambda: self._storage.first(self._records_folder))
-        record = self._readable(key) if key is not None and _is_record(key) else None
+        record = self._readable(key) if key is not None and is_record(key) else None
         if record is not None or key is None:
             return record
         return next(iter(self.history()), None)
@@ -186,7 +181,7 @@ class Registry:
         Raises:
             CheckpointError: there are records, and not one of them can be read: whoever is champion is unknown.
         """
-        keys = list(filter(_is_record, patiently(lambda: self._storage.list(self._records_folder))))
+        keys = list(filter(is_record, patiently(lambda: self._storage.list(self._records_folder))))
         records = [record for key in keys if (record := self._readable(key)) is not None]
         if keys and not records:
             raise CheckpointError(
@@ -226,7 +221,7 @@ class Registry:
             CheckpointError: there is no such version, or it is not whole.
             StorageError: the storage failed, or ignores exclusive creation.
         """
-        base = _whole("expected_generation", expected_generation)
+        base = whole_generation("expected_generation", expected_generation)
         verdict = gate.get("verdict")
         if verdict != PROMOTED:
             reason = gate.get("reason") or "no reason is given"
@@ -276,10 +271,10 @@ class Registry:
         """
         records = {record.generation: record for record in self.history()}
         newest = max(records, default=0)
-        base = newest if expected_generation is None else _whole("expected_generation", expected_generation)
+        base = newest if expected_generation is None else whole_generation("expected_generation", expected_generation)
         if to_generation is None:
-            to_generation = _before(records, base)
-        to_generation = _whole("to_generation", to_generation)
+            to_generation = generation_before(records, base)
+        to_generation = whole_generation("to_generation", to_generation)
         if to_generation not in records or to_generation > base:
             known = ", ".join(str(generation) for generation in sorted(records) if generation <= base)
             raise ConfigError("to_generation", to_generation, f"is no earlier generation; there are: {known or 'none'}")
@@ -314,7 +309,7 @@ class Registry:
         known |= {version: version for version in self.versions()} | self.aliases()
         if records:
             known[CHAMPION] = records[max(records)].version
-            before = records.get(_before(records, max(records)))
+            before = records.get(generation_before(records, max(records)))
             if before is not None:
                 known[PREVIOUS] = before.version
         if name not in known:
@@ -328,13 +323,7 @@ class Registry:
 
         A note that cannot be read is warned of and left out: the alias is then what the note before says.
         """
-        newest: dict[str, str] = {}
-        prefix = f"models/{self.model}/aliases/"
-        for key in patiently(lambda: self._storage.list(prefix)):  # the newest of each comes first
-            name = key[len(prefix) :].partition("/")[0]
-            if name not in newest and _is_record(key) and (version := self._noted(key)) is not None:
-                newest[name] = version
-        return newest
+        return read_aliases(self._storage, f"models/{self.model}/aliases/")
 
     def set_alias(self, name: str, version: str, *, actor: str) -> None:
         """Let ``name`` stand for ``version`` from now on; what it stood for before stays on record.
@@ -350,24 +339,7 @@ class Registry:
             raise ConfigError("alias", name, "give a name of letters, digits, '-', '_' and '.', such as 'staging'")
         self.contract(version)
         self.probe()
-        folder = f"models/{self.model}/aliases/{name}/"
-        keys = filter(_is_record, patiently(lambda: self._storage.list(folder)))
-        newest = next((key for key in keys if self._noted(key) is not None), None)
-        first = 1 if newest is None else _generation(newest) + 1
-        created = datetime.now(UTC).isoformat(timespec="milliseconds")
-        note = to_json({"format": _FORMAT, "version": version, "actor": actor, "created": created})
-        for number in range(first, first + _CREATE_ATTEMPTS):
-            key = f"{folder}{_LAST - number:010d}.json"
-            try:
-                self._storage.create(key, note)
-                return
-            except FileExistsError:
-                if self._noted(key) is None:
-                    continue  # what nobody can read, at the place of the next note
-                if self._storage.read_bytes(key) == note:  # the answer was lost, and it is ours
-                    return
-                raise PromotionConflict(f"somebody else set {name!r} of {self.model!r} just now; look again") from None
-        raise StorageError(f"{self._storage.url(folder[:-1])} holds notes that cannot be read; remove them")
+        write_alias(self._storage, f"models/{self.model}/aliases/{name}/", version, actor=actor)
 
     def probe(self) -> bool:
         """Make sure that of two promotions only one can win here; False if the caller vouched for that instead.
@@ -436,27 +408,12 @@ class Registry:
             logger.warning("left out: %s", error)
             return None
 
-    def _noted(self, key: str) -> str | None:
-        """The version that a note of an alias names; None, with a warning, if it cannot be read."""
-        url = self._storage.url(key)
-        try:
-            note = parse_json_object(patiently(lambda: self._storage.read_bytes(key)), f"{url} is no note of an alias")
-            version = text(note.get("version"), f"{url}: version")
-            if NAME.fullmatch(version):
-                return version
-            raise CheckpointError(f"{url} names no version: {shortened(version)}")
-        except FileNotFoundError:
-            return None
-        except CheckpointError as error:
-            logger.warning("left out: %s", error)
-            return None
-
     @property
     def _records_folder(self) -> str:
         return f"models/{self.model}/promotions/"
 
     def _record_key(self, generation: int) -> str:
-        return f"{self._records_folder}{_LAST - generation:010d}.json"
+        return record_key(self._records_folder, generation)
 
     def _version_key(self, version: str, name: str) -> str:
         return f"models/{self.model}/versions/{version}/{name}"
@@ -464,38 +421,6 @@ class Registry:
     def _read(self, key: str) -> Promotion:
         url = self._storage.url(key)
         record = Promotion.from_json(self._storage.read_bytes(key), url=url)
-        if record.generation != _generation(key):
-            raise CheckpointError(f"{url} holds the record of generation {record.generation}, not {_generation(key)}")
+        if record.generation != number_of(key):
+            raise CheckpointError(f"{url} holds the record of generation {record.generation}, not {number_of(key)}")
         return record
-
-
-def _is_record(key: str) -> bool:
-    return re.fullmatch(r"\d{10}\.json", key.rpartition("/")[2]) is not None
-
-
-def _generation(key: str) -> int:
-    return _LAST - int(key.rpartition("/")[2].removesuffix(".json"))
-
-
-def _before(records: Mapping[int, Promotion], generation: int) -> int:
-    """The generation before the one that first promoted what ``generation`` holds, 0 if there is none.
-
-    Rolling back twice goes back two versions.
-    """
-    while (record := records.get(generation)) is not None and record.restored_from is not None:
-        generation = record.restored_from
-    return max((each for each in records if each < generation), default=0)
-
-
-def _whole(field: str, value: Any) -> int:
-    """``value`` as a generation.
-
-    Raises:
-        ConfigError: it is no whole number.
-    """
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise ConfigError(field, value, "give the whole number of a generation, 0 for none")
