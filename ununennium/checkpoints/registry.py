@@ -379,7 +379,10 @@ class Registry:
 
     def _check_newest(self, record: Promotion, base: int) -> None:
         """Refuse to fill a gap in the log, or to begin beyond its end."""
-        is_there = base == 0 or (base > 0 and self._storage.exists(self._record_key(base)))
+        if base == 0:
+            is_there = not self._storage.exists(self._record_key(1))
+        else:
+            is_there = base > 0 and self._readable(self._record_key(base)) is not None
         ahead = range(base + 2, base + 2 + _LOOK_AHEAD)
         if is_there and not any(self._storage.exists(self._record_key(generation)) for generation in ahead):
             return  # the log itself, which may be long, is not read

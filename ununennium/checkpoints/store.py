@@ -266,16 +266,19 @@ class CheckpointStore:
             return store, store.manifests()
         folder, slash, name = text.rpartition("/")
         store = cls(folder if slash else ".")
+        key = name if name.endswith(".json") else manifest_key(name)
         try:
-            return store, [patiently(lambda: store._read_manifest(manifest_key(name)))]
+            return store, [patiently(lambda: store._read_manifest(key))]
+        except CheckpointError as error:
+            raise CheckpointError(f"{store.storage.url(key)} is {error}") from error
         except FileNotFoundError as error:
             inside = cls(text)
-            manifests = inside.manifests()  # a folder may have such a name, too
-            if manifests:
-                return inside, manifests
+            with contextlib.suppress(StorageError):  # a file, no folder, though a folder may have such a name, too
+                if manifests := inside.manifests():
+                    return inside, manifests
             raise CheckpointError(
-                f"{text} is no checkpoint: there is no manifest {manifest_key(name)} beside it, so it was never "
-                "committed, and no folder of that name holds checkpoints; give a folder to take its newest checkpoint"
+                f"{text} is no checkpoint: there is no manifest {key} beside it, so it was never committed, and no "
+                "folder of that name holds checkpoints; give a folder to take its newest checkpoint"
             ) from error
 
     @classmethod

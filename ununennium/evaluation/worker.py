@@ -24,6 +24,7 @@ from torch import nn
 
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
 from ununennium.checkpoints.manifest import Manifest, manifest_key
+from ununennium.checkpoints.parts import check_parts, taking_over
 from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import DataConfig, RunConfig
@@ -130,12 +131,14 @@ def load_checkpoint(store: CheckpointStore, manifest: Manifest, config: RunConfi
         CheckpointError: the checkpoint is damaged, or does not fit the model.
     """
     checkpoint = store.load(manifest)
-    weights = averaged_weights(checkpoint) or checkpoint["model"]
+    check_parts(checkpoint)
     model = build_model(config, index)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{manifest.url} does not fit the model: {' '.join(str(error).split())}") from error
+    with taking_over(f"the model in {manifest.url}"):
+        weights = averaged_weights(checkpoint) or checkpoint["model"]
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"{manifest.url} does not fit the model: {' '.join(str(error).split())}") from error
     return model.eval()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ununennium.checkpoints.parts import check_parts, taking_over
 from ununennium.errors import CheckpointError
 from ununennium.training import distributed
 from ununennium.training.state import TrainerState, random_state, set_random_state
@@ -62,6 +63,7 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+@taking_over("the checkpoint's state")
 def restore(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Put ``trainer`` where ``checkpoint`` was written.
 
@@ -72,6 +74,7 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         CheckpointError: a part is missing or does not fit, the checkpoint is from another number of ranks, or it was
             written within an epoch whose rest the training loader cannot give.
     """
+    check_parts(checkpoint)
     needed = ["model", "optimizer", "state", "history", "callbacks", "random_states", "world_size"]
     missing = [part for part in needed if part not in checkpoint]
     if missing:
