@@ -81,7 +81,10 @@ class LocalStorage:
         return b"".join(self.chunks(key))
 
     def chunks(self, key: str) -> Iterator[bytes]:
-        with translated_errors("read", self.url(key)), open(self._path(key), "rb") as file:
+        path = self._path(key)
+        if os.path.isdir(path):  # a folder is no object, whatever its name
+            raise FileNotFoundError(errno.ENOENT, "no such object", self.url(key))
+        with translated_errors("read", self.url(key)), open(path, "rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 

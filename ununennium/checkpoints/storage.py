@@ -158,6 +158,8 @@ def open_storage(url: str | os.PathLike[str]) -> Storage:
             right = f"{mangled[1]}://{text[mangled.end() :].lstrip('/')}"
             raise ConfigError("storage", text, f"is neither a path nor a URL; write {right!r}")
         return LocalStorage(os.path.expanduser(text))
+    if not scheme:
+        raise ConfigError("storage", text, "names no scheme; give a folder or a URL such as 's3://bucket/prefix'")
     if scheme != "memory" and not rest.strip("/"):
         raise ConfigError("storage", text, f"names no bucket or folder; write '{scheme}://bucket/prefix'")
     if scheme in ("file", "local"):
