@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -229,5 +230,7 @@ def test_a_model_of_ones_own_is_promoted_loaded_and_smoke_tested_with_the_own_co
     save_file({"chip": chip, "logits": model(chip).detach()}, str(tmp_path / "probe"))
     settings = [f"storage={tmp_path}/storage", "model={target: 'team_nets:Net'}"]
     run = RunDirectory.create(RunConfig.load(atlanta.parent / "run.yaml", settings))
-    assert smoke.main([url, str(tmp_path / "probe")]) == 1
-    assert smoke.main([url, str(tmp_path / "probe"), str(run.run_file)]) == 0
+    answer = tmp_path / "answer.json"
+    for more, passed in (([], False), ([str(run.run_file)], True)):
+        assert smoke.main([url, str(tmp_path / "probe"), str(answer), *more]) == 0
+        assert json.loads(answer.read_text())["passed"] is passed
