@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm, t
 
 from tests.evaluation.counts import confused, evaluation_of
 from ununennium.config import GateConfig
@@ -155,3 +156,22 @@ def test_the_mean_of_boundaries_is_over_the_classes_with_a_labelled_boundary():
     found = metrics_of(measures, sums)["boundary_F1"]
     assert found["mean"] == pytest.approx(np.mean(f1))
     assert found["c"] == 0.0
+
+
+def test_the_correction_for_few_blocks_is_that_of_the_blocks_with_the_class():
+    """correctness 100: 7 of 20 blocks; draws by hand, at the percentile of Student's t with 6 degrees of freedom."""
+    ours, theirs = holdout(np.random.default_rng(3), 20, 7)
+    measures = measures_of("patches", COMMON_AND_RARE)
+    found = difference_intervals(
+        ours.units, theirs.units, measures, ["recall.rare"], confidence=0.9, resamples=20_000
+    )["recall.rare"]  # fmt: skip
+    rng = np.random.default_rng(9)
+    chosen = rng.integers(0, 20, (20_000, 20))
+    one, other = (side.units.sums[chosen].sum(1) for side in (ours, theirs))
+    with np.errstate(invalid="ignore"):
+        drawn = one[:, 3] / one[:, 2:].sum(1) - other[:, 3] / other[:, 2:].sum(1)
+    tail = norm.cdf(np.sqrt(7 / 6) * t.ppf(0.05, 6))
+    expected = np.nanquantile(drawn, [tail, 1 - tail])
+    np.testing.assert_allclose(found, expected, atol=3e-3)
+    narrower = np.nanquantile(drawn, [norm.cdf(np.sqrt(20 / 19) * t.ppf(0.05, 19)), 0.5])
+    assert narrower[0] > expected[0] + 6e-3
