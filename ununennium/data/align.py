@@ -27,7 +27,7 @@ from ununennium.data.catalog import Scene, is_vector, label_files, name_of, open
 from ununennium.data.delivered import MAX_PIXELS, check_raster, check_sources
 from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.georeference import Georeference, georeference
-from ununennium.data.label_bands import label_bands, write_labels_alone
+from ununennium.data.label_bands import label_bands, unlabelled_value, write_labels_alone
 from ununennium.data.nan_copy import has_one_validity, write_nan_copy
 from ununennium.data.places import crs_text, pixel_text
 from ununennium.data.raster import bounded_cache, open_raster, shown
@@ -130,7 +130,7 @@ def open_aligned(
         moved = [warped(image, f"image of scene {name!r}", config.nodata, Resampling.bilinear) for image, _ in images]
         label = scene.label
         if label is not None and not is_vector(label):
-            label = warped(label, f"labels of scene {name!r}", _unlabelled_value(config), Resampling.nearest)
+            label = warped(label, f"labels of scene {name!r}", unlabelled_value(config), Resampling.nearest)
         changes = {"image": moved if len(moved) > 1 else moved[0], "label": label, "name": name}
         scenes.append(
             replace(
@@ -139,15 +139,6 @@ def open_aligned(
         )
     fingerprints.save()
     return scenes
-
-
-def _unlabelled_value(config: DataConfig) -> float:
-    """Value of unlabelled pixels in warped label rasters without a nodata tag, which no class has."""
-    if config.task == "regression":
-        return math.nan
-    if config.ignore_index in config.class_values:
-        return float(min(-1, *config.class_values) - 1)
-    return float(config.ignore_index)
 
 
 def check_grids(scenes: Sequence[Scene], config: DataConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
 
+from ununennium.config import DataConfig
 from ununennium.errors import DataError
 
 
@@ -53,3 +55,12 @@ def write_labels_alone(
             values = dataset.read(band, window=window).astype(dtype)
             values[(dataset.read(list(alphas), window=window) == 0).any(0)] = declared
             out.write(values, 1, window=window)
+
+
+def unlabelled_value(config: DataConfig) -> float:
+    """Value of unlabelled pixels in warped label rasters without a nodata tag, which no class has."""
+    if config.task == "regression":
+        return math.nan
+    if config.ignore_index in config.class_values:
+        return float(min(-1, *config.class_values) - 1)
+    return float(config.ignore_index)
