@@ -5,10 +5,12 @@ No Prefect here, and no torch: training and evaluation run in processes of their
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ununennium import approval
@@ -144,13 +146,7 @@ def check(run: RunDirectory, plan: Plan, *, on_line: OnLine = print) -> Plan:
         ConfigError: a setting with which the run cannot train; field, value and remedy.
         StorageError: the storage cannot be written.
     """
-    try:
-        check_writable(open_storage(run.url))
-    except UnunenniumError:
-        raise
-    except Exception as error:
-        remedy = f"cannot be written to: {type(error).__name__}: {error}"
-        raise ConfigError("storage", run.storage, remedy) from error
+    _probe(run.storage)
     found = check_in_subprocess(run, on_line=on_line)
     return Plan([*plan.rows, ("check", found.pop("words"))], {**plan.details, "check": found})
 
@@ -425,6 +421,28 @@ def component(part: Component) -> str:
     """A component as it would be written in Python."""
     arguments = ", ".join(f"{key}={value!r}" for key, value in part.kwargs.items())
     return f"{part.target.replace(':', '.').rpartition('.')[2]}({arguments})"
+
+
+def _probe(storage: str) -> None:
+    """Write and remove a small object; folders that this makes are removed again.
+
+    Raises:
+        StorageError: the storage refuses.
+        ConfigError: it cannot be opened.
+    """
+    folder = Path(storage.partition("://")[2] if storage.startswith(("file://", "local://")) else storage)
+    is_local = "://" not in str(storage) or storage.startswith(("file://", "local://"))
+    made = [each for each in (folder, *folder.parents) if not each.exists()] if is_local else []
+    try:
+        check_writable(open_storage(storage))
+    except UnunenniumError:
+        raise
+    except Exception as error:
+        raise ConfigError("storage", storage, f"cannot be written to: {type(error).__name__}: {error}") from error
+    finally:
+        for each in made:
+            with contextlib.suppress(OSError):
+                each.rmdir()
 
 
 def _check_components(config: RunConfig) -> None:

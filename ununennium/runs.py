@@ -286,7 +286,7 @@ class RunDirectory:
 
     def config(self) -> RunConfig:
         """What to run."""
-        return RunConfig.parse(self.record()["config"], source=str(self.run_file))
+        return RunConfig.parse(self.record()["config"], source=str(self.run_file), stored=True)
 
     def publish(self, paths: Iterable[Path]) -> None:
         """Copy files of the work folder, and the files in its folders, to the storage; what is missing is passed over.

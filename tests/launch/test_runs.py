@@ -89,6 +89,17 @@ def test_published_files_come_back_on_another_machine(tmp_path: Path, monkeypatc
     assert there.config() == run.config()
 
 
+def test_a_run_of_an_earlier_version_can_be_read_whatever_is_refused_today() -> None:
+    """correctness 93"""
+    run = RunDirectory.create(config())
+    record = run.record()
+    record["config"]["data"]["scenes"][0] |= {"image": "https://h/a.tif?X-Amz-Signature=0f", "date": "spring"}
+    write_json(run.run_file, record)
+    assert run.config().data.scenes[0].date == "spring"
+    with pytest.raises(ConfigError, match="signatures out of the URL"):
+        RunConfig.parse(record["config"])
+
+
 @pytest.mark.parametrize("name", ["nonsense", "../../etc/passwd", "20260101T000000Z-demo-abcd"])
 def test_a_run_that_is_not_there_is_a_clear_error(name: str) -> None:
     with pytest.raises(ConfigError, match="ununennium runs"):

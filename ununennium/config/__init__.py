@@ -200,8 +200,14 @@ class RunConfig(Section):
     """Seed of the weights, the chips and the augmentation."""
 
     @classmethod
-    def parse(cls, settings: Mapping[str, Any], *, source: str = "configuration") -> RunConfig:
+    def parse(cls, settings: Mapping[str, Any], *, source: str = "configuration", stored: bool = False) -> RunConfig:
         """Validate ``settings``.
+
+        Args:
+            settings: sections with their settings.
+            source: what an error names if they are no mapping.
+            stored: whether they were accepted before, maybe by an earlier version: secrets and dates are not checked
+                again, so that the run can still be read.
 
         Raises:
             ConfigError: the first setting that cannot work, with its dotted path, its value and what is right.
@@ -209,7 +215,7 @@ class RunConfig(Section):
         if not isinstance(settings, Mapping):
             raise ConfigError(source, settings, "a run configuration is a mapping of sections; see 'ununennium init'")
         try:
-            return cls.model_validate(settings)
+            return cls.model_validate(settings, context={"stored": stored})
         except ValidationError as error:
             raise as_config_error(cls, error, settings) from None
 

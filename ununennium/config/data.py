@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ununennium.config.catalog import CatalogConfig
-from ununennium.config.section import Fraction, Location, Section
+from ununennium.config.section import Fraction, Location, Section, is_stored
 
 BandFile = Location | tuple[str, int] | tuple[str, int, float, float]
 """A file of one band; or a file and the number of one of its bands, from 1; or these with the band's scale and offset,
@@ -100,9 +100,10 @@ class SceneConfig(Section):
 
     @field_validator("date")
     @classmethod
-    def _is_a_day(cls, value: str | list[str] | None) -> str | list[str] | None:
+    def _is_a_day(cls, value: str | list[str] | None, info: ValidationInfo) -> str | list[str] | None:
         for each in [value] if isinstance(value, str) else value or []:
-            check_day(each)
+            if not is_stored(info):
+                check_day(each)
         return value
 
     @field_validator("name")

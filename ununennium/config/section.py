@@ -48,8 +48,10 @@ class Section(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _can_be_kept(cls, value: Any) -> Any:
+    def _can_be_kept(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse what run.json, kept beside every checkpoint and shown to all who look at a run, must not hold."""
+        if is_stored(info):
+            return value
         for each in _leaves(value):
             if isinstance(each, str) and holds_credentials(each):
                 raise ValueError(
@@ -73,6 +75,11 @@ class Component(Section):
     """Import path, such as ``ununennium.models:UNet`` or ``torch.optim:AdamW``."""
     kwargs: dict[str, Any] = {}
     """Keyword arguments for it. Band and class counts are filled in where the callable takes them."""
+
+
+def is_stored(info: ValidationInfo) -> bool:
+    """Whether a run of an earlier version is read, which could have settings that are refused today."""
+    return bool(info.context and info.context.get("stored"))
 
 
 def _leaves(value: Any) -> Iterator[Any]:

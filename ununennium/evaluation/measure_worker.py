@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     try:
         job = read_json(Path(job_file))
-        config = RunConfig.parse(job["config"], source=job_file)
+        config = RunConfig.parse(job["config"], source=job_file, stored=True)
         device = resolve_device(TrainerConfig(device=config.trainer.device))
         write_json(work / "measured.json", measure(job, config, work, device))
     except Exception as error:

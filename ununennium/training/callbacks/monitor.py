@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ununennium.errors import ConfigError
+from ununennium.hints import did_you_mean
 
 if TYPE_CHECKING:
     from ununennium.training.trainer import Trainer
@@ -65,7 +66,9 @@ class Monitor:
             ConfigError: ``metrics`` has no such key; the message names those that exist.
         """
         if self.monitor not in metrics:
-            raise ConfigError("monitor", self.monitor, f"is not logged; these are: {', '.join(sorted(metrics))}")
+            hint = did_you_mean(self.monitor, metrics)
+            there = f"{f'{hint} ' if hint else ''}these are: {', '.join(sorted(metrics))}"
+            raise ConfigError("monitor", self.monitor, f"is not logged; {there}")
         return metrics[self.monitor]
 
     def require_validation(self, trainer: Trainer) -> None:
