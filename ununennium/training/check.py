@@ -31,7 +31,7 @@ from ununennium.training.build import Components, build_model, named_by_setting
 from ununennium.training.callbacks import EMA, Callback
 from ununennium.training.failures import is_lost
 from ununennium.training.memory import memory_of, peak_memory, size_text
-from ununennium.training.state import random_state, set_random_state
+from ununennium.training.state import StopReason, random_state, set_random_state
 from ununennium.training.trainer import Trainer
 
 _LOUD = "ununennium.training.trainer"
@@ -105,7 +105,7 @@ def _train_one_batch(components: Components) -> CheckResult:
     started = time.perf_counter()
     trainer, witness = _small_trainer(components)
     with _blamed(components, witness, trainer), named_by_setting():
-        trainer.fit(1)
+        trainer.fit()  # of all epochs, so that their number is checked, too; the witness ends it after one
         if trainer.state.global_step == 0:  # skipped for a gradient that is not finite, as fp16 begins
             _step_without_gradient(trainer, witness)
     names = [*trainer.history, "epoch"]
@@ -152,6 +152,9 @@ class _Witness(Callback):
 
     def on_validation_end(self, trainer: Trainer) -> None:
         self._enter("scheduler")
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        trainer.request_stop(StopReason.COMPLETED)
 
     def _enter(self, part: str) -> None:
         self.part = part
@@ -222,7 +225,7 @@ def _step_without_gradient(trainer: Trainer, witness: _Witness) -> None:
     witness.part = "optimizer"
     trainer.optimizer.step()
     witness.part = "scheduler"
-    trainer.schedule.after_step()
+    trainer.schedule.after_step(1)
 
 
 def _check_output(components: Components, shape: list[int]) -> None:
