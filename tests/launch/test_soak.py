@@ -12,12 +12,15 @@ from benchmarks.soak import soak
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes through /proc")
-@pytest.mark.parametrize(("ranks", "seed"), [(1, 1), (2, 0)])
+@pytest.mark.parametrize(
+    ("starter", "ranks", "workers", "seed"),
+    [("launcher", 1, 0, 1), ("launcher", 2, 1, 0), ("cli", 1, 0, 2), ("plain", 1, 1, 3), ("plain", 2, 0, 4)],
+)
 def test_kills_at_random_moments_change_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, seed: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starter: str, ranks: int, workers: int, seed: int
 ) -> None:
-    """correctness 49, 62, 69: model, optimizer and history to the bit, and no complete checkpoint is lost."""
+    """correctness 49, 62, 69, 85, 86: all that learns and the history to the bit; no complete checkpoint is lost."""
     monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path / "work"))  # restored afterwards
-    result = soak(tmp_path, kills=3, epochs=14, ranks=ranks, seed=seed)
+    result = soak(tmp_path, kills=3, epochs=14, ranks=ranks, seed=seed, starter=starter, workers=workers)
     assert result["kills"] >= 1
     assert (result["lost_checkpoints"], result["differs"]) == (0, [])

@@ -18,7 +18,7 @@ def run_on_two_ranks(program: Path, *arguments: object, timeout_s: float = 240.0
         AssertionError: a rank failed, or did not end; with what it printed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "ununennium.training"])
+    context.set_forkserver_preload(["torch.distributed", "torch._dynamo", "ununennium.training"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
