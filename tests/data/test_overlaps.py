@@ -89,6 +89,32 @@ def test_the_neighbouring_utm_zone_and_an_upside_down_scene(make):
     assert shared > 100_000
 
 
+@pytest.mark.parametrize(
+    ("west", "its_west", "its_pixel"),
+    [(-179.95, 180.1, 0.002), (179.9, -180.0, 0.002), (179.9, -180.05, 0.0015), (190.0, -169.9, 0.0015)],
+    ids=["0 to 360", "across 180", "across 180 on another grid", "0 to 360 on another grid"],
+)
+def test_one_place_at_two_longitudes_is_one_place(make, west, its_west, its_pixel):
+    """correctness 79: longitudes that differ by a whole turn name one place, which is never in two folds."""
+    grids = [
+        {"crs": "EPSG:4326", "transform": rasterio.Affine(pixel, 0, x, 0, -pixel, -17)}
+        for x, pixel in ((west, 0.002), (its_west, its_pixel))
+    ]
+    index = build_index(make.config(make.scene("first", **grids[0]), make.scene("second", **grids[1])))
+    for one, other in (("first", "second"), ("second", "first")):
+        scene, folds = folds_of(index, one)
+        its_scene, its_folds = folds_of(index, other)
+        rows, cols = np.indices(folds.shape)
+        x, y = scene.affine * (cols + 0.5, rows + 0.5)
+        x = x - 360 * np.round((x - (its_scene.affine * (its_scene.width / 2, 0))[0]) / 360)
+        col, row = (np.floor(values).astype(int) for values in ~its_scene.affine * (x, y))
+        inside = (row >= 0) & (row < its_scene.height) & (col >= 0) & (col < its_scene.width)
+        assert inside.any()
+        seen = its_folds[row[inside], col[inside]]
+        assert not ((folds[inside] == TRAIN) & (seen > TRAIN)).any()
+        assert not ((folds[inside] == VALIDATION) & (seen == HOLDOUT)).any()
+
+
 def test_scenes_that_share_no_ground_keep_all_their_pixels(make):
     first = make.scene("first", **at(0.0, 0.0))
     second = make.scene("second", **at(900.3, 0.0))

@@ -15,16 +15,18 @@ from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
 from shapely.geometry.base import BaseGeometry
 
-from ununennium.data.antimeridian import split, to_degrees
+from ununennium.data.align import metres
+from ununennium.data.antimeridian import split, to_degrees, turn_of, unwrapped
 from ununennium.data.catalog import Scene
+from ununennium.data.shapes_on_image import on_image
 from ununennium.data.vector_shapes import to_crs
 
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels; bottom and right are one past the last
 
-_LONGITUDE_LATITUDE = "OGC:CRS84"
 _SLIVER = 0.01  # pixels
 _TOUCHING = 1e-6  # share of a scene's ground; neighbours that only touch share no more
+_PAD = 0.01  # of a scene's width in degrees: its straight sides bulge between the points along them
 _PARTS_PER_SIDE = 8  # a straight side in one CRS is a curve in another
 
 
@@ -73,9 +75,8 @@ def shape_in(scene: Scene, others: Mapping[str, tuple[Scene, Sequence[Box]]], re
     for other, boxes in others.values():
         if other.crs is None or not boxes or not _may_overlap(scene, other, reach):
             continue
-        ground = to_crs(_on_the_ground(other, boxes), other.crs, scene.crs)
+        ground, _ = on_image(_on_the_ground(other, boxes), other.crs, scene, _metres(scene, reach))
         pixels = shapely.transform(ground, lambda points: _apply(~scene.affine, points))
-        pixels = pixels[np.isfinite(shapely.bounds(pixels)).all(1)]  # what the projection cannot reach is elsewhere
         shapes += [shape for shape in pixels if shape.intersects(extent)]
     return shapely.union_all(shapes) if shapes else None
 
@@ -86,17 +87,23 @@ def geojson_of(scene: Scene, box: Box) -> dict[str, Any]:
         top, left, bottom, right = box
         geometry: dict[str, Any] = shapely.geometry.mapping(shapely.box(left, top, right, bottom))
     else:
-        geometry = shapely.geometry.mapping(to_crs(_on_the_ground(scene, [box]), scene.crs, _LONGITUDE_LATITUDE)[0])
+        geometry = shapely.geometry.mapping(split(to_degrees(_on_the_ground(scene, [box])[0], scene.crs)))
     return geometry
 
 
-def in_pixels(shape: BaseGeometry, crs: str | None, scene: Scene) -> BaseGeometry:
-    """A shape in pixels of the scene, a hundredth of a pixel smaller: what only touches a pixel does not cover it."""
+def in_pixels(shape: BaseGeometry, crs: str | None, scene: Scene, reach: int) -> BaseGeometry:
+    """A shape in pixels of the scene, a hundredth of a pixel smaller: what only touches a pixel does not cover it.
+
+    Args:
+        shape: in coordinates of ``crs``, or in pixels where the scene has no CRS.
+        crs: of its coordinates.
+        scene: where.
+        reach: pixels around the scene that matter too; what lies farther away may be missing.
+    """
     if scene.crs is not None:
         assert crs is not None
-        length = max(np.ptp(np.reshape(shape.bounds, (2, 2)), axis=0)) / _PARTS_PER_SIDE
-        ground = to_crs(np.array([shapely.segmentize(shape, max(length, 1e-12))]), crs, scene.crs)[0]
-        shape = shapely.transform(ground, lambda points: _apply(~scene.affine, points))
+        ground, _ = on_image(np.array([shape]), crs, scene, _metres(scene, reach))
+        shape = shapely.union_all(shapely.transform(ground, lambda points: _apply(~scene.affine, points)))
     return shapely.buffer(shape, -_SLIVER, join_style="mitre")
 
 
@@ -111,7 +118,7 @@ def geojson_of_shape(scene: Scene, shape: BaseGeometry) -> tuple[Box, dict[str, 
     box = int(np.floor(top)), int(np.floor(left)), int(np.ceil(bottom)), int(np.ceil(right))
     if scene.crs is not None and _bounds(scene) is not None:
         ground = shapely.transform(inside, lambda points: _apply(scene.affine, points))
-        inside = to_crs(np.array([ground]), scene.crs, _LONGITUDE_LATITUDE)[0]
+        inside = split(to_degrees(ground, scene.crs))
     return box, dict(shapely.geometry.mapping(inside))
 
 
@@ -121,6 +128,8 @@ def pixels_across(other: Scene, scene: Scene) -> float:
         return 0.0
     row, col = other.height // 2, other.width // 2
     ground = to_crs(_on_the_ground(other, [(row, col, row + 1, col + 1)]), other.crs, scene.crs)[0]
+    turn = turn_of(scene.crs)
+    ground = ground if turn is None else unwrapped(ground, turn)
     left, top, right, bottom = shapely.transform(ground, lambda points: _apply(~scene.affine, points)).bounds
     return float(max(right - left, bottom - top))
 
@@ -157,22 +166,38 @@ def shared_places(
     assert other.crs is not None
     corners = shapely.points([(0, 0), (other.width, 0), (other.width, other.height), (0, other.height)])
     ground = to_crs(shapely.transform(corners, lambda points: _apply(other.affine, points)), other.crs, one.crs)
-    seen = shapely.get_coordinates(shapely.transform(ground, lambda points: _apply(~one.affine, points)))
+    seen = _apply(~one.affine, _near(shapely.get_coordinates(ground), one))
     low = np.clip(np.floor(seen.min(0)), 0, (one.width - 1, one.height - 1)).astype(int)
     high = np.clip(np.ceil(seen.max(0)), low + 1, (one.width, one.height)).astype(int)
     ours = rng.integers(low, high, (number, 2))
     centres = shapely.points(np.column_stack(one.affine * (ours[:, 0] + 0.5, ours[:, 1] + 0.5)))
     moved = to_crs(centres, one.crs, other.crs)
-    theirs = np.floor(shapely.get_coordinates(shapely.transform(moved, lambda points: _apply(~other.affine, points))))
+    theirs = np.floor(_apply(~other.affine, _near(shapely.get_coordinates(moved), other)))
     inside = (theirs >= 0).all(1) & (theirs < (other.width, other.height)).all(1)
     return ours[inside][:, ::-1], theirs[inside][:, ::-1].astype(np.int64)
 
 
-def _extent(scene: Scene) -> BaseGeometry:
-    """The scene in longitude and latitude, in parts where it crosses the antimeridian."""
+@lru_cache(maxsize=4096)
+def _extent(scene: Scene, reach: int = 0) -> BaseGeometry:
+    """The scene and ``reach`` pixels around it in longitude and latitude, in parts across the antimeridian."""
     assert scene.crs is not None
-    whole: BaseGeometry = split(to_degrees(_on_the_ground(scene, [(0, 0, scene.height, scene.width)])[0], scene.crs))
+    around = -reach, -reach, scene.height + reach, scene.width + reach
+    whole: BaseGeometry = split(to_degrees(_on_the_ground(scene, [around])[0], scene.crs))
     return whole
+
+
+def _near(points: npt.NDArray[np.float64], scene: Scene) -> npt.NDArray[np.float64]:
+    """Points (N, 2) in a scene's CRS, with longitudes moved by whole turns to the scene's middle."""
+    assert scene.crs is not None
+    turn = turn_of(scene.crs)
+    if turn is None:
+        return points
+    middle = (scene.affine * (scene.width / 2, scene.height / 2))[0]
+    return points - np.column_stack([turn * np.round((points[:, 0] - middle) / turn), np.zeros(len(points))])
+
+
+def _metres(scene: Scene, pixels: int) -> float:
+    return pixels * max(metres(scene.crs, scene.resolution))
 
 
 def _on_the_ground(scene: Scene, boxes: Iterable[Box]) -> Any:
@@ -197,14 +222,12 @@ def _burn(shape: BaseGeometry, row: int, col: int, height: int, width: int) -> B
 
 def _may_overlap(one: Scene, other: Scene, reach: int) -> bool:
     """Whether the bounds of two scenes in longitude and latitude meet, with ``reach`` pixels around the first."""
-    bounds, its_bounds = _bounds(one, reach), _bounds(other)
-    if bounds is None or its_bounds is None:
+    if _bounds(one, reach) is None or _bounds(other) is None:
         return False
-    west, south, east, north = bounds
-    its_west, its_south, its_east, its_north = its_bounds
-    if west > east or its_west > its_east:  # across the antimeridian
-        west, its_west, east, its_east = -180.0, -180.0, 180.0, 180.0
-    return west <= its_east and its_west <= east and south <= its_north and its_south <= north
+    boxes = [shapely.box(*part.bounds) for part in shapely.get_parts(_extent(one, reach))]
+    its_boxes = [shapely.box(*part.bounds) for part in shapely.get_parts(_extent(other))]
+    pad = max(max(box.bounds[2] - box.bounds[0], box.bounds[3] - box.bounds[1]) for box in boxes) * _PAD
+    return any(box.distance(its) <= pad for box in boxes for its in its_boxes)
 
 
 @lru_cache(maxsize=4096)

@@ -20,6 +20,7 @@ import shapely
 
 from ununennium.config import RegionConfig, SplitConfig
 from ununennium.data import overlaps
+from ununennium.data.antimeridian import turn_of
 from ununennium.data.catalog import Scene
 from ununennium.data.reader import clip
 from ununennium.data.stratify import Block
@@ -183,7 +184,7 @@ class Split:
             found = []
             for fold, name, wkt in sorted(self.drawn.shapes, key=lambda shape: shape[0]):
                 if name == scene.name if scene.crs is None else name is None:
-                    shape = overlaps.in_pixels(shapely.from_wkt(wkt), self.drawn.crs, scene)
+                    shape = overlaps.in_pixels(shapely.from_wkt(wkt), self.drawn.crs, scene, self.buffer)
                     found.append(overlaps.Judged(fold, shape, 0))
             self._shapes[scene.name] = found
         return self._shapes[scene.name]
@@ -245,6 +246,8 @@ def place_on_grid(scene: Scene) -> tuple[str, int, int]:
     """The scene's group, and its first row and column on the group's pixel grid.
 
     North-up scenes of one CRS and resolution whose pixels coincide share a group; any other scene is one by itself.
+    Scenes in degrees share one only where both lie in -180 to 180, or both in the same whole turns beyond: columns of
+    one place differ between longitudes of 181 and -179.
     """
     a, b, c, d, e, f = scene.transform
     if scene.crs is None or b or d or a <= 0 or e >= 0:
@@ -252,8 +255,20 @@ def place_on_grid(scene: Scene) -> tuple[str, int, int]:
     col, row = c / a, f / e
     col_shift, row_shift = round(col % 1, 2) % 1, round(row % 1, 2) % 1
     crs = hashlib.sha256(scene.crs.encode()).hexdigest()[:12]
-    group = f"crs {crs} pixel {a:.9g} x {-e:.9g} shift {col_shift}, {row_shift}"
+    group = f"crs {crs} pixel {a:.9g} x {-e:.9g} shift {col_shift}, {row_shift}{_turns(scene)}"
     return group, round(row - row_shift), round(col - col_shift)
+
+
+def _turns(scene: Scene) -> str:
+    """The whole turns that a scene in degrees reaches into; empty within -180 to 180."""
+    assert scene.crs is not None
+    turn = turn_of(scene.crs)
+    if turn is None:
+        return ""
+    pixel, west = scene.transform[0], scene.transform[2]
+    first = math.floor((west + pixel / 2) / turn + 0.5)
+    last = math.floor((west + pixel * (scene.width - 0.5)) / turn + 0.5)
+    return "" if first == last == 0 else f" turns {first} to {last}"
 
 
 def rectangles_of(scenes: Sequence[Scene], config: SplitConfig) -> list[Rectangle]:
