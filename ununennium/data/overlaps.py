@@ -193,7 +193,8 @@ def _near(points: npt.NDArray[np.float64], scene: Scene) -> npt.NDArray[np.float
     if turn is None:
         return points
     middle = (scene.affine * (scene.width / 2, scene.height / 2))[0]
-    return points - np.column_stack([turn * np.round((points[:, 0] - middle) / turn), np.zeros(len(points))])
+    turns = np.round((points[:, 0] - middle) / turn)
+    return np.column_stack([points[:, 0] - turn * turns, points[:, 1]])
 
 
 def _metres(scene: Scene, pixels: int) -> float:
