@@ -1,4 +1,4 @@
-"""How often the gate's intervals hold the truth, and how often it promotes a model that is no better.
+"""Coverage of the gate's intervals, and the share of models promoted that are no better.
 
 Usage: python -m benchmarks.bootstrap_coverage [--holdouts 1000] [--figure FILE.png] [--json FILE] [--markdown FILE]
 
@@ -38,7 +38,7 @@ _MANY = 100_000
 
 
 class Blocks(NamedTuple):
-    """What a world draws for each of n blocks.
+    """Draws of a simulated world for each of n blocks.
 
     Attributes:
         ours: share of patches that the challenger has right, (n,).
@@ -137,7 +137,7 @@ def counts(blocks: Blocks) -> tuple[FloatArray, FloatArray]:
 
 
 def gain_of(ours: FloatArray, theirs: FloatArray) -> float:
-    """How much better the challenger is, of sums (4,)."""
+    """Gain of the challenger, of sums (4,)."""
     one, other = (float(values_by_name(MEASURES, [METRIC], sums)[METRIC]) for sums in (ours, theirs))
     return one - other
 

@@ -149,7 +149,7 @@ def _does_not_fit(
 
 
 def _wanted(path: str, parameters: Mapping[str, inspect.Parameter], name: str, error: Exception) -> str:
-    """What an argument should be: its type and default as the callable declares them, and what it complained of."""
+    """Remedy for an argument: its type and default as the callable declares them, and what it complained of."""
     kind = _annotation(parameters, name)
     default = parameters[name].default if name in parameters else inspect.Parameter.empty
     words = [f"a value of type {kind}"] if kind else []
@@ -213,7 +213,7 @@ def allowed_imports() -> list[str] | None:
 
 
 def is_listed(path: str, allowed: Sequence[str]) -> bool:
-    """Whether the import path ``path``, or its module or a package that holds it, is in ``allowed``."""
+    """Tell whether the import path ``path``, or its module or a package that holds it, is in ``allowed``."""
     module_name, attribute = split_path(path)
     return f"{module_name}:{attribute}" in allowed or _is_below(module_name, allowed)
 

@@ -72,7 +72,7 @@ def _in_any_case(name: str) -> str:
 CREDENTIALS_PATTERN = r"://[^/\s]*:[^/\s]*@|[?&;]([Hh]eader\.|[\w-]+[_.-])?(" + (
     "|".join(_in_any_case(name) for name in _NAMES) + r")=[^&;\s]"
 )
-"""What a JSON schema refuses in a URL, so that a server does not even keep it; ``holds_credentials`` sees more."""
+"""Pattern that a JSON schema refuses in a URL, so that no server keeps it; ``holds_credentials`` sees more."""
 
 
 def redact(text: str) -> str:
@@ -102,7 +102,7 @@ _ENCODED_USERINFO = re.compile(
 
 
 def holds_credentials(text: str) -> bool:
-    """Whether ``text`` is or has a URL, or a ``/vsi`` path, with a password, token or signature in it.
+    """Tell whether ``text`` is or has a URL, or a ``/vsi`` path, with a password, token or signature in it.
 
     Parts that are percent-encoded, also twice, are looked at decoded.
     """
@@ -153,7 +153,7 @@ def _secrets_of_environment() -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def _is_secret(name: str) -> bool:
-    """Whether a variable of that name holds a secret, and not the place of one."""
+    """Tell whether a variable of that name holds a secret, and not the place of one."""
     return bool(_SECRET_NAME.search(name)) and not _NO_SECRET_NAME.search(name)
 
 

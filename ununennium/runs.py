@@ -276,7 +276,7 @@ class RunDirectory:
 
     @property
     def check_error_file(self) -> Path:
-        """What ended the check, if anything did."""
+        """Error that ended the check, if any did."""
         return self.errors_folder / "check.json"
 
     def record(self) -> dict[str, Any]:

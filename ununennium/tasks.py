@@ -40,7 +40,7 @@ def goodness(metric: str, value: float) -> float:
 
 
 def worst_value(metric: str) -> float:
-    """What a model without a value of ``metric`` is worth: 0, or infinity for an error."""
+    """Value of a model that has none of ``metric``: 0, or infinity for an error."""
     return math.inf if goodness(metric, 1.0) < 0 else 0.0
 
 

@@ -25,7 +25,7 @@ _RECORD = re.compile(r"\d{10}\.json")
 
 
 def is_record(key: str) -> bool:
-    """Whether ``key`` has the form of a numbered record's name."""
+    """Tell whether ``key`` has the form of a numbered record's name."""
     return _RECORD.fullmatch(key.rpartition("/")[2]) is not None
 
 

@@ -129,7 +129,7 @@ def _import_allowed(path: str, field: str, trusted: Sequence[NamesCode]) -> Any:
 
 
 def _is_factory(found: Any) -> bool:
-    """Whether ``found`` is a function that its package lists among those that make models."""
+    """Tell whether ``found`` is a function that its package lists among those that make models."""
     home, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     if not isinstance(home, str) or not isinstance(name, str):
         return False

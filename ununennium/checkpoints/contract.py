@@ -15,7 +15,7 @@ from ununennium.errors import CheckpointError, ConfigError
 
 WEIGHTS = "model.safetensors"
 HEAL = "add the same artefact again, which replaces what is damaged, or use another version"
-"""What to do about a version that is not whole."""
+"""Remedy for a version that is not whole."""
 CONTRACT = "contract.json"
 
 REQUIRED = {
@@ -113,7 +113,7 @@ def version_of(data: bytes) -> str:
 
 
 def is_version(name: str) -> bool:
-    """Whether ``name`` has the form of a version."""
+    """Tell whether ``name`` has the form of a version."""
     return _VERSION.fullmatch(name) is not None
 
 

@@ -65,7 +65,7 @@ def text(value: Any, name: str) -> str:
 
 
 def is_sha256(value: Any) -> bool:
-    """Whether ``value`` is a hash of 64 hexadecimal digits."""
+    """Tell whether ``value`` is a hash of 64 hexadecimal digits."""
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
@@ -78,7 +78,7 @@ def shortened(value: Any) -> str:
 
 
 def _is_shallow(values: Any) -> bool:
-    """Whether whoever walks through ``values`` by recursion gets to its end."""
+    """Tell whether whoever walks through ``values`` by recursion gets to its end."""
     level = [values]
     for _ in range(_DEEPEST):
         level = [

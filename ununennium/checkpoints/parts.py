@@ -14,7 +14,7 @@ _LISTS_OF_MAPPINGS = ("random_states", "running")
 _OPTIONAL_MAPPINGS = ("scheduler", "scaler")
 _COUNTS = ("epoch", "global_step", "batches_done", "skipped_steps")
 _WRONG = (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
-"""What taking over a value of another kind raises, in our code and in torch's."""
+"""Exceptions that a value of another kind raises, in our code and in torch's."""
 
 
 def check_parts(checkpoint: Any) -> None:

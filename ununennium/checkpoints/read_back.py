@@ -1,4 +1,4 @@
-"""What storage holds after an upload, read back."""
+"""Contents of storage after an upload, read back."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Component(Section):
 
 
 def is_stored(info: ValidationInfo) -> bool:
-    """Whether a run of an earlier version is read, which could have settings that are refused today."""
+    """Tell whether a run of an earlier version is read, which could have settings that are refused today."""
     return bool(info.context and info.context.get("stored"))
 
 

@@ -140,7 +140,7 @@ def to_degrees(shapes: Any, crs: str) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def _to_wgs84(crs: str) -> tuple[pyproj.Transformer, float | None]:
-    """What moves points, and a whole turn of a CRS in plain degrees (or other angles)."""
+    """Transformer to WGS 84, and a whole turn of a CRS in plain degrees (or other angles)."""
     turn = None if pyproj.CRS.from_user_input(crs).is_derived else turn_of(crs)
     return pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True), turn
 
@@ -165,12 +165,12 @@ def bbox_of(shape: Any) -> list[float]:
 
 
 def boxes_meet(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two bounding boxes touch, of 4 or 6 numbers, across the antimeridian too (west > east, 0 to 360)."""
+    """Tell whether two bounding boxes touch, of 4 or 6 numbers, across the antimeridian too (west > east, 0 to 360)."""
     return any(shapely.intersects(part, _parts_of_box(other)).any() for part in _parts_of_box(one))
 
 
 def box_meets(box: Sequence[float], shape: Any) -> bool:
-    """Whether a bounding box and a geometry touch; both may lie across the antimeridian, split or not."""
+    """Tell whether a bounding box and a geometry touch; both may lie across the antimeridian, split or not."""
     return bool(shapely.intersects(_parts_of_box(box), split(unwrapped(shape))).any())
 
 

@@ -78,7 +78,7 @@ class ImageBands:
 
     @property
     def declares_validity(self) -> bool:
-        """Whether a nodata value, a mask or an alpha band says what is valid."""
+        """Tell whether a nodata value, a mask or an alpha band says what is valid."""
         return bool(self.alpha) or any(self.masks) or any(value is not None for value in self.nodata)
 
     def with_nodata(self, value: float) -> ImageBands:
@@ -147,7 +147,7 @@ class BandSet:
         return replace(its, tags=tags, nodata=self.nodata)
 
     def to_contract(self) -> dict[str, Any]:
-        """What the contract of a model keeps of it, beside ``nodata``."""
+        """Entries of a model's contract about the bands, beside ``nodata``."""
         return {
             "bands": list(self.bands),
             "band_names": list(self.names),
@@ -179,7 +179,7 @@ class BandSet:
         return numbers
 
     def matches_names(self, image: ImageBands) -> bool:
-        """Whether the bands are found by name, or have no names to be found by."""
+        """Tell whether the bands are found by name, or have no names to be found by."""
         return not are_names(self.names) or self._by_name(image) is not None
 
     def _by_name(self, image: ImageBands) -> tuple[int, ...] | None:
@@ -213,7 +213,7 @@ class BandSet:
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """How one image is read.
+    """Plan to read one image.
 
     Attributes:
         numbers: of the bands, in the model's order.
@@ -297,12 +297,12 @@ class ImagePlan:
 
 
 def is_name(name: str) -> bool:
-    """Whether a band has been given a name; ``band 3`` is what one without is called."""
+    """Tell whether a band has been given a name; ``band 3`` is what one without is called."""
     return not name.startswith("band ")
 
 
 def are_names(names: Sequence[str]) -> bool:
-    """Whether bands have been given names, each its own."""
+    """Tell whether bands have been given names, each its own."""
     return bool(names) and len(set(map(str.casefold, names))) == len(names) and all(map(is_name, names))
 
 

@@ -11,7 +11,7 @@ CACHE_FOLDER = ".ununennium/cache"
 
 
 def cache_folder() -> Path:
-    """Where indexes and warped scenes are kept between runs."""
+    """Folder of indexes and warped scenes, kept between runs."""
     return Path(os.environ.get("UNUNENNIUM_CACHE") or CACHE_FOLDER).absolute()
 
 

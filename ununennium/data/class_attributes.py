@@ -91,7 +91,7 @@ def _find(scene: Scene, columns: Columns, numbers: ClassNumbers) -> str | None:
 
 
 def _nearly_fits(values: npt.NDArray[Any], numbers: ClassNumbers) -> bool:
-    """Whether an attribute holds class names, in any spelling, that are no coincidence."""
+    """Tell whether an attribute holds class names, in any spelling, that are no coincidence."""
     classes = {likeness(name) for name in numbers.classes}
     texts = [likeness(value) for value in values if not is_empty(value)]
     hits = sum(text in classes for text in texts)

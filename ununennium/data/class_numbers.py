@@ -116,7 +116,7 @@ def likeness(text: str) -> str:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether an attribute has no value: null, NaN, or blank text."""
+    """Tell whether an attribute has no value: null, NaN, or blank text."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return True
     return bool(np.isscalar(value) and value != value)

@@ -160,7 +160,7 @@ def check_raster(dataset: Any, what: str, path: str, max_pixels: int, field: str
 
 
 def _has_a_block(dataset: Any) -> bool:
-    """Whether any block of a TIFF is in the file; of very many, whether any of the first ones is."""
+    """Tell whether any block of a TIFF is in the file; of very many, whether any of the first ones is."""
     height, width = dataset.block_shapes[0]
     rows, columns = -(-dataset.height // height), -(-dataset.width // width)
     if rows * columns * dataset.count > _MOST_BLOCKS:
@@ -174,7 +174,7 @@ def _has_a_block(dataset: Any) -> bool:
 
 
 def _names_its_driver(path: str) -> bool:
-    """Whether a name begins with what GDAL takes for the name of a driver, as no file or URL does."""
+    """Tell whether a name begins with what GDAL takes for the name of a driver, as no file or URL does."""
     known = re.match(r"([A-Za-z][A-Za-z0-9_]+):", path)
     return (
         known is not None

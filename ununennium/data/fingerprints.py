@@ -180,7 +180,7 @@ class Fingerprints:
         return sources, others
 
     def _state(self, name: str) -> Any:
-        """What tells a change of a file: its hash, or what its store says; None where there is none."""
+        """State of a file that tells a change: its hash, or what its store says; None where there is none."""
         file = local_file(name)
         if file is None:
             return self._stores.state(name)

@@ -49,7 +49,7 @@ class Georeference:
 
     @property
     def needs_warp(self) -> bool:
-        """Whether pixels have coordinates only when the image is warped."""
+        """Tell whether pixels have coordinates only when the image is warped."""
         return self.kind in _IN_WORDS and self.crs is None
 
     def refusal(self, path: str, why: str) -> str:

@@ -257,7 +257,7 @@ def _filled(values: FloatArray) -> FloatArray:
 
 
 def _is_wgs84(crs: pyproj.CRS) -> bool:
-    """Whether a CRS's ellipsoid is WGS 84's, to less than a millimetre."""
+    """Tell whether a CRS's ellipsoid is WGS 84's, to less than a millimetre."""
     ellipsoid = crs.ellipsoid
     return ellipsoid is not None and bool(
         np.allclose((ellipsoid.semi_major_metre, ellipsoid.semi_minor_metre), (_GEOD.a, _GEOD.b), rtol=0, atol=1e-3)

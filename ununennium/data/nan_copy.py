@@ -15,7 +15,7 @@ from ununennium.data.raster import bounded_cache, read_with_masks
 
 
 def has_one_validity(dataset: Any, nodata: float | None) -> bool:
-    """Whether GDAL's warper finds what is invalid by itself: by one nodata value, one mask, or a last alpha band alone.
+    """Tell whether one nodata value, one mask or a last alpha band alone say what is invalid, as the warper assumes.
 
     Args:
         dataset: the open image.

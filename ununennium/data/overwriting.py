@@ -137,7 +137,7 @@ def _refuse(field: str, what: str, output: str, why: str) -> NoReturn:
 
 
 def _with_sources(names: list[str], *, follow_remote: bool) -> Iterable[str]:
-    """What is read, and what virtual rasters and tile indexes among it name, down to the last."""
+    """Files that are read, and those that virtual rasters and tile indexes among them name, down to the last."""
     stores, seen = Stores(), set[str]()
     waiting = list(dict.fromkeys(names))
     while waiting:
@@ -157,8 +157,10 @@ def _with_sources(names: list[str], *, follow_remote: bool) -> Iterable[str]:
 
 
 def _is_read_with(file: Path, source: Path) -> bool:
-    """Whether a file is a sidecar of another in its folder, or would become one: masks, overviews, statistics, world
-    files and metadata."""
+    """Tell whether a file is a sidecar of another in its folder, or would become one.
+
+    Sidecars are masks, overviews, statistics, world files and metadata.
+    """
     name, its = file.name.casefold(), source.name.casefold()
     stem, _, ending = its.rpartition(".")
     world = {f"{stem}.{ending}w", f"{stem}.wld", f"{stem}.{ending[:1]}{ending[-1:]}w"}

@@ -143,7 +143,7 @@ def _value(parameter: Any) -> str:
 
 
 def _is_idle(parameter: Any) -> bool:
-    """Whether a parameter leaves things as they are: no false easting, a scale of 1."""
+    """Tell whether a parameter leaves things as they are: no false easting, a scale of 1."""
     name = parameter.name.casefold()
     return (parameter.value == 0 and ("easting" in name or "northing" in name)) or (
         parameter.value == 1 and "scale" in name

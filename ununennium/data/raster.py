@@ -162,7 +162,7 @@ class LazyRaster:
         return value
 
     def ask(self, question: Callable[[Any], T]) -> T:
-        """What a function finds out about the open dataset without reading pixels.
+        """Result of a function of the open dataset that reads no pixels.
 
         Raises:
             DataError: as ``dataset``.

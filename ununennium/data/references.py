@@ -73,13 +73,13 @@ def listed(file: Path) -> tuple[list[str], list[str]]:
 
 
 def is_raster(file: Path) -> bool:
-    """Whether a file may be a raster, by its ending."""
+    """Tell whether a file may be a raster, by its ending."""
     name = file.name.lower()
     return name.endswith(_INDEXES) or not name.endswith(_VECTORS)
 
 
 def sources_in(file: Path) -> list[str]:
-    """What a virtual raster or a tile index in a local file names; nothing for other files."""
+    """Files that a virtual raster or a tile index in a local file names; none for other files."""
     names = sources_of(virtual_text(file), str(file.parent))
     if file.name.lower().endswith(_INDEXES[1:]):
         names += _indexed(file)

@@ -1,4 +1,4 @@
-"""What stores of remote files say of them: sizes, times and entity tags, which change with the contents."""
+"""Stores of remote files: sizes, times and entity tags, which change with the contents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHANGED_BY = (
     "size", "mtime", "ETag", "etag", "LastModified", "last_modified", "Last-Modified", "updated", "md5Hash",
     "Content-MD5", "Digest", "created",
 )  # fmt: skip
-"""What file systems say of a file that changes with its contents."""
+"""Facts of a file, as file systems have them, that change with its contents."""
 _NOT_THERE = (404, 410)  # HTTP statuses
 _NOT_TOLD = (400, 401, 403, 405, 501)
 _REQUESTS = 16
@@ -51,7 +51,7 @@ class Stores:
                 self._states.update(zip(ordered, requests.map(self._ask, ordered), strict=True))
 
     def state(self, name: str) -> Any:
-        """What the store says of a file: [] where it says nothing, None where there is no such file.
+        """Facts of a file in its store: [] where it says nothing, None where there is no such file.
 
         Raises:
             DataError: the store does not answer.
@@ -143,7 +143,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_missing(error: Exception) -> bool:
-    """Whether a store says that there is no such file; fsspec says so, too, where a server does not answer."""
+    """Tell whether a store says that there is no such file; fsspec says so, too, where a server does not answer."""
     status = _status(error)
     if status is not None:
         return status in _NOT_THERE
@@ -151,7 +151,7 @@ def _is_missing(error: Exception) -> bool:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether another try may tell more; not where GDAL alone has the credentials, or a package is missing."""
+    """Tell whether another try may tell more; not where GDAL alone has the credentials, or a package is missing."""
     status = _status(error)
     if status is not None:
         return status not in _NOT_TOLD

@@ -27,7 +27,7 @@ def virtual_text(file: Path) -> str:
 
 
 def sources_of(text: str, folder: str | None = None) -> list[str]:
-    """What the text of a virtual raster names.
+    """Files that the text of a virtual raster names.
 
     Args:
         text: XML; anything else names nothing.

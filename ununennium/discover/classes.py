@@ -18,7 +18,7 @@ IGNORED = 255
 
 @dataclass
 class Classes:
-    """What labels hold.
+    """Classes that the labels hold.
 
     Attributes:
         names: class names, by value from 0; or by the value in the files.

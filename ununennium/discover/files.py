@@ -71,7 +71,7 @@ class RasterFile:
         return words_of(self.path.stem)
 
     def is_on_grid_of(self, other: RasterFile) -> bool:
-        """Whether the pixels of both coincide, to a hundredth of one; a raster without CRS may have any."""
+        """Tell whether the pixels of both coincide, to a hundredth of one; a raster without CRS may have any."""
         if self.size != other.size or not (None in (self.crs, other.crs) or same_crs(self.crs, other.crs)):
             return False
         height, width = self.size

@@ -181,7 +181,7 @@ def _images_among(rasters: Sequence[RasterFile], notes: list[str]) -> list[Image
 
 
 def _other_kind(raster: RasterFile) -> str | None:
-    """What a raster of one band looks like, where that is no imagery."""
+    """Likely content of a raster of one band that is no imagery."""
     if raster.num_bands > 1:
         return None
     words = set(raster.words)

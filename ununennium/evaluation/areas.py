@@ -111,7 +111,7 @@ def estimate_areas(
 
 
 def estimates(confusions: FloatArray, weight: FloatArray, whole: FloatArray) -> FloatArray:
-    """What intervals are drawn of, for many samples at once.
+    """Estimates that intervals are drawn of, for many samples at once.
 
     Shares rest on the map of the holdout, whose classes have known sizes. Accuracies are asked of other blocks, where
     the map's classes have other sizes too: those are drawn along, in proportion to the labels on each class.

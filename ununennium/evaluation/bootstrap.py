@@ -132,7 +132,7 @@ def _draws(number: int, resamples: int, seed: int) -> list[FloatArray]:
 
 
 def difference(metric: str, one: FloatArray, other: FloatArray) -> FloatArray:
-    """How much better the first is in each draw (B,); NaN where neither has a value, or a missing one is infinite."""
+    """Gain of the first in each draw (B,); NaN where neither has a value, or a missing one is infinite."""
     one, other = (
         np.where(np.isnan(one), _worst(metric, other), one),
         np.where(np.isnan(other), _worst(metric, one), other),

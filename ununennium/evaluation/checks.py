@@ -149,7 +149,7 @@ def _improvement_in_words(metric: str, value: float | None, baseline: float | No
 
 
 def _noise_in_words(metric: str, interval: Interval | None, unsurprising: bool, noise: Noise) -> str:
-    """What the interval of the difference says, as the end of a sentence."""
+    """Interval of the difference, as the end of a sentence."""
     if noise.bootstrap is None:
         return ", but blocks were not counted one by one, so nobody can tell whether that is noise; evaluate both anew"
     places, drawn = noise.places.get(metric, 0), int(noise.bootstrap["places"])

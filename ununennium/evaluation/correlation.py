@@ -97,7 +97,7 @@ def morans_z(values: FloatArray, pairs: npt.NDArray[np.int64]) -> float:
 
 
 def _influences(ours: FloatArray, theirs: FloatArray, measures: Measures, metric: str) -> FloatArray | None:
-    """How much each place (P,) adds to the difference of the two models; None without such a metric."""
+    """Contribution of each place (P,) to the difference of the two models; None without such a metric."""
     everything = [sums.sum(0) for sums in (ours, theirs)]
     sides = []
     for total, sums in zip(everything, (ours, theirs), strict=True):

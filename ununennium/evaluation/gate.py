@@ -243,7 +243,7 @@ def _noise(challenger: Evaluation, champion: Evaluation, config: GateConfig) -> 
 
 
 def _own_notes(challenger: Evaluation, champion: Evaluation | None, config: GateConfig) -> Iterator[str]:
-    """What was asked for and could not be checked, and predictions that no label of the holdout speaks of."""
+    """Notes on checks that could not be made, and on predictions of classes that the holdout lacks."""
     if champion is not None and config.max_class_drop is not None and not checks.labelled_classes(challenger):
         yield "no class is guarded (gate.max_class_drop): there are no labelled classes"
     if champion is not None and config.max_slice_drop is not None and None in (challenger.units, champion.units):

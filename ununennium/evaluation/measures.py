@@ -60,11 +60,11 @@ class Measures(Protocol):
         ...
 
     def labelled(self, sums: FloatArray, family: str) -> FloatArray:
-        """How much of each class there is in the labels, as ``family`` counts it: (..., S) to (..., K)."""
+        """Count of each class in the labels, as ``family`` counts it: (..., S) to (..., K)."""
         ...
 
     def predicted(self, sums: FloatArray, family: str) -> FloatArray:
-        """How much of each class is predicted: (..., S) to (..., K)."""
+        """Count of each class in the prediction: (..., S) to (..., K)."""
         ...
 
     def per_class(self, sums: FloatArray) -> dict[str, FloatArray]:

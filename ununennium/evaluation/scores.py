@@ -86,7 +86,7 @@ class Scores(Protocol):
     def counted(
         self, probabilities: npt.NDArray[np.float32], target: npt.NDArray[Any], valid: BoolArray
     ) -> Counted | None:
-        """What ``update`` counts; None where nothing has a class."""
+        """Labels that ``update`` counts; None where nothing has a class."""
         ...
 
     def end(self) -> None:

@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _says_nothing(error: Exception) -> bool:
-    """Whether an error is of the machine or the storage, and not of the artefact."""
+    """Tell whether an error is of the machine or the storage, and not of the artefact."""
     of_machine = isinstance(error, StorageError | MemoryError | OSError | torch.OutOfMemoryError)
     return of_machine and not isinstance(error, FileNotFoundError)
 

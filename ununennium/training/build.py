@@ -112,7 +112,7 @@ class Components:
         )
 
     def make_transform(self) -> DeviceTransform | PatchTargets | None:
-        """What is done to batches on the device."""
+        """Transform of batches on the device."""
         transform: DeviceTransform | PatchTargets | None = None
         augment = self.config.data.augment
         if augment.where == "device":

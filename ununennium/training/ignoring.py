@@ -58,7 +58,7 @@ def _of_leaves(module: nn.Module) -> int | float | None:
 
 
 def _is_neutral(module: nn.Module) -> bool:
-    """Whether ``module`` is no loss: an activation, or a holder of parameters."""
+    """Tell whether ``module`` is no loss: an activation, or a holder of parameters."""
     holders = (nn.Identity, nn.ParameterList, nn.ParameterDict)
     return type(module).__module__ == activation.__name__ or isinstance(module, holders)
 

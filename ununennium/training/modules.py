@@ -19,7 +19,7 @@ State = dict[str, dict[str, Any]]
 
 
 class CompanionModules:
-    """What a checkpoint holds beside the model: each tensor once, under the name of the part that has it.
+    """Tensors of a checkpoint beside the model's: each once, under the name of the part that has it.
 
     Args:
         model: without wrappers; its tensors are left out here.
@@ -46,7 +46,7 @@ class CompanionModules:
         self._synchronise()
 
     def modes(self) -> list[tuple[nn.Module, bool]]:
-        """Whether each module of the loss and the batch transform trains."""
+        """Tell whether each module of the loss and the batch transform trains."""
         return [(each, each.training) for module in self._own.values() for each in module.modules()]
 
     def eval(self) -> None:

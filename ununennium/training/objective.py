@@ -157,7 +157,7 @@ class Objective:
         return WeightedLoss(_scalar(answer), samples, is_mean=True, full_weight=samples)
 
     def _has_any(self, target: Any, valid: Any) -> bool | Tensor:
-        """Whether anything in ``target`` is valid: known here on the CPU, a 0-dim tensor on a device."""
+        """Tell whether anything in ``target`` is valid: known here on the CPU, a 0-dim tensor on a device."""
         labelled = None
         if isinstance(target, Tensor) and self.ignore_index is not None:
             if target.is_cpu and valid is None and target.numel() and _differs(target[(0,) * target.ndim], self):
@@ -286,7 +286,7 @@ def _tensors_in(output: Any) -> Iterator[Tensor]:
 
 
 def _differs(target: Tensor, objective: Objective) -> Tensor:
-    """Where ``target`` is a label: NaN as ``ignore_index`` equals NaN."""
+    """Mask of labels in ``target``: NaN as ``ignore_index`` equals NaN."""
     ignored = objective.ignore_index
     assert ignored is not None
     return ~target.isnan() if math.isnan(ignored) else target != ignored

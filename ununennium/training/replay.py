@@ -249,14 +249,14 @@ class ReplayableLoader:
 
     @property
     def _can_skip_samples(self) -> bool:
-        """Whether the epoch's order is one of samples, which may be batched anew."""
+        """Tell whether the epoch's order is one of samples, which may be batched anew."""
         loader = self.loader
         is_plain = self._order is not None and type(loader.batch_sampler) is BatchSampler and self._batch_size > 0
         return is_plain and not self._watched and not isinstance(loader.dataset, IterableDataset)
 
     @property
     def _is_indexed(self) -> bool:
-        """Whether the project's own samplers are read, whose datasets draw by seed, epoch and index."""
+        """Tell whether the project's own samplers are read, whose datasets draw by seed, epoch and index."""
         return any(hasattr(sampler, "set_start") for sampler in samplers_of(self.loader))
 
     @property
@@ -340,14 +340,14 @@ def _is_torchs(sampler: Any) -> bool:
 
 
 def _must_be_watched(sampler: Any) -> bool:
-    """Whether ``sampler`` may give another order after a resume although all generators are restored."""
+    """Tell whether ``sampler`` may give another order after a resume although all generators are restored."""
     is_fixed = isinstance(sampler, list | tuple | range | np.ndarray | torch.Tensor)
     tells = any(hasattr(sampler, name) for name in ("set_epoch", "set_start"))
     return not (_is_torchs(sampler) or is_fixed or tells or _has_state(sampler))
 
 
 def _is_unseeded(sampler: Any) -> bool:
-    """Whether no seed, generator or state of ``sampler`` is in reach: a batch sampler may have its sampler's."""
+    """Tell whether no seed, generator or state of ``sampler`` is in reach: a batch sampler may have its sampler's."""
     if isinstance(sampler, BatchSampler) or getattr(sampler, "sampler", None) is not None:
         return False
     return _must_be_watched(sampler) and not generators_of(sampler)

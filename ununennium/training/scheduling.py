@@ -1,4 +1,4 @@
-"""When a learning-rate scheduler advances, and for how long it can (correctness 23, 24, 27, 89)."""
+"""Steps of a learning-rate scheduler, and their number (correctness 23, 24, 27, 89)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _REMOTE_SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss")
 
 
 def is_served(catalog: str) -> bool:
-    """Whether a catalogue comes from a server, so that whoever serves it chooses what it names."""
+    """Tell whether a catalogue comes from a server, so that whoever serves it chooses what it names."""
     return urlsplit(catalog).scheme in _REMOTE_SCHEMES
 
 
@@ -49,7 +49,7 @@ def check_href(href: str, catalog: str, field: str, *, written: str | None = Non
 
 
 def _is_within(href: str, catalog: str) -> bool:
-    """Whether an address lies in the folder of the catalogue, on its server."""
+    """Tell whether an address lies in the folder of the catalogue, on its server."""
     ours, theirs = urlsplit(catalog), urlsplit(href)
     path = (
         ours.path

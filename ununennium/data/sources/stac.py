@@ -145,7 +145,7 @@ def _chosen(items: Iterable[Any], catalog: CatalogConfig) -> Iterator[Any]:
 
 
 def _touches(item: Any, box: tuple[float, float, float, float]) -> bool:
-    """Whether an item lies in a box, by its geometry, or its bounding box without one; an item without either does."""
+    """Tell whether an item lies in a box, by its geometry or else its bounding box; one without either does."""
     try:
         if item.geometry is not None:
             return box_meets(box, shapely.geometry.shape(item.geometry))
@@ -270,7 +270,7 @@ def _tags(item: Any, key: str, place: int, own: tuple[float, float]) -> tuple[fl
 
 
 def _is_reflectance(key: str, fields: Mapping[str, Any]) -> bool:
-    """Whether a Sentinel-2 asset holds a spectral band, and not classes, a picture, or water vapour."""
+    """Tell whether a Sentinel-2 asset holds a spectral band, and not classes, a picture, or water vapour."""
     if re.fullmatch(r"B(0?[1-9]|8A|1[0-2])(_\d+m)?", key, re.IGNORECASE):
         return True
     bands = fields.get("eo:bands") or fields.get("bands") or []
