@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 from rasterio.features import rasterize
 from rasterio.warp import Resampling, reproject
 
 from ununennium.data import TrainingChips, build_index, compute_statistics, open_catalog
 from ununennium.data.cache import cache_folder
 from ununennium.data.index_cache import indexed
+from ununennium.data.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
+
+COARSE = rasterio.Affine(20, 0, 500000, 0, -20, 5000000)
 
 
 @pytest.fixture(autouse=True)
@@ -129,10 +133,50 @@ def test_a_mask_of_the_source_is_warped_with_it(make, two, kind):
         dst_crs=scene.crs, resampling=Resampling.nearest,
     )  # fmt: skip
     with rasterio.open(scene.images[0]) as dataset:
-        assert dataset.count == (2 if kind == "mask" else 3)
-        ours = dataset.dataset_mask() > 0
+        assert dataset.count == (2 if kind == "mask" else 4)
+    reader = SceneReader(scene, scene.band_set(None))
+    assert reader.num_channels == (2 if kind == "mask" else 3)
+    ours = reader.read_valid(0, 0, scene.height, scene.width)
     assert (ours != (out > 0)).mean() < 0.01  # bilinear reaches half a pixel further
     assert not ours[(out == 0) & ~_near(out > 0)].any()
+
+
+@pytest.mark.parametrize("num_bands", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("dtype", "opaque"), [("uint8", 255), ("uint16", 1), ("int16", 255), ("float32", 1)])
+@pytest.mark.parametrize("nodata", [None, 7])
+def test_alpha_is_warped_beside_any_number_of_bands_and_is_no_input(make, num_bands, dtype, opaque, nodata):
+    """correctness 77: only an alpha band that is the second or the fourth is a mask of GDAL's own."""
+    pixels = np.random.default_rng(0).integers(8, 200, (num_bands + 1, 64, 64)).astype(dtype)
+    pixels[:, 40:48] = 7
+    pixels[-1] = opaque
+    pixels[-1, :16] = 0
+    colours = [ColorInterp.gray, *[ColorInterp.undefined] * (num_bands - 1), ColorInterp.alpha]
+    image = make.raster("alpha.tif", pixels, transform=COARSE, nodata=nodata)
+    with rasterio.open(image, "r+") as dataset:
+        dataset.colorinterp = colours
+    config = make.config({"image": image}, align="warp", grid={"crs": "EPSG:32633", "resolution": 10})
+    (scene,) = open_catalog(config)
+    reader = SceneReader(scene, scene.band_set(None))
+    valid = reader.read_valid(0, 0, scene.height, scene.width)
+    assert reader.num_channels == num_bands
+    assert not valid[:30].any()
+    assert valid[34:78].all()
+    assert (valid[82:94] == (nodata is None)).all()
+    assert valid[98:].all()
+
+
+@pytest.mark.parametrize("num_bands", [3, 4, 5])
+def test_the_fourth_band_of_bytes_stays_a_band(make, num_bands):
+    """correctness 77: GDAL makes alpha of the fourth of four bands of bytes in a new GeoTIFF."""
+    pixels = np.random.default_rng(0).integers(0, 200, (num_bands, 64, 64)).astype(np.uint8)
+    image = make.raster("bytes.tif", pixels, transform=COARSE, photometric="minisblack")
+    config = make.config({"image": image}, align="warp", grid={"crs": "EPSG:32633", "resolution": 10})
+    (scene,) = open_catalog(config)
+    reader = SceneReader(scene, scene.band_set(None))
+    read, valid = reader.read(0, 0, 128, 128)
+    assert valid.all()
+    assert len(read) == num_bands
+    assert abs(read[:, 1::2, 1::2].mean((1, 2)) - pixels.mean((1, 2))).max() < 2
 
 
 def _near(mask: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ _BLOCK = 512
 _POINTS_PER_SIDE = 21
 _METRES_PER_DEGREE = 111_320.0
 _SAME_SIZE = 0.01  # relative
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,7 @@ def _warp_image(source: str, path: Path, grid: Grid, nodata: float | None, what:
         try:
             write_nan_copy(dataset, copy, nodata)
             with open_raster(str(copy), what) as marked:
-                alpha = bands.alpha if bands.alpha != (dataset.count,) else ()
-                _warp(marked, path, grid, math.nan, Resampling.bilinear, alpha)
+                _warp(marked, path, grid, math.nan, Resampling.bilinear, bands.alpha)
         finally:
             copy.unlink(missing_ok=True)
 
@@ -326,6 +325,7 @@ def _warp(
         "driver": "GTiff", "count": len(bands), "dtype": dtype, "crs": grid.crs, "transform": grid.transform,
         "height": grid.height, "width": grid.width, "nodata": declared, "tiled": True, "blockxsize": _BLOCK,
         "blockysize": _BLOCK, "compress": "zstd", "interleave": "pixel", "BIGTIFF": "IF_SAFER",
+        "photometric": "minisblack",  # else the fourth of four bands of bytes becomes an alpha band
     }  # fmt: skip
     try:
         with (
@@ -345,10 +345,10 @@ def _warp(
                 out.colorinterp = tuple(ColorInterp.alpha if n in alpha else colour for n, colour in colours)
             for _, window in out.block_windows(1):
                 pixels = moved.read(bands, window=window).astype(dtype)
-                added = moved.count > dataset.count
-                mask = moved.read(moved.count, window=window) if added else moved.dataset_mask(window=window)
+                last = moved.count > dataset.count or has_alpha  # dataset_mask knows alpha as band 2 or 4 alone
+                mask = moved.read(moved.count, window=window) if last else moved.dataset_mask(window=window)
                 if declared is None:
-                    out.write_mask(mask, window=window)
+                    out.write_mask(mask > 0, window=window)
                 else:
                     pixels[:, mask == 0] = declared
                 out.write(pixels, window=window)

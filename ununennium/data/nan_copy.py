@@ -29,8 +29,8 @@ def has_one_validity(dataset: Any, nodata: float | None) -> bool:
         return False
     if declared != {"None"} and (masks != {0} or bands.alpha):
         return False
-    if bands.alpha:  # the warper takes it for a mask where it is the last band
-        return bands.alpha == (dataset.count,)
+    if bands.alpha:  # the warper takes it for shares of the largest number, where it is the last band
+        return bands.alpha == (dataset.count,) and dataset.dtypes[-1] == "uint8"
     return masks == {0} or MaskFlags.per_dataset in dataset.mask_flag_enums[0]
 
 

@@ -14,6 +14,7 @@ from rasterio.warp import reproject
 
 from ununennium.data.bands import ImageBands
 from ununennium.data.georeference import Georeference
+from ununennium.data.label_bands import label_bands
 from ununennium.data.nan_copy import write_nan_copy
 from ununennium.data.raster import bounded_cache, open_raster
 
@@ -67,10 +68,13 @@ def warp_label(dataset: Any, placed: Georeference, path: Path, profile: dict[str
         unlabelled: value of unlabelled pixels.
     """
     assert placed.source is not None
-    values = dataset.read(1)
+    band, alphas = label_bands(dataset, dataset.name)
+    values = dataset.read(band)
     kept = np.float64 if values.dtype.itemsize > 2 or math.isnan(unlabelled) else np.int32
     labels = values.astype(kept)
-    labels[dataset.read_masks(1) == 0] = unlabelled
+    labels[dataset.read_masks(band) == 0] = unlabelled
+    for alpha in alphas:
+        labels[dataset.read(alpha) == 0] = unlabelled
     found = np.full((profile["height"], profile["width"]), unlabelled, kept)
     reproject(
         labels, found, dst_transform=profile["transform"], dst_crs=profile["crs"], src_nodata=unlabelled,
