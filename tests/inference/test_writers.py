@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
 from ununennium.errors import ConfigError, StorageError
-from ununennium.inference.writers import COLOURS, NODATA, ClassMapWriter, colour
+from ununennium.inference.writers import COLOURS, NODATA, ClassMapWriter, ProbabilityWriter, colour
 
 CLASSES = ["water", "forest", "town"]
 
@@ -89,6 +89,17 @@ def test_overviews_show_the_class_that_is_most_common_never_one_between(scene, t
     write(tmp_path / "map.tif", scene, values, step=512)
     with rasterio.open(tmp_path / "map.tif", overview_level=1) as overview:
         assert set(np.unique(overview.read(1))) == {0}
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 5])
+def test_bands_of_classes_are_no_colours_and_no_alpha(scene, tmp_path, number):
+    """GDAL takes three and four bands of bytes for red, green, blue and alpha."""
+    with ProbabilityWriter(tmp_path / "map.tif", scene, [f"class {place}" for place in range(number)]) as writer:
+        shape = (scene.height, scene.width)
+        writer.write(0, np.zeros((number, *shape), np.uint8))
+    with rasterio.open(tmp_path / "map.tif") as dataset:
+        assert {colour.name for colour in dataset.colorinterp} <= {"gray", "undefined"}
+        assert (dataset.read_masks() == 255).all()
 
 
 def test_every_class_number_has_a_colour_of_its_own():

@@ -83,6 +83,8 @@ class _CogWriter:
             "compress": "deflate",
             "bigtiff": "if_safer",
         }
+        if count > 1:  # else GDAL makes red, green, blue and alpha of three or four bands of bytes
+            self._profile["photometric"] = "minisblack"
         self._dataset: Any = None
         self._checksums = [0] * count
 
