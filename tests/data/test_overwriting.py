@@ -143,3 +143,17 @@ def test_outputs_on_this_machine_have_paths():
     for output in ("s3://bucket/map.tif", Path("s3://bucket/map.tif")):
         with pytest.raises(ConfigError, match="is a URL; give a path on this machine"):
             local_output(output)
+
+
+def test_places_where_no_file_can_be_are_refused_before_anything_is_made(folder):
+    os.mkfifo("pipe")
+    (folder / "sub").mkdir()
+    os.symlink("pipe", "link")
+    for output in ("sub", "sub/..", "pipe", "link", "scene.tif/map.tif", "sub/../pipe"):
+        with pytest.raises(ConfigError, match="give") as caught:
+            refuse_overwriting({"map": output}, [])
+        assert output in str(caught.value)
+    refuse_overwriting({"map": "new/folder/map.tif"}, ["scene.tif"])
+    for nothing in ("", "."):
+        with pytest.raises(ConfigError, match="names no file"):
+            local_output(nothing)

@@ -48,6 +48,8 @@ def refuse_overwriting(
     _refuse_twice(named, field)
     local = [(what, output, file) for what, output in named if (file := _local(output)) is not None]
     remote = [(what, output, url) for what, output in named if (url := _object(output)) is not None]
+    for what, output, file in local:
+        _refuse_no_file(what, output, file, field)
     local = [(what, output, file) for what, output, file in local if os.path.lexists(file) or file.parent.is_dir()]
     if not local and not remote:
         return
@@ -75,15 +77,27 @@ def local_output(output: str | os.PathLike[str]) -> Path:
     """The path of a file that is written on this machine.
 
     Raises:
-        ConfigError: it is the URL of another place.
+        ConfigError: it is the URL of another place, or names no file.
     """
     name = os.fspath(output)
     known = re.match(r"^([a-z][a-z0-9+.]+):/", name)
-    if known is None:
-        return Path(name)
-    if known[1] != "file":
+    if known is not None and known[1] != "file":
         raise ConfigError("output", name, "is a URL; give a path on this machine")
-    return Path(unquote(urlsplit(name).path))
+    path = Path(name if known is None else unquote(urlsplit(name).path))
+    if not path.name:
+        raise ConfigError("output", name, "names no file; give the path of the file to write")
+    return path
+
+
+def _refuse_no_file(what: str, output: str, file: Path, field: str) -> None:
+    """Refuse a place where no file can be: a folder, a device or pipe, which a file would replace, or below a file."""
+    if not file.name or file.is_dir():
+        raise ConfigError(field, output, f"is a folder; give the {what} the name of a file")
+    if file.exists() and not file.is_file():
+        raise ConfigError(field, output, f"is a device or pipe, which the {what} would replace; give a file's name")
+    above = next((folder for folder in file.parents if os.path.lexists(folder)), None)
+    if above is not None and not above.is_dir():
+        raise ConfigError(field, output, f"lies below {above}, which is no folder; give the {what} another place")
 
 
 def _refuse_twice(outputs: list[tuple[str, str]], field: str) -> None:
