@@ -19,6 +19,7 @@ from ununennium.data.index import ChipIndex
 from ununennium.data.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
 
+WEST = rasterio.Affine(10, 0, 400000, 0, -10, 5000000)
 EAST = rasterio.Affine(10, 0, 600000, 0, -10, 5000000)
 
 
@@ -320,6 +321,17 @@ class TestNames:
         for place in range(2):
             np.testing.assert_array_equal(whole(index, place)[0], [red, nir])
         assert index.notes == []
+
+    @pytest.mark.parametrize("bands", [None, [1, 2]])
+    def test_in_different_orders_are_refused_behind_a_scene_without_names(self, make, pair, bands):
+        named, red, nir = pair
+        labels = make.scene("west labels", transform=WEST)["label"]
+        first = {"image": make.raster("0.tif", np.stack([red, nir]), transform=WEST), "label": labels}
+        with pytest.raises(DataError, match=r"read by number.*'nir' is another band in scene 'b' \(nir, red\)"):
+            build_index(make.config(first, *named(("red", "nir"), ("nir", "red")), bands=bands))
+        with pytest.raises(DataError, match="'Red' is another band"):
+            build_index(make.config(first, *named((None, "red"), ("Red", None)), bands=bands))
+        build_index(make.config(first, *named(("red", "nir"), (None, "NIR")), bands=bands))
 
     def test_that_match_nothing_are_noted_and_read_by_number(self, make, pair):
         named, red, nir = pair

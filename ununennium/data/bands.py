@@ -8,7 +8,7 @@ to the first image's numbers where scale or offset differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -294,6 +294,26 @@ class ImagePlan:
             for band, its, (factor, summand) in zip(out, pixels, self.conversion, strict=True):
                 band[...] = its.astype(np.float64) * factor + summand
         return out
+
+
+def name_at_two_places(images: Iterable[ImageBands], wanted: BandSet) -> tuple[str, list[ImageBands]] | None:
+    """A band name that stands at different numbers in two images which are both read by number; None without one.
+
+    Args:
+        images: of all scenes.
+        wanted: the bands that are read of them.
+    """
+    places: dict[str, tuple[int, ImageBands]] = {}
+    if are_names(wanted.names):
+        return None
+    for image in images:
+        for number, name in enumerate(image.names, 1):
+            key = name.casefold()
+            if is_name(name) and len(_places(name, image)) == 1:
+                known = places.setdefault(key, (number, image))
+                if known[0] != number:
+                    return name, [known[1], image]
+    return None
 
 
 def is_name(name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.bands import BandSet, ImagePlan, is_name
+from ununennium.data.bands import BandSet, ImagePlan, is_name, name_at_two_places
 from ununennium.data.catalog import Scene
 from ununennium.data.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
@@ -47,8 +47,21 @@ def check_bands(scenes: Sequence[Scene], wanted: BandSet) -> None:
     Args:
         scenes: all scenes.
         wanted: the bands that are read of them.
+
+    Raises:
+        DataError: bands are read by number, and images name them in different orders.
     """
     images = [(scene, image) for scene in scenes for image in scene.bands_of_images]
+    moved = name_at_two_places((image for _, image in images), wanted)
+    if moved is not None:
+        name, (one, other) = moved
+        known, its = (next(scene.name for scene, each in images if each is image) for image in (one, other))
+        first = scenes[0].name
+        raise DataError(
+            f"bands are read by number, as scene {first!r} does not name them all, but {name!r} is another band in "
+            f"scene {its!r} ({', '.join(other.names)}) than in scene {known!r} ({', '.join(one.names)}); name the "
+            f"bands of scene {first!r} (gdal_edit.py, band descriptions)"
+        )
     unmatched = [scene for scene, image in images if not wanted.matches_names(image)]
     if unmatched:
         warnings.warn(
