@@ -180,3 +180,28 @@ def test_points_that_a_transform_fits_are_that_transform(crs, image):
         away = np.subtract(there, move.transform(*at(50, 100))) / abs(found.transform.a)
         assert abs(away).max() < 0.1
     assert (found.crs is None) == (crs == "EPSG:32633")  # of a grid in degrees, which UTM bends
+
+
+@pytest.mark.parametrize("kind", ["points", "polynomials"])
+def test_dates_that_are_placed_elsewhere_are_no_stack(kind, make):
+    """Pixels of dates are put together by row and column, which only their placement can show to be right."""
+    pixels, bare = np.ones((1, SIZE, SIZE), np.uint16), {"crs": None, "transform": None}
+    paths = [make.raster(f"{number}.tif", pixels, **bare) for number in range(3)]
+    for path, away in zip(paths, (0, 0, 2), strict=True):
+        if kind == "points":
+            place_by_points(path, bend=0.02)
+        else:
+            place_by_polynomials(path)
+        with rasterio.open(path, "r+") as dataset:
+            if kind == "points":
+                points, crs = dataset.gcps
+                dataset.gcps = [GroundControlPoint(p.row, p.col, p.x + away * STEP, p.y) for p in points], crs
+            else:
+                rpcs = dataset.rpcs
+                rpcs.samp_off -= away
+                dataset.rpcs = rpcs
+    label = make.raster("labels.tif", np.zeros((1, SIZE, SIZE), np.uint8), **bare)
+    (scene,) = open_catalog(make.config({"image": paths[:2], "label": label}))
+    assert scene.num_dates == 2
+    with pytest.raises(DataError, match="different grids"):
+        open_catalog(make.config({"image": [paths[0], paths[2]], "label": label}))

@@ -14,7 +14,7 @@ import rasterio
 from ununennium.config import DataConfig, RegionConfig, SceneConfig
 from ununennium.data.bands import BandSet, ImageBands, ImagePlan
 from ununennium.data.delivered import MAX_PIXELS, check_raster, check_sources
-from ununennium.data.georeference import Georeference, georeference
+from ununennium.data.georeference import Georeference, georeference, lie_together
 from ununennium.data.label_bands import label_bands
 from ununennium.data.places import size_text
 from ununennium.data.raster import open_raster, shown
@@ -358,6 +358,9 @@ def _later_image(scene: Scene, later: str) -> ImageBands:
         placed = georeference(image)
         same &= placed.transform.almost_equals(scene.affine, _SUBPIXEL * max(scene.resolution))
         same &= (placed.crs.to_wkt() if placed.crs else None) == scene.crs
+        if same and placed.needs_warp:
+            with open_raster(scene.images[0], f"image of scene {scene.name!r}") as first:
+                same = lie_together(georeference(first), placed, scene.height, scene.width)
         if same:
             check_raster(image, f"image of scene {scene.name!r}", shown(later), scene.height * scene.width)
         else:

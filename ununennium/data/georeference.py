@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyproj
 import rasterio
 from rasterio.errors import RasterioError
+from rasterio.transform import GCPTransformer, RPCTransformer
 from rasterio.warp import calculate_default_transform
 
 from ununennium.errors import DataError
 
 _AFFINE_WITHIN = 0.1  # pixels between a control point and where the transform has it
 _LEAST_POINTS = 3
+_TOGETHER_WITHIN = 0.5  # pixels
 
 Kind = Literal["none", "transform", "points", "polynomials", "arrays"]
 _IN_WORDS = {
@@ -112,6 +115,27 @@ def georeference(dataset: Any) -> Georeference:
     if dataset.tags(ns="GEOLOCATION"):
         return Georeference("arrays", None, dataset.transform)
     return Georeference("none" if dataset.crs is None else "transform", dataset.crs, dataset.transform)
+
+
+def lie_together(one: Georeference, other: Georeference, height: int, width: int) -> bool:
+    """Whether two images of one size, which control points or polynomials place, have their pixels at the same places,
+    to half a pixel; also where one of them has no placement that is known here."""
+    if one.source is None or other.source is None:
+        return True
+    if one.kind != other.kind or one.source["src_crs"] != other.source["src_crs"]:
+        return False
+    rows, cols = (each.ravel() for each in np.meshgrid(np.linspace(0, height, 3), np.linspace(0, width, 3)))
+    ours, theirs = _ground(one, rows, cols), _ground(other, rows, cols)
+    pixel = np.linalg.norm(_ground(one, rows, cols + 1) - ours, axis=0)
+    return bool((np.linalg.norm(ours - theirs, axis=0) <= _TOGETHER_WITHIN * pixel).all())
+
+
+def _ground(image: Georeference, rows: Any, cols: Any) -> npt.NDArray[np.float64]:
+    assert image.source is not None
+    points, polynomials = image.source.get("gcps"), image.source.get("rpcs")
+    transformer = GCPTransformer(points) if points else RPCTransformer(polynomials)
+    with transformer:
+        return np.array(transformer.xy(rows, cols, offset="ul"), np.float64)
 
 
 def _affine(points: Any) -> rasterio.Affine | None:
