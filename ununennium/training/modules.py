@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.training import distributed
+from ununennium.training.generators import HeldGenerators
 
 State = dict[str, dict[str, Any]]
 
@@ -37,6 +38,7 @@ class CompanionModules:
         self._callbacks = callbacks
         self._own = {**modules_of(loss_fn, "loss"), **modules_of(batch_transform, "batch_transform")}
         self._late: State = {}
+        self.generators = HeldGenerators(model=model, loss=loss_fn, batch_transform=batch_transform)
         own_of_model = set(map(id, model.modules()))
         for name, module in list(self._own.items()):
             if id(module) in own_of_model:
@@ -88,7 +90,7 @@ class CompanionModules:
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """``modules``, and ``module_buffers`` of each rank where they may differ. Every rank calls it."""
+        """``modules``, and ``module_buffers`` and ``generators`` of each rank. Every rank calls it."""
         found = self._found()
         state: State = {}
         buffers: State = {}
@@ -98,7 +100,8 @@ class CompanionModules:
             if id(value) in is_buffer:
                 buffers.setdefault(name, {})[key] = value.detach().cpu()
         ranks = distributed.gather(buffers) if distributed.is_distributed() else []
-        return {"modules": distributed.gathered(state), "module_buffers": ranks}
+        generators = distributed.gather(self.generators.states())
+        return {"modules": distributed.gathered(state), "module_buffers": ranks, "generators": generators}
 
     def load_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take over the state in ``checkpoint``; what belongs to modules that are not made yet waits for ``complete``.
@@ -107,6 +110,8 @@ class CompanionModules:
             CheckpointError: a module's tensors have other names or shapes.
         """
         found = self._found()
+        if "generators" in checkpoint:
+            self.generators.set_states(checkpoint["generators"][distributed.rank()])
         if "modules" not in checkpoint:
             learning = [name for name, module in found.items() if any(p.requires_grad for p in module.parameters())]
             if learning:
@@ -179,7 +184,8 @@ def modules_of(part: Any, name: str, *, trained_only: bool = True) -> dict[str, 
         return modules_of(part.__self__, name, trained_only=trained_only)
     if isinstance(part, types.FunctionType):
         used = inspect.getclosurevars(part)
-        held = _collected({**used.globals, **used.nonlocals}, name)
+        defaults = dict(enumerate(part.__defaults__ or ())) | (part.__kwdefaults__ or {})
+        held = _collected({**used.globals, **used.nonlocals, **defaults}, name)
         learns = {key: any(p.requires_grad for p in module.parameters()) for key, module in held.items()}
         return {key: module for key, module in held.items() if learns[key] or not trained_only}
     return _collected(getattr(part, "__dict__", {}), name)

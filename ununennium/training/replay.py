@@ -45,7 +45,8 @@ class ReplayableLoader:
         self._is_persistent = is_torchs and loader.persistent_workers and loader.num_workers > 0
         self._before = (0, 0)
         """Samples and batches of the running epoch that were consumed in batches of another size."""
-        self._is_rebatched = False
+        self._is_ahead_otherwise = False
+        """Whether a lazy sampler was drawn from further ahead, or less far, than it is here at the same batch."""
         self._watched = [type(each).__name__ for each in samplers_of(loader) if is_torchs and _must_be_watched(each)]
         self._order = IndexOrder(getattr(loader, self._index_sampler)) if is_torchs else None
 
@@ -74,9 +75,9 @@ class ReplayableLoader:
         if batches_done:
             self._check_order(digest, batches_done)
             set_random_state(now["global"])
-            if not self._is_rebatched:  # else it was drawn ahead in steps of another size
+            if not self._is_ahead_otherwise:
                 self._set_generators(now["generators"])
-        self._is_rebatched = False
+        self._is_ahead_otherwise = False
         return batches
 
     def iterate(self, epoch: int, *, replay: bool = False, skip: int = 0) -> Iterator[Any]:
@@ -122,6 +123,12 @@ class ReplayableLoader:
         return next((size for size in sizes if isinstance(size, int) and size), 0)
 
     @property
+    def _ahead(self) -> int:
+        """Batches that workers may read ahead."""
+        workers: int = getattr(self.loader, "num_workers", 0)
+        return workers * (getattr(self.loader, "prefetch_factor", None) or 0)
+
+    @property
     def _index_sampler(self) -> str:
         return "sampler" if self.loader.batch_sampler is None else "batch_sampler"
 
@@ -149,6 +156,7 @@ class ReplayableLoader:
             "layout": self._layout(),
             "order": self._order.digest(batches_done) if self._order is not None and self._watched else None,
             "before": list(self._before),
+            "ahead": self._ahead,
         }
 
     @property
@@ -193,8 +201,9 @@ class ReplayableLoader:
             self._order.expected = state["order"]
         samples, batches = state["before"]
         size = state["layout"].get("batch size", 0)
-        self._is_rebatched = batches_done > 0 and size != self._batch_size
-        if self._is_rebatched:
+        is_rebatched = batches_done > 0 and size != self._batch_size
+        self._is_ahead_otherwise = is_rebatched or state.get("ahead", self._ahead) != self._ahead
+        if is_rebatched:
             samples, batches = samples + (batches_done - batches) * size, batches_done
         self._before = (samples, batches)
         if self._is_persistent and samples:
@@ -280,7 +289,7 @@ class ReplayableLoader:
             values = ((key, getattr(sampler, key, None)) for key in _ORDER)
             chosen = ", ".join(f"{key}={value}" for key, value in values if isinstance(value, int))
             found[f"sampler {place}"] = f"{type(sampler).__name__}({chosen})"
-        own = [path for path in generators_of(loader) if not path.startswith("dataset")]
+        own = [path for path in generators_of(loader) if not path.startswith(("dataset", "collate_fn"))]
         if own:
             found["generators"] = ", ".join(sorted(own))
         return found

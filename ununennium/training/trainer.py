@@ -261,6 +261,7 @@ class Trainer:
         batches = 0
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.replays["train_loader"].undisturbed())
+            stack.enter_context(self.companions.generators.undisturbed())
             for callback in self.callbacks:
                 stack.enter_context(callback.around_validation(self))
             distributed.broadcast_buffers(self.module)  # a callback may have put others in, such as averages
@@ -290,8 +291,7 @@ class Trainer:
     def _validate_batch(self, batch: Any, loss: WeightedSum) -> None:
         image, target, valid = self._prepare(batch, training=False)
         with self.precision.autocast():
-            output = self._parallel.validation(image)
-        output = as_float32(output)
+            output = as_float32(self._parallel.validation(image))
         value, weight, is_mean, _ = self.objective(output, target, valid)
         loss.add(value * weight if is_mean else value, weight)
         for hook in self._hooks["on_validation_batch"]:
