@@ -78,6 +78,13 @@ def smp_lovasz():
     return smp.losses.LovaszLoss("multiclass", ignore_index=255)
 
 
+def with_default(module):
+    def loss(output, target, inner=module):
+        return inner(output, target)
+
+    return loss
+
+
 LOSSES = {
     "function": lambda: mean_of_labelled,
     "partial": lambda: functools.partial(F.cross_entropy, ignore_index=255),
@@ -86,6 +93,7 @@ LOSSES = {
     "wrapper": lambda: Learned(Focal()),
     "wrapper of torch's": lambda: Learned(nn.CrossEntropyLoss(ignore_index=255)),
     "closure": lambda: (lambda inner: lambda output, target: inner(output, target))(Focal()),
+    "default": lambda: with_default(Focal()),
     "smp's focal": smp_focal,
     "smp's Lovasz": smp_lovasz,
 }
@@ -155,6 +163,31 @@ def test_a_mask_without_a_valid_pixel_counts_for_nothing(kit):
     history = trainer.fit()
     assert math.isfinite(history["train_loss"][0])
     assert math.isfinite(history["val_loss"][0])
+
+
+@pytest.mark.parametrize("wrap", [lambda mask: {"mask": mask, "edges": mask}, lambda mask: [mask, mask]])
+@pytest.mark.parametrize("size", [1, 2])
+def test_targets_of_several_parts_are_ignored_and_weighed_by_samples_too(kit, wrap, size):
+    """correctness 7, 88: a batch none of whose parts has a label counts for nothing, any other one by its samples."""
+    tiles = kit.tiles([1.0, 0.5, 0.0, 0.7])
+    first = tuple(torch.cat(parts) for parts in zip(*tiles[:size], strict=True))
+    batches = [first, *tiles[size:]]
+
+    def of_parts(output, target):
+        parts = target.values() if isinstance(target, dict) else target
+        return sum(mean_of_labelled(output, part) for part in parts) / len(parts)
+
+    results = []
+    for targets, loss in ((wrap, of_parts), (lambda mask: mask, mean_of_labelled)):
+        data = [(image, targets(mask)) for image, mask in batches]
+        model = kit.segmenter()
+        config = TrainerConfig(device="cpu", mixed_precision=False, epochs=2, accumulation_steps=3)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        history = Trainer(model, optimizer, loss, data, data, None, [], config, ignore_index=255).fit()
+        results.append((kit.weights(model), history["train_loss"], history["val_loss"]))
+    for one, two in zip(results[0][0], results[1][0], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+    assert results[0][1:] == tuple(pytest.approx(values) for values in results[1][1:])
 
 
 def test_nan_with_valid_pixels_is_still_an_error(kit):

@@ -147,6 +147,12 @@ def test_settings_that_contradict_the_scheduler_are_refused(kit):
         )  # fmt: skip
 
 
+def test_what_cannot_step_is_no_scheduler(kit):
+    """correctness 89"""
+    with pytest.raises(ConfigError, match=r"scheduler = 'dict': has no step\(\)"):
+        kit.trainer(kit.model(), kit.loader(), scheduler={"max_lr": 0.1})
+
+
 def one_cycle(optimizer, total):
     return lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=total)
 

@@ -153,13 +153,16 @@ class Objective:
         if isinstance(answer, tuple):
             total, weight = answer
             return WeightedLoss(_scalar(total), weight, is_mean=False, full_weight=_num_elements(target))
-        samples = float(len(target))
+        samples = _num_samples(output, target)
         return WeightedLoss(_scalar(answer), samples, is_mean=True, full_weight=samples)
 
     def _has_any(self, target: Any, valid: Any) -> bool | Tensor:
         """Tell whether anything in ``target`` is valid: known here on the CPU, a 0-dim tensor on a device."""
         labelled = None
-        if isinstance(target, Tensor) and self.ignore_index is not None:
+        if not isinstance(target, Tensor) and self.ignore_index is not None:
+            parts = [_differs(part, self).any() for part in _tensors_in(target)]
+            labelled = torch.stack(parts).any() if parts else None
+        elif self.ignore_index is not None:
             if target.is_cpu and valid is None and target.numel() and _differs(target[(0,) * target.ndim], self):
                 return True  # one look instead of a count, for most batches
             labelled = _differs(target, self)
@@ -177,8 +180,8 @@ class Objective:
         A loss over nothing may be NaN, and so may its derivative, by which a zero would be multiplied. Hence where
         nothing is valid the loss is given a target in which all is, and its gradient is replaced by zeros.
         """
-        if isinstance(target, Tensor) and self.ignore_index is not None:
-            target = torch.where(has_any, target, torch.full_like(target, 1 if self.ignore_index == 0 else 0))
+        if self.ignore_index is not None:
+            target = _filled(target, has_any, 1 if self.ignore_index == 0 else 0)
         if isinstance(valid, Tensor):
             valid = torch.where(has_any, valid, torch.ones_like(valid))
         loss = self._call(_gated(output, has_any), target, valid)
@@ -270,17 +273,28 @@ def _gated(output: Any, is_open: Tensor) -> Any:
 
 def _zero_over(output: Any) -> Tensor:
     """Zero, from which a backward pass reaches all that made ``output``, as DistributedDataParallel needs it."""
-    tensors = list(_tensors_in(output))
+    tensors = [tensor for tensor in _tensors_in(output) if tensor.requires_grad]
     zero: Tensor = _Zero.apply(*tensors) if tensors else torch.zeros((), requires_grad=torch.is_grad_enabled())
     return zero
 
 
-def _tensors_in(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        if output.requires_grad:
-            yield output
+def _filled(target: Any, is_kept: Tensor, value: int) -> Any:
+    """``target`` where ``is_kept``, else ``value`` everywhere; plain dicts, lists and tuples too."""
+    if isinstance(target, Tensor):
+        return torch.where(is_kept, target, torch.full_like(target, value))
+    if type(target) is dict:
+        return {key: _filled(each, is_kept, value) for key, each in target.items()}
+    if type(target) in (list, tuple):
+        return type(target)(_filled(each, is_kept, value) for each in target)
+    return target
+
+
+def _tensors_in(parts: Any) -> Iterator[Tensor]:
+    """The tensors of an output or a target."""
+    if isinstance(parts, Tensor):
+        yield parts
         return
-    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
+    parts = parts.values() if isinstance(parts, Mapping) else parts if isinstance(parts, list | tuple) else ()
     for part in parts:
         yield from _tensors_in(part)
 
@@ -294,6 +308,15 @@ def _differs(target: Tensor, objective: Objective) -> Tensor:
 
 def _num_elements(target: Any) -> float:
     return float(target.numel()) if isinstance(target, Tensor) else float(len(target))
+
+
+def _num_samples(output: Any, target: Any) -> float:
+    """Samples of the batch: a target of several parts has as many as the output."""
+    if not isinstance(target, Tensor):
+        for part in _tensors_in(output):
+            if part.ndim:
+                return float(len(part))
+    return float(len(target))
 
 
 def _scalar(value: Any) -> Tensor:

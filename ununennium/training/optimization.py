@@ -18,6 +18,10 @@ from ununennium.training.precision import Precision
 
 logger = logging.getLogger(__name__)
 
+_UNLABELLED = (
+    "; if a batch may be without labels, give Trainer(ignore_index=...), or a loss that has an attribute ignore_index"
+)
+
 
 class StepResult(NamedTuple):
     """What became of a window.
@@ -200,7 +204,9 @@ class Skips:
             NonFiniteError: it is one too many.
         """
         self._in_a_row = 0 if result.is_empty else self._in_a_row + 1
-        why = "no valid pixel in its window" if result.is_empty else f"the gradient's norm is {result.norm}"
+        why = f"the gradient's norm is {result.norm}{_UNLABELLED}"
+        if result.is_empty:
+            why = "no valid pixel in its window"
         logger.warning("%s: optimizer step skipped, %s", place, why)
         if self._in_a_row >= self._limit:
             raise NonFiniteError(

@@ -37,6 +37,8 @@ class Schedule:
 
     def __init__(self, scheduler: Any, interval: Interval, monitor: str | None, *, has_validation: bool) -> None:
         self.scheduler = scheduler
+        if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+            raise ConfigError("scheduler", type(scheduler).__name__, "has no step(); give one of torch's or timm's")
         self._is_timms = hasattr(scheduler, "step_update") and not isinstance(scheduler, lr_scheduler.LRScheduler)
         inner = getattr(scheduler, "lr_scheduler", None) if self._is_timms else scheduler
         self._plateau = inner if isinstance(inner, lr_scheduler.ReduceLROnPlateau) else None
