@@ -129,6 +129,9 @@ def test_arguments_that_name_files_urls_or_code_are_refused(target, kwargs):
         ("torchvision.models:resnet18", {"weights": "DEFAULT"}),
         ("torchvision.models:get_model", {"name": "resnet18", "weights": "IMAGENET1K_V1"}),
         ("torchvision.models.segmentation:fcn_resnet50", {"aux_loss": False}),
+        ("torchvision.models:get_model", {"name": "LRASPP_mobilenet_v3_large"}),
+        ("segmentation_models_pytorch:Unet", {"encoder_name": "resnet18"}),
+        ("segmentation_models_pytorch:create_model", {"arch": "unet", "encoder_name": "resnet18"}),
         ("torchvision.models:ResNet", {"block": None}),
     ],
 )  # fmt: skip

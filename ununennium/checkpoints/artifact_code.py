@@ -96,9 +96,10 @@ def build_from_artifact(
     if not _lists_itself(path):
         _check_arguments(path, kwargs, field, trusted)
     given = dict(kwargs)
-    given.update({name: value for name, value in _FETCHED_WEIGHTS.items() if name in given})
     package = split_path(path)[0].partition(".")[0]
-    given.update({name: None for name in _FETCHED_WEIGHTS_OF.get(package, ()) if name in given or _takes(found, name)})
+    fetched = _FETCHED_WEIGHTS | dict.fromkeys(_FETCHED_WEIGHTS_OF.get(package, ()))
+    makers = [found, _named_builder(found, given)] if is_listed(path, PACKAGES) else []  # their defaults may fetch too
+    given.update({k: v for k, v in fetched.items() if k in given or any(_takes(maker, k) for maker in makers)})
     return call(found, path, given, field=field, **runtime)
 
 
@@ -147,6 +148,14 @@ def _builder(models: ModuleType, name: str) -> Any:
     if name not in models.list_models():
         return None
     return models.get_model_builder(name) if hasattr(models, "get_model_builder") else getattr(models, name, None)
+
+
+def _named_builder(found: Any, kwargs: Mapping[str, Any]) -> Any:
+    """The function to which torchvision's ``get_model`` hands its keyword arguments; None for all else."""
+    home, name = getattr(found, "__module__", None), getattr(found, "__name__", None)
+    if f"{home}:{name}" != "torchvision.models._api:get_model":
+        return None
+    return _builder(sys.modules["torchvision.models"], str(kwargs.get("name", "")).lower())
 
 
 def _lists_itself(path: str) -> bool:
