@@ -39,16 +39,18 @@ _NAMES = (
 """Parameters of URLs whose value is a secret, in any case."""
 _ANY_NAME = "|".join(re.escape(name).replace("_", "[_-]") for name in sorted(_NAMES, key=len, reverse=True))
 _PREFIX = r"(?:header\.(?:[\w-]+-)?|[\w-]+[_.-])?"
-_BEFORE = r"(?:[?&;](?:amp;)?|\\u0026|%(?:25)*(?:3F|26|3B))"
+_BEFORE = r"(?:[?&;#](?:amp;)?|\\u0026|%(?:25)*(?:3F|26|3B))"
 _EQUALS = r"(?:=|%(?:25)*3D)"
 _VALUE = r"(?:(?!%(?:25)*(?:26|3B)|\\u0026)[^&;\s'\"<>])+"
-_SECRET_PARAMETER = rf"{_PREFIX}(?:{_ANY_NAME})|header\.cookie"
+_SECRET_PARAMETER = rf"{_PREFIX}(?:{_ANY_NAME}|secret_access_key|account_key)|header\.cookie"
 _PARAMETER = re.compile(rf"({_BEFORE}(?:{_SECRET_PARAMETER}|key){_EQUALS})(?!\*\*\*){_VALUE}", re.IGNORECASE)
 _REFUSED = re.compile(
     rf"{_BEFORE}(?:{_SECRET_PARAMETER}){_EQUALS}{_VALUE}|{_BEFORE}key{_EQUALS}[\w-]{{16,}}(?=$|[&;\s'\"<>])",
     re.IGNORECASE,
 )
 """The same where a setting is refused; ``key`` is often the path of an object, and then no secret."""
+_ASSIGNED = re.compile(r"((?:^|[\s:])(?:password|passwd|pwd)\s?=\s?['\"]?)(?!\*\*\*)[^\s'\",)]+", re.IGNORECASE)
+"""A password in a connection string of GDAL's database drivers: ``PG:host=h user=u password=p``."""
 _HEADER = re.compile(r"\b((?:Bearer|Basic)(?:\s+|%20|\+))(?=[\w.~+/%-]*\d)[\w.~+/%-]{12,}=*", re.IGNORECASE)
 _AUTHORIZATION = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:Bearer|Basic|Token)\s+)[^\s'\",]+", re.IGNORECASE)
 
@@ -90,7 +92,7 @@ def redact(text: str) -> str:
     if "://" in text:
         text = _USERINFO.sub(HIDDEN, text)
     if "=" in text or "3d" in text.lower():
-        text = _PARAMETER.sub(rf"\g<1>{HIDDEN}", text)
+        text = _ASSIGNED.sub(rf"\g<1>{HIDDEN}", _PARAMETER.sub(rf"\g<1>{HIDDEN}", text))
     if "%" in text:
         text = _ENCODED_USERINFO.sub(HIDDEN, text)
     return _HEADER.sub(rf"\g<1>{HIDDEN}", _AUTHORIZATION.sub(rf"\g<1>{HIDDEN}", text))
@@ -107,7 +109,7 @@ def holds_credentials(text: str) -> bool:
     Parts that are percent-encoded, also twice, are looked at decoded.
     """
     for _ in range(3):
-        if _USERINFO.search(text) or _REFUSED.search(text) or _HEADER.search(text):
+        if any(pattern.search(text) for pattern in (_USERINFO, _REFUSED, _ASSIGNED, _HEADER)):
             return True
         decoded = unquote(text)
         if decoded == text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def read(text: str) -> Any:
         ("a: !!bool maybe", "'maybe' is no bool"),
         ("a: !!timestamp x", "could not determine a constructor"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ('a: "\\U00110000"', "line 1, column 7: an escape sequence of no character"),
+        ("a: {<<: {b: 1}, <<: {c: 2}}", "the key '<<' is there twice"),
         ("a: *missing", "found undefined alias"),
         ("a: 1\n---\nb: 2", "expected a single document"),
         ("? [a]\n: 1", "unhashable key"),
@@ -176,6 +179,8 @@ def load(tmp_path: Path, text: str, *overrides: str) -> RunConfig:
         ("data.classes", "[no, yes]", "data.classes.0 = False: give text, in quotes: 'False'"),
         ("data.split.holdout_from", "18.05.2026", "write a day as 2026-05-18"),
         ("storage", "'s3://'", "storage = 's3://': the URL names no bucket or host"),
+        ("storage", '"runs\\0"', "leave out NUL and lone surrogates"),
+        ("model", '{target: "a:B", kwargs: {sizes: ["\\ud800"]}}', "leave out NUL and lone surrogates"),
     ],
 )
 def test_a_wrong_number_or_kind_is_refused_in_plain_words(
@@ -248,3 +253,18 @@ def test_a_folder_or_a_fifo_is_no_configuration(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "pipe.yaml"):
         with pytest.raises(ConfigError, match="cannot be read: it is no file"):
             RunConfig.load(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.kwargs." + "a." * 20_000 + "b=1", "goes through more than 64 sections"),
+        ("data.classes.²=water", "data.classes has items 0..1"),
+        ("data.classes." + "9" * 5000 + "=water", "data.classes has items 0..1"),
+        ("data.classes.-1=water", "data.classes has items 0..1"),
+    ],
+)
+def test_an_override_that_leads_nowhere_is_refused(override: str, message: str, tmp_path: Path) -> None:
+    """correctness 94: whatever stands before the equals sign."""
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(tmp_path, BASE, override)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ununennium.config.yaml_text import read_yaml
+from ununennium.config.yaml_text import MAX_DEPTH, read_yaml
 from ununennium.errors import ConfigError
 from ununennium.hints import did_you_mean
 
@@ -62,6 +62,8 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
     for override in overrides:
         path, equals, text = override.partition("=")
         keys = path.strip().split(".")
+        if len(keys) > MAX_DEPTH:
+            raise ConfigError("overrides", f"{override[:60]}...", f"goes through more than {MAX_DEPTH} sections")
         if not equals or not all(keys):
             raise ConfigError("overrides", override, "write path=value, such as trainer.epochs=5")
         value = read_yaml(text, field="overrides", value=override)
@@ -69,7 +71,7 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
         for depth, key in enumerate(keys):
             last = depth == len(keys) - 1
             if isinstance(node, list):
-                if not key.isdigit() or int(key) >= len(node):
+                if key not in map(str, range(len(node))):
                     raise ConfigError("overrides", override, f"{'.'.join(keys[:depth])} has items 0..{len(node) - 1}")
                 slot: Any = int(key)
             elif isinstance(node, dict):

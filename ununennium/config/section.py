@@ -20,6 +20,7 @@ Location = Annotated[str, Field(json_schema_extra={"not": {"pattern": CREDENTIAL
 _LARGEST = 2**53
 """Whole numbers beyond it lose digits in JSON; no setting needs one."""
 _LEADING_ZERO = re.compile(r"^[-+]?0[0-9_]+$")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _NO_PLACE = re.compile(r"^(s3a?|gc?s|az|abfss?|https?)://*$", re.IGNORECASE)
 
 
@@ -59,6 +60,8 @@ class Section(BaseModel):
                     "environment: AWS_* for S3, AZURE_STORAGE_* for Azure, GDAL_HTTP_USERPWD=user:password or "
                     "GDAL_HTTP_HEADERS for web servers"
                 )
+            if isinstance(each, str) and _NO_TEXT.search(each):
+                raise ValueError("leave out NUL and lone surrogates: no file can hold them")
             if isinstance(each, str) and _NO_PLACE.match(each):
                 raise ValueError("the URL names no bucket or host; write s3://bucket/prefix")
             if isinstance(each, float) and not math.isfinite(each):

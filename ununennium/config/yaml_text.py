@@ -13,6 +13,7 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
+from yaml.scanner import ScannerError
 
 from ununennium.errors import ConfigError
 
@@ -98,7 +99,7 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
                     raise ComposerError(None, None, f"the key {key.value[:80]!r} is there twice", key.start_mark)
                 seen.add((key.tag, key.value))
@@ -111,6 +112,14 @@ class _Loader(yaml.SafeLoader):
             kind = node.tag.rpartition(":")[2]
             problem = f"{str(node.value)[:80]!r} is no {kind}" if isinstance(node, yaml.ScalarNode) else str(error)
             raise ConstructorError(None, None, problem, node.start_mark) from None
+
+    def scan_flow_scalar_non_spaces(self, double: bool, start_mark: yaml.Mark) -> list[str]:
+        try:
+            chunks: list[str] = super().scan_flow_scalar_non_spaces(double, start_mark)
+        except (ValueError, OverflowError):
+            problem = "an escape sequence of no character"
+            raise ScannerError(None, None, problem, self.get_mark()) from None
+        return chunks
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         """A number of a size that a setting can have."""
