@@ -161,6 +161,25 @@ def test_an_attribute_of_other_class_names_is_said(make, image):
     assert _labels(make, image, path, label_value=1)[1] == []
 
 
+@pytest.mark.parametrize("dtype", [int, float, str])
+def test_values_of_a_mapping_are_the_class_without_a_setting(make, image, dtype):
+    """correctness 78: shapes of several classes are not made one class in silence."""
+    values = [dtype(value) for value in [8, 9] * 8]
+    label = _write(make, "values.gpkg", {"code": values, "floors": [1, 2, 3, 4] * 4})
+    labels, _ = _labels(make, image, label, classes={8: "built", 9: "water"})
+    np.testing.assert_array_equal(labels, _expected(_boxes(), np.array([0, 1] * 8), fill=255))
+    labels, _ = _labels(make, image, label, classes={8: "built", 9: "water"}, label_value=9)
+    np.testing.assert_array_equal(labels, _expected(_boxes(), 1))
+
+
+@pytest.mark.parametrize("values", [[0, 1] * 8, [False, True] * 8, [1.0, 0.0] * 8])
+def test_numbers_of_classes_that_are_not_read_are_said(make, image, values):
+    label = _write(make, "numbers.gpkg", {"kind": values})
+    labels, notes = _labels(make, image, label)
+    np.testing.assert_array_equal(labels, _expected(_boxes()))
+    assert any("kind: " in note and "label_field names an attribute" in note for note in notes)
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.float64, str])
 def test_attribute_values_with_gaps(make, image, dtype):
     codes = np.array([8, 10] * 8).astype(dtype)

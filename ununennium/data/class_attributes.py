@@ -21,14 +21,17 @@ _MOST_NAMED = 6
 _STRAY_SHARE = 0.05
 """Share of class names below which they are a coincidence in an attribute whose values are mostly different."""
 
+_PLAIN = ("OFTString", "OFTInteger", "OFTInteger64", "OFTReal")
+
 Columns = Mapping[str, npt.NDArray[Any]]
 
 
 def with_attribute(scene: Scene, numbers: ClassNumbers) -> Scene:
     """A scene with the class attribute of its vector labels, and what lies outside of its shapes.
 
-    The attribute is the only text with nothing but class names. Pixels outside of all shapes are unlabelled if some
-    shape is of the first class, which then is no background.
+    The attribute is the only text with nothing but class names, else the only one with nothing but the values that the
+    configuration maps to classes. Pixels outside of all shapes are unlabelled if some shape is of the first class,
+    which then is no background.
 
     Args:
         scene: any scene; one without vector labels stays as it is.
@@ -50,11 +53,11 @@ def with_attribute(scene: Scene, numbers: ClassNumbers) -> Scene:
 
 
 def _columns(scene: Scene) -> Columns:
-    """Values of the attribute that is configured, or of all text attributes."""
+    """Values of the attribute that is configured, or of all attributes of text or numbers."""
     assert scene.label is not None
     info = layer_info(scene.label, scene.label_layer, f"labels of scene {scene.name!r}")
-    texts = [str(name) for name, kind in zip(info["fields"], info["ogr_types"], strict=True) if kind == "OFTString"]
-    wanted = [scene.label_field] if scene.label_field else texts
+    plain = [str(name) for name, kind in zip(info["fields"], info["ogr_types"], strict=True) if kind in _PLAIN]
+    wanted = [scene.label_field] if scene.label_field else plain
     if not wanted:
         return {}
     meta, _, columns = read_table(scene.label, layer=scene.label_layer, columns=wanted, read_geometry=False)
@@ -63,13 +66,16 @@ def _columns(scene: Scene) -> Columns:
 
 def _find(scene: Scene, columns: Columns, numbers: ClassNumbers) -> str | None:
     """Name of the class attribute; None if every shape is of one class."""
+    texts = {name: values for name, values in columns.items() if values.dtype.kind == "O"}
     names = set(numbers.classes)
-    fits = [name for name, values in columns.items() if len(values) and names.issuperset(values)]
+    fits = [name for name, values in texts.items() if len(values) and names.issuperset(values)]
+    if not fits and scene.label_value is None:
+        fits = [name for name, values in columns.items() if _holds_values(values, numbers)]
     if fits and all(np.array_equal(columns[fits[0]], columns[other]) for other in fits[1:]):
         if scene.label_value not in (None, 1):
             warnings.warn(
                 f"labels of scene {scene.name!r}: classes are read from the attribute {fits[0]!r}, which holds nothing "
-                f"but class names; label_value = {scene.label_value} is not used",
+                f"but classes; label_value = {scene.label_value} is not used",
                 stacklevel=5,
             )
         return fits[0]
@@ -78,16 +84,22 @@ def _find(scene: Scene, columns: Columns, numbers: ClassNumbers) -> str | None:
     file = f"labels of scene {scene.name!r}: {scene.label}"
     if fits:
         raise DataError(
-            f"{file}: the attributes {', '.join(map(repr, fits))} hold nothing but class names, and differ; name one "
+            f"{file}: the attributes {', '.join(map(repr, fits))} hold nothing but classes, and differ; name one "
             "in label_field"
         )
-    near = {name: values for name, values in columns.items() if _nearly_fits(values, numbers)}
+    near = {name: values for name, values in texts.items() if _nearly_fits(values, numbers)}
     if len(near) == 1 and scene.label_unknown == "unlabelled":
         return next(iter(near))
     if near:
         raise DataError(f"{file}: {_complaint(near, numbers)}")
     _tell_values(columns, scene, numbers, file)
     return None
+
+
+def _holds_values(values: npt.NDArray[Any], numbers: ClassNumbers) -> bool:
+    """Whether an attribute holds nothing but values that the configuration gives its classes, more than one of them."""
+    found = set(values.tolist()) if numbers.of_value else set()
+    return len(found) > 1 and None not in numbers.of_attributes(found)
 
 
 def _nearly_fits(values: npt.NDArray[Any], numbers: ClassNumbers) -> bool:
@@ -119,7 +131,8 @@ def _tell_values(columns: Columns, scene: Scene, numbers: ClassNumbers, file: st
     for name, values in columns.items():
         texts = [str(value) for value in values if not is_empty(value)]
         distinct = sorted(set(texts))
-        if 1 < len(distinct) <= len(texts) / 2:
+        known = values.dtype.kind == "O" or any(numbers.of_attribute(value) is not None for value in values)
+        if known and 1 < len(distinct) <= len(texts) / 2:
             some = ", ".join(map(repr, distinct[:_MOST_NAMED])) + (" ..." if len(distinct) > _MOST_NAMED else "")
             warnings.warn(
                 f"{file}: no attribute holds class names ({name}: {some}), so every shape is "
