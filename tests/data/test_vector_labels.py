@@ -172,6 +172,17 @@ def test_values_of_a_mapping_are_the_class_without_a_setting(make, image, dtype)
     np.testing.assert_array_equal(labels, _expected(_boxes(), 1))
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.float64, str])
+def test_values_of_a_mapping_that_nearly_fit_are_an_error(make, image, dtype):
+    """correctness 78: one value that no class has makes no class of all shapes."""
+    values = [dtype(value) for value in [8, 9, 8, 7] * 4]
+    label = _write(make, "values.gpkg", {"code": values})
+    with pytest.raises(DataError, match=r"4 of 16 shapes have no class by the attribute 'code', shape 4 the first"):
+        _labels(make, image, label, classes={8: "built", 9: "water"})
+    labels, _ = _labels(make, image, label, classes={8: "built", 9: "water"}, label_unknown="unlabelled")
+    np.testing.assert_array_equal(labels, _expected(_boxes(), np.array([0, 1, 0, 255] * 4), fill=255))
+
+
 @pytest.mark.parametrize("values", [[0, 1] * 8, [False, True] * 8, [1.0, 0.0] * 8])
 def test_numbers_of_classes_that_are_not_read_are_said(make, image, values):
     label = _write(make, "numbers.gpkg", {"kind": values})

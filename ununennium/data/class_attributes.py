@@ -88,6 +88,7 @@ def _find(scene: Scene, columns: Columns, numbers: ClassNumbers) -> str | None:
             "in label_field"
         )
     near = {name: values for name, values in texts.items() if _nearly_fits(values, numbers)}
+    near |= {name: values for name, values in columns.items() if _nearly_holds_values(values, numbers)}
     if len(near) == 1 and scene.label_unknown == "unlabelled":
         return next(iter(near))
     if near:
@@ -97,9 +98,17 @@ def _find(scene: Scene, columns: Columns, numbers: ClassNumbers) -> str | None:
 
 
 def _holds_values(values: npt.NDArray[Any], numbers: ClassNumbers) -> bool:
-    """Whether an attribute holds nothing but values that the configuration gives its classes, more than one of them."""
+    """Tell whether an attribute holds nothing but values that classes are given, more than one of them."""
     found = set(values.tolist()) if numbers.of_value else set()
     return len(found) > 1 and None not in numbers.of_attributes(found)
+
+
+def _nearly_holds_values(values: npt.NDArray[Any], numbers: ClassNumbers) -> bool:
+    """Tell whether most shapes have a value that the configuration gives a class, and values repeat themselves."""
+    if not numbers.of_value:
+        return False
+    known = [numbers.of_attribute(value) is not None for value in values.tolist()]
+    return 2 * sum(known) >= len(known) > 0 and len(set(values.tolist())) <= len(known) / 2
 
 
 def _nearly_fits(values: npt.NDArray[Any], numbers: ClassNumbers) -> bool:
@@ -110,11 +119,16 @@ def _nearly_fits(values: npt.NDArray[Any], numbers: ClassNumbers) -> bool:
     return bool(hits) and (hits >= _STRAY_SHARE * len(texts) or len(set(texts)) <= len(texts) / 2)
 
 
+def _is_class(value: Any, numbers: ClassNumbers) -> bool:
+    """Tell whether a value is a class name, or a value that the configuration gives a class."""
+    return value in numbers.classes or bool(numbers.of_value and numbers.of_attribute(value) is not None)
+
+
 def _complaint(near: Columns, numbers: ClassNumbers) -> str:
     """Count and name what does not fit, for each attribute that nearly does."""
     parts = []
     for name, values in list(near.items())[:_MOST_NAMED]:
-        wrong = [place for place, value in enumerate(values) if value not in numbers.classes]
+        wrong = [place for place, value in enumerate(values) if not _is_class(value, numbers)]
         parts.append(
             f"{len(wrong)} of {len(values)} shapes have no class by the attribute {name!r}, shape {wrong[0] + 1} the "
             f"first: {name} = {numbers.complaint(values[wrong])} is no class"
