@@ -209,6 +209,18 @@ def test_a_contract_that_lacks_something_is_refused(tmp_path):
             write_artifact(tmp_path, {}, incomplete)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("mean", [None]), ("std", [float("nan")]), ("mean", ["0"]), ("band_names", 5), ("band_tags", True)],
+)
+def test_a_contract_whose_bands_are_described_by_nonsense_is_refused(tmp_path, key, value):
+    """correctness 91: statistics that are no numbers would make maps of NaN."""
+    spoilt = contract()
+    (spoilt["statistics"] if key in spoilt["statistics"] else spoilt)[key] = value
+    with pytest.raises(ConfigError, match=key):
+        write_artifact(tmp_path, {}, spoilt)
+
+
 def test_a_contract_is_strict_json(tmp_path):
     """NaN is no JSON: readers in other languages refuse it."""
     artifact(tmp_path)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,12 @@ def check_contract(contract: Mapping[str, Any]) -> None:
         times = repeats if count == "in_channels" else 1
         if not isinstance(values, list | tuple) or len(values) * times != model[count]:
             raise ConfigError(field, values, f"needs one entry for each of the model's {count} = {model[count]}")
+    for field in ("contract.statistics.mean", "contract.statistics.std"):
+        if not all(isinstance(value, Real) and math.isfinite(value) for value in lengths[field][0]):
+            raise ConfigError(field, lengths[field][0], "needs finite numbers")
     for key in ("band_names", "band_tags", "band_nodata"):
         values = contract.get(key) or contract["bands"]
-        if len(values) != len(contract["bands"]):
+        if not isinstance(values, list | tuple) or len(values) != len(contract["bands"]):
             raise ConfigError(f"contract.{key}", values, f"needs one entry for each of {len(contract['bands'])} bands")
 
 
