@@ -268,3 +268,24 @@ def test_an_override_that_leads_nowhere_is_refused(override: str, message: str, 
     """correctness 94: whatever stands before the equals sign."""
     with pytest.raises(ConfigError, match=re.escape(message)):
         load(tmp_path, BASE, override)
+
+
+@pytest.mark.parametrize("kind", ["mapping", "list", "cycle"])
+def test_settings_without_an_end_are_refused_without_yaml_too(kind: str) -> None:
+    """correctness 94: they come from programs and parameters of flows as well."""
+    value: Any = 1
+    for _ in range(3000):
+        value = {"a": value} if kind == "mapping" else [value]
+    if kind == "cycle":
+        value = {}
+        value |= {"one": value, "two": [value, value]}
+    settings = {**read(BASE), "model": {"target": "a:B", "kwargs": {"x": value}}}
+    with pytest.raises(ConfigError, match="nested more than 64 deep"):
+        RunConfig.parse(settings)
+
+
+def test_a_name_holds_no_credentials_either() -> None:
+    """correctness 93"""
+    settings = {**read(BASE), "model": {"target": "a:B", "kwargs": {"https://u:p@host/x": 1}}}
+    with pytest.raises(ConfigError, match=r"model\.kwargs"):
+        RunConfig.parse(settings)

@@ -17,7 +17,7 @@ from ununennium.config.card import CardConfig
 from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, SceneConfig, SplitConfig
 from ununennium.config.launcher import LauncherConfig
-from ununennium.config.parsing import apply_overrides, as_config_error, load_settings
+from ununennium.config.parsing import apply_overrides, as_config_error, check_depth, load_settings
 from ununennium.config.section import Component, Location, PositiveInt, Section
 from ununennium.config.tracking import TrackingConfig
 from ununennium.config.yaml_text import write_yaml
@@ -214,6 +214,7 @@ class RunConfig(Section):
         """
         if not isinstance(settings, Mapping):
             raise ConfigError(source, settings, "a run configuration is a mapping of sections; see 'ununennium init'")
+        check_depth(settings, field=source)
         try:
             return cls.model_validate(settings, context={"stored": stored})
         except ValidationError as error:

@@ -86,6 +86,20 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
     return result
 
 
+def check_depth(settings: Mapping[str, Any], *, field: str) -> None:
+    """Refuse settings that whoever walks through them by recursion would not get to the end of.
+
+    Raises:
+        ConfigError: they are nested deeper than a YAML file may be, or stand inside of themselves.
+    """
+    level: list[Any] = [settings]
+    for _ in range(MAX_DEPTH + 1):
+        inner = [part for each in level for part in (each.values() if isinstance(each, Mapping) else each)]
+        level = list({id(each): each for each in inner if isinstance(each, Mapping | list | tuple)}.values())
+    if level:
+        raise ConfigError(field, "...", f"is nested more than {MAX_DEPTH} deep, or stands inside of itself")
+
+
 def as_config_error(model: type[BaseModel], error: ValidationError, settings: Mapping[str, Any]) -> ConfigError:
     """The first of pydantic's complaints, in our words."""
     problems = error.errors()

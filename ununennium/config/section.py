@@ -86,8 +86,9 @@ def is_stored(info: ValidationInfo) -> bool:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """Everything in a value as JSON has it that is neither mapping nor list; sections look after themselves."""
+    """Names, and all else that is neither mapping nor list in a value as JSON has it; sections check their own."""
     if isinstance(value, Mapping):
+        yield from value
         for each in value.values():
             yield from _leaves(each)
     elif isinstance(value, list | tuple):
