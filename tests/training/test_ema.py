@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from ununennium.errors import ConfigError
 from ununennium.training.callbacks import EMA, Callback
 from ununennium.training.callbacks.ema import averaged_weights
 
@@ -173,3 +174,20 @@ def test_a_checkpoint_with_averages_in_low_precision_still_loads(kit):
     for key, value in again.state_dict()["weights"].items():
         assert value.dtype == torch.float32
         assert torch.equal(value, weights[key].bfloat16().float())
+
+
+def test_an_expanded_buffer_is_averaged_as_others_are(kit):
+    """correctness 87: its elements share their memory, and are written once."""
+    model, plain = nn.Linear(4, 3), nn.Linear(4, 3)
+    plain.load_state_dict(model.state_dict())
+    model.register_buffer("scale", torch.full((1, 2), 0.5).expand(4, 2))
+    kit.trainer(model, kit.loader(), val_loader=kit.loader(), callbacks=[EMA(0.9)], epochs=2).fit()
+    kit.trainer(plain, kit.loader(), val_loader=kit.loader(), epochs=2).fit()
+    assert torch.equal(model.weight, plain.weight)
+    assert torch.equal(model.scale, torch.full((4, 2), 0.5))
+
+
+def test_weights_without_a_shape_are_refused_by_name(kit):
+    """correctness 87"""
+    with pytest.raises(ConfigError, match=r"EMA = 'weight': .*one batch before training"):
+        kit.trainer(nn.LazyLinear(3), kit.loader(), callbacks=[EMA(0.9)]).fit()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.training.callbacks.callback import Callback
@@ -61,6 +62,10 @@ class EMA(Callback):
         self._average = dict(state["weights"])
 
     def on_fit_start(self, trainer: Trainer) -> None:
+        lazy = [name for name, each in trainer.module.named_parameters() if is_lazy(each)]
+        if lazy:
+            remedy = "it has no shape yet, so that it cannot be averaged; call the model on one batch before training"
+            raise ConfigError("EMA", lazy[0], remedy)
         live = _weights(trainer)
         if not self._average:
             self._average = live
@@ -93,11 +98,11 @@ class EMA(Callback):
         self._swapped = True
         try:
             for key, value in live.items():
-                local(value).copy_(local(self._average[key]))
+                _distinct(local(value)).copy_(_distinct(local(self._average[key]), like=local(value)))
             yield
         finally:
             for value, held in raw:
-                value.copy_(held)
+                _distinct(value).copy_(_distinct(held, like=value))
             self._swapped = False
 
 
@@ -119,6 +124,15 @@ def _view(tensor: Tensor) -> tuple[Any, ...]:
     """The memory that ``tensor`` is a view of; equal for two names of one tensor."""
     part = local(tensor)
     return (part.data_ptr(), tuple(part.shape), part.stride(), part.dtype, str(part.device))
+
+
+def _distinct(tensor: Tensor, *, like: Tensor | None = None) -> Tensor:
+    """``tensor`` without the repeats of an expanded one, which cannot be written to; those of ``like`` if given."""
+    strides = (tensor if like is None else like).stride()
+    for dim, stride in enumerate(strides):
+        if stride == 0 and tensor.shape[dim] > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def _first_names(live: dict[str, Tensor]) -> dict[tuple[Any, ...], str]:
