@@ -202,7 +202,8 @@ def test_a_checkpoint_holds_everything_a_resume_needs(tmp_path, make_trainer):
     checkpoint = CheckpointStore.read(tmp_path)
     assert set(checkpoint) == {
         "model", "optimizer", "scheduler", "scaler", "state", "history", "callbacks", "random_states", "config",
-        "precision", "world_size", "versions", "running",
+        "precision", "world_size", "versions", "running", "loaders", "modules", "module_buffers",
+        "generators",
     }  # fmt: skip
     assert checkpoint["state"]["epoch"] == 1
     assert checkpoint["callbacks"]["EMA"]["weights"].keys() == checkpoint["model"].keys()

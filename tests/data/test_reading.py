@@ -113,7 +113,7 @@ def test_gdals_cache_is_bounded_unless_the_user_bounds_it(noisy, monkeypatch):
             dtypes=dataset.dtypes,
             read=lambda *_, **__: seen.append(_cache_max()),
         )
-        monkeypatch.setattr("rasterio.open", lambda _: spy)
+        monkeypatch.setattr("ununennium.data.raster.open_dataset", lambda *_: spy)
         monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
         window = rasterio.windows.Window(0, 0, 1, 1)
         LazyRaster(scene.images[0], "image", (96, 80)).read([1], window)

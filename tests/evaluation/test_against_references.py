@@ -45,6 +45,7 @@ def pines(tmp_path_factory):
             "scenes": [{"name": "pines", "image": str(folder / "indian_pines_200b.tif"),
                         "label": str(folder / "indian_pines_gt.tif")}],
             "classes": NAMES,
+            "allow_absent": NAMES[:1],
             "chip_size": 32,
             "split": {"block_size": 16, "buffer": 2, "validation": 0.2, "holdout": 0.4},
         }

@@ -98,7 +98,9 @@ def test_labels_that_change_degrade_the_champion_and_are_told_of_once(
     assert evaluate(config, tolerance=allowed, return_state=True).name == "Completed"
 
     # Another champion, and the way back.
-    second = retrain(config, overrides=["seed=1", "gate.min_improvement=-1", "gate.max_class_drop=null"])
+    second = retrain(
+        config, overrides=["seed=1", "gate.min_improvement=-1", "gate.max_class_drop=null", "gate.confidence=null"]
+    )
     assert second["champion"]["generation"] == 2
     state = rollback("watched", reason="looks odd", storage=config.storage, return_state=True)
     assert state.message.startswith(f"generation 3 of watched is version {first['champion']['version']} again")

@@ -144,7 +144,7 @@ def test_a_failing_rank_brings_its_own_traceback(prepared: Prepared) -> None:
 def test_a_setting_that_shows_itself_only_in_the_rank_is_one_line(prepared: Prepared) -> None:
     run = prepared("model.target=ununennium.models:NoSuchNet")
     result = launch(run, on_line=lambda line: None)
-    with pytest.raises(TrainingError, match=r"^model = .*has no attribute 'NoSuchNet'"):
+    with pytest.raises(TrainingError, match=r"^model\.target = .*has no attribute 'NoSuchNet'"):
         result.require_usable()
 
 
@@ -156,7 +156,7 @@ def test_a_run_is_not_continued_on_other_labels(prepared: Prepared, atlanta: Pat
     assert pipeline.train(run, on_line=lambda line: None).stop_reason == "completed"  # the same contents
     with rasterio.open(label, "r+") as dataset:
         dataset.write(1 - dataset.read())
-    with pytest.raises(DataError, match=r"scenes \(atlanta\) are not what they were .* start a new run"):
+    with pytest.raises(DataError, match=r"scenes \(atlanta\).* are not what they were .* start a new run"):
         pipeline.train(run)
 
 

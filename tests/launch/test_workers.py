@@ -124,7 +124,7 @@ def test_every_worker_that_is_killed_is_lost(
     index: Any = Index()
     calls: dict[str, Callable[[], Any]] = {
         "evaluation": lambda: evaluate_in_subprocess(run),
-        "smoke test": lambda: smoke_test(run.url, run.probe_file),
+        "smoke test": lambda: smoke_test(run.url, run.probe_file, run.run_file),
         "measurement": lambda: in_process(run.config(), run.storage, index, {}, on_line=print),
         "map": lambda: run_job(_job(tmp_path)),
     }
@@ -135,7 +135,7 @@ def test_every_worker_that_is_killed_is_lost(
 def test_a_smoke_test_that_is_too_slow_or_cannot_reach_the_storage_is_no_answer(tmp_path: Path) -> None:
     """correctness 96"""
     with pytest.raises(ProcessLost, match=r"the smoke test did not end in 0\.01 s"):
-        smoke_test(str(tmp_path), tmp_path / "probe.safetensors", timeout_s=0.01)
+        smoke_test(str(tmp_path), tmp_path / "probe.safetensors", tmp_path / "run.json", timeout_s=0.01)
 
 
 @pytest.mark.parametrize("error", [ProcessLost("x"), StorageUnavailable("x")])
