@@ -118,8 +118,10 @@ def georeference(dataset: Any) -> Georeference:
 
 
 def lie_together(one: Georeference, other: Georeference, height: int, width: int) -> bool:
-    """Whether two images of one size, which control points or polynomials place, have their pixels at the same places,
-    to half a pixel; also where one of them has no placement that is known here."""
+    """Tell whether two images of one size, which control points or polynomials place, share their pixels' places.
+
+    They do to half a pixel, and also where one of them has no placement that is known here.
+    """
     if one.source is None or other.source is None:
         return True
     if one.kind != other.kind or one.source["src_crs"] != other.source["src_crs"]:

@@ -46,7 +46,7 @@ class ReplayableLoader:
         self._before = (0, 0)
         """Samples and batches of the running epoch that were consumed in batches of another size."""
         self._is_ahead_otherwise = False
-        """Whether a lazy sampler was drawn from further ahead, or less far, than it is here at the same batch."""
+        """True where a lazy sampler was drawn from further ahead, or less far, than it is here at the same batch."""
         self._watched = [type(each).__name__ for each in samplers_of(loader) if is_torchs and _must_be_watched(each)]
         self._order = IndexOrder(getattr(loader, self._index_sampler)) if is_torchs else None
 
