@@ -21,7 +21,7 @@ from torch import nn
 from ununennium.checkpoints.artifact import write_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.config.maps import MapsConfig
-from ununennium.errors import CheckpointError, ConfigError, ProcessLost, StorageError
+from ununennium.errors import CheckpointError, ConfigError, ProcessLost
 from ununennium.mapping import make_job, run_job
 
 Promote = Callable[[float], str]
@@ -245,7 +245,7 @@ def test_settings_that_cannot_work_are_refused(promote: Promote, scenes: dict[st
     with pytest.raises(CheckpointError, match="has no version 'abc'"):
         make_job(config(), "abc")
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError):
+    with pytest.raises(ConfigError, match="which is no folder"):
         run_job(make_job(config(output="file")), on_line=lambda line: None)
     file = tmp_path / "maps.yaml"
     file.write_text(json.dumps({"model": "bright", "images": ["*.tif"]}))
