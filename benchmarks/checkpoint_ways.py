@@ -168,7 +168,7 @@ class Dcp:
 
 class Ours:
     def __init__(self, training: Training, url: str, snapshot: bool) -> None:
-        from ununennium.checkpoints.saving import BackgroundSaver, DirectSaver
+        from ununennium.checkpoints.savers import BackgroundSaver, DirectSaver
         from ununennium.checkpoints.store import CheckpointStore
 
         self._training = training

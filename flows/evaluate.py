@@ -17,7 +17,8 @@ from flows.logs import passed_on
 from ununennium import drift
 from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import ProcessLost, StorageUnavailable
-from ununennium.runs import finite, resolve_storage
+from ununennium.files import finite
+from ununennium.storage.open import resolve_storage
 
 _MOST_CHECKS = 20
 

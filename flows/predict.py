@@ -18,8 +18,8 @@ from flows.events import MADE, emit
 from flows.fan_out import make_all
 from ununennium import mapping, report
 from ununennium.checkpoints.registry import Registry
-from ununennium.checkpoints.storage import open_storage
 from ununennium.config.maps import MapsConfig
+from ununennium.storage.open import open_storage
 
 _MOST_PICTURES = 3
 

@@ -16,7 +16,7 @@ from flows.events import ROLLED_BACK, emit
 from ununennium import pipeline
 from ununennium.checkpoints.registry import Registry
 from ununennium.errors import ConfigError
-from ununennium.runs import resolve_storage
+from ununennium.storage.open import resolve_storage
 
 
 @flow(name="rollback")

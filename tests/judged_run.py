@@ -8,7 +8,8 @@ from pathlib import Path
 from ununennium.config import RunConfig
 from ununennium.evaluation.areas import estimate_areas
 from ununennium.evaluation.evaluation import Calibration, Evaluation, Slice
-from ununennium.runs import RunDirectory, write_json
+from ununennium.files import write_json
+from ununennium.runs import RunDirectory
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 

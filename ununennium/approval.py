@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ununennium.evaluation.gate import Check
-from ununennium.runs import RunDirectory, read_json, write_json
+from ununennium.files import write_json
+from ununennium.runs import RunDirectory, read_json
 
 AWAITING = "awaiting_approval"
 """Verdict of a run that passes the gate and waits for a person."""

@@ -19,14 +19,14 @@ from typing import Any
 import fsspec
 
 from ununennium.checkpoints.registry import Registry
-from ununennium.checkpoints.storage import Storage, open_storage
 from ununennium.config import RunConfig
-from ununennium.data.cache import cache_folder
 from ununennium.data.catalog import Scene, open_catalog
 from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.sources import scenes_of
 from ununennium.errors import CheckpointError
-from ununennium.runs import resolve_storage
+from ununennium.files import cache_folder
+from ununennium.storage.base import Storage
+from ununennium.storage.open import open_storage, resolve_storage
 from ununennium.training.watch import OnLine
 
 _FORMAT = 1

@@ -16,14 +16,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ununennium.checkpoints.registry import Promotion, Registry
-from ununennium.checkpoints.storage import open_storage
 from ununennium.config import RunConfig
 from ununennium.errors import CheckpointError, ConfigError, GateError
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import check_metrics
 from ununennium.evaluation.thresholds import exceeds
+from ununennium.files import finite
 from ununennium.measuring import measure_champion
-from ununennium.runs import finite, resolve_storage
+from ununennium.storage.open import open_storage, resolve_storage
 from ununennium.tasks import goodness
 from ununennium.training.watch import OnLine
 

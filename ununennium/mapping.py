@@ -32,13 +32,13 @@ from typing import Any
 import fsspec
 
 from ununennium.checkpoints.registry import Registry
-from ununennium.checkpoints.storage import check_writable, open_storage
 from ununennium.config.maps import MapsConfig, check_outputs
-from ununennium.data.cache import cache_folder
 from ununennium.data.images import files_of
 from ununennium.errors import ConfigError, DataError, UnunenniumError
+from ununennium.files import cache_folder, work_root, write_json
 from ununennium.processes.worker import ProcessTimedOut, run_worker
-from ununennium.runs import read_json, resolve_storage, work_root, write_json
+from ununennium.runs import read_json
+from ununennium.storage.open import check_writable, open_storage, resolve_storage
 from ununennium.training.watch import OnLine
 
 ITEM = "item.json"

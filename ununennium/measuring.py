@@ -20,8 +20,9 @@ from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged, indexed
 from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluation import Evaluation
+from ununennium.files import work_root, write_json
 from ununennium.processes.worker import run_worker
-from ununennium.runs import RunDirectory, read_json, work_root, write_json
+from ununennium.runs import RunDirectory, read_json
 from ununennium.training.watch import OnLine
 
 

@@ -16,15 +16,16 @@ from typing import Any
 from ununennium import approval
 from ununennium.approval import Answer
 from ununennium.checkpoints.registry import PROMOTED, Promotion, Registry
-from ununennium.checkpoints.storage import check_writable, open_storage
 from ununennium.config import Component, RunConfig
 from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged, indexed
 from ununennium.errors import ConfigError, GateError, PromotionConflict, UnunenniumError
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import Check, check_metrics, check_slices, decide, with_check
+from ununennium.files import write_json
 from ununennium.importing import check_allowed
-from ununennium.runs import RunDirectory, read_json, write_json
+from ununennium.runs import RunDirectory, read_json
+from ununennium.storage.open import check_writable, open_storage
 from ununennium.tasks import headline
 from ununennium.training.launch import check_in_subprocess, evaluate_in_subprocess, launch, smoke_test
 from ununennium.training.result import TrainingResult

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ununennium.checkpoints.storage import open_storage
 from ununennium.errors import UnunenniumError
+from ununennium.files import work_root
 from ununennium.report.facts import epoch_rows
 from ununennium.report.rows import duration_text
-from ununennium.runs import RunDirectory, newest_summaries, work_root
+from ununennium.runs import RunDirectory, newest_summaries
+from ununennium.storage.open import open_storage
 from ununennium.training.standing import Standing
 from ununennium.training.watch import processes
 

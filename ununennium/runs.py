@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
-import os
 import platform
 import re
 import secrets
@@ -20,19 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ununennium.checkpoints.storage import open_storage
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, StorageError
-from ununennium.redaction import holds_credentials
+from ununennium.files import work_root, write_bytes, write_json
+from ununennium.storage.open import open_storage, resolve_storage
 
 if TYPE_CHECKING:
-    from ununennium.checkpoints.storage import Storage
-
-WORK_FOLDER = ".ununennium/runs"
-"""Default folder, under the working directory, of the work folders; ``UNUNENNIUM_WORK`` names another."""
+    from ununennium.storage.base import Storage
 
 SUMMARY = "summary.json"
-_NO_BUCKET = re.compile(r"^(s3a?|gc?s|az|abfss?)://*$", re.IGNORECASE)
 _RUN_ID = re.compile(r"^\d{8}T\d{6}Z-[a-z0-9][a-z0-9_-]*-[0-9a-f]{4}$")
 
 
@@ -341,48 +335,9 @@ def newest_summaries(root: str, name: str | None = None, limit: int | None = Non
         yield json.loads(runs.read_bytes(key))
 
 
-def resolve_storage(url: str) -> str:
-    """``url`` without a slash at its end; a local path becomes absolute.
-
-    Raises:
-        ConfigError: it holds a password, token or signature, or names no bucket.
-    """
-    if holds_credentials(url):
-        raise ConfigError("storage", url, "leave credentials out of the URL, and put them into the environment (AWS_*)")
-    if _NO_BUCKET.match(url):
-        raise ConfigError("storage", url, "the URL names no bucket; write s3://bucket/prefix")
-    if "://" in url:
-        scheme, _, rest = url.partition("://")
-        return f"{scheme}://{rest.rstrip('/')}"
-    return str(Path(url).expanduser().resolve())
-
-
 def as_link(url: str) -> str:
     """``url`` as a browser takes it: a local path becomes ``file://``."""
     return url if "://" in url else Path(url).as_uri()
-
-
-def work_root() -> Path:
-    """Folder of the work folders on this machine."""
-    return Path(os.environ.get("UNUNENNIUM_WORK") or WORK_FOLDER).expanduser().resolve()
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write ``content`` as JSON, whole or not at all; numbers that are not finite become null."""
-    write_text(file, json.dumps(finite(content), indent=1) + "\n")
-
-
-def write_text(file: Path, content: str) -> None:
-    """Write ``content`` in UTF-8, whole or not at all; the folder is made if need be."""
-    write_bytes(file, content.encode())
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write ``content``, whole or not at all; the folder is made if need be."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(file)
 
 
 def read_json(file: Path) -> Any:
@@ -397,17 +352,6 @@ def read_json(file: Path) -> Any:
         raise ConfigError("run", str(file), "there is no such file; has this stage of the run been done?") from None
     except (OSError, ValueError) as error:
         raise ConfigError("run", str(file), f"cannot be read: {error}") from error
-
-
-def finite(content: Any) -> Any:
-    """``content`` with NaN and infinities as None, which JSON can carry."""
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None
-    if isinstance(content, Mapping):
-        return {str(key): finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
-    return content
 
 
 def git_commit() -> str | None:

@@ -20,14 +20,15 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from ununennium.approval import AWAITING
-from ununennium.checkpoints.storage import open_storage
 from ununennium.config import RunConfig
 from ununennium.data.catalog import open_catalog
 from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged
 from ununennium.errors import ConfigError, DataError, StorageError, UnunenniumError
+from ununennium.files import write_json
 from ununennium.pipeline import refresh, report, summarise
-from ununennium.runs import RunDirectory, git_commit, newest_summaries, resolve_storage, versions, write_json
+from ununennium.runs import RunDirectory, git_commit, newest_summaries, versions
+from ununennium.storage.open import open_storage, resolve_storage
 from ununennium.training.result import Preempted
 from ununennium.training.supervise import POLL_S
 from ununennium.training.watch import processes

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.object_store import CHECKPOINTS, object_store
-from ununennium.checkpoints.storage import open_storage
 from ununennium.config.maps import MapsConfig
 from ununennium.mapping import make_job, run_job
+from ununennium.storage.open import open_storage
 
 HERE = Path(__file__).parent
 STORAGE = f"s3://{CHECKPOINTS}/demo"

@@ -15,7 +15,7 @@ import sys
 
 import torch
 
-from ununennium.checkpoints.saving import BackgroundSaver, DirectSaver, upload_left
+from ununennium.checkpoints.savers import BackgroundSaver, DirectSaver, upload_left
 from ununennium.checkpoints.store import CheckpointStore
 
 FLUSH_S = 60.0

@@ -8,7 +8,7 @@ import uuid
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ununennium.checkpoints.saving import BackgroundSaver, upload_left
+from ununennium.checkpoints.savers import BackgroundSaver, upload_left
 from ununennium.checkpoints.store import CheckpointStore
 
 FLUSH_S = 60.0

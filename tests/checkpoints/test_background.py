@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from ununennium.checkpoints.manifest import retained
-from ununennium.checkpoints.saving import BackgroundSaver, upload_left
+from ununennium.checkpoints.savers import BackgroundSaver, upload_left
 from ununennium.checkpoints.spool import Spool, spools
-from ununennium.checkpoints.storage import open_storage
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, ConfigError, CredentialsError, StorageError
+from ununennium.storage.open import open_storage
 from ununennium.training import StopReason
 from ununennium.training.callbacks import Callback, CheckpointCallback
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ununennium.checkpoints.saving import Report
+from ununennium.checkpoints.savers import Report
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, ConfigError, StorageError
 from ununennium.training import StopReason
@@ -272,7 +272,7 @@ def test_resuming_from_an_empty_folder_says_so(tmp_path, make_trainer):
 @pytest.mark.parametrize("call", ["put_file", "create"])
 def test_a_signal_within_a_save_ends_the_run_after_it(tmp_path, make_trainer, monkeypatch, call):
     """correctness 68, 69: asked to stop while a checkpoint is uploaded or committed: it is whole, a run goes on."""
-    from ununennium.checkpoints.local_storage import LocalStorage
+    from ununennium.storage.local import LocalStorage
 
     saved = getattr(LocalStorage, call)
     trainer = make_trainer(CheckpointCallback(str(tmp_path / "killed")), epochs=3)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ununennium.checkpoints.registry import Registry
-from ununennium.checkpoints.storage import open_storage
 from ununennium.config import SceneConfig
 from ununennium.config.maps import MapSceneConfig
 from ununennium.errors import CheckpointError, ConfigError, StorageError
 from ununennium.runs import RunDirectory
+from ununennium.storage.open import open_storage
 
 _PARTS = st.sampled_from(["..", ".", "", "a", "etc", "b.json", "\\..", "..\\", "\0", "%2e%2e", "~", "ü", " "])
 NAMES = st.lists(_PARTS, min_size=1, max_size=6).map("/".join) | st.text(max_size=20)

@@ -13,10 +13,10 @@ import torch
 
 from ununennium.checkpoints.janitor import find_leftovers
 from ununennium.checkpoints.spool import Spool
-from ununennium.checkpoints.storage import open_storage
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.cli import run
 from ununennium.errors import ConfigError
+from ununennium.storage.open import open_storage
 
 LATER = time.time() + 30 * 3600.0
 ORPHAN = "runs/r/checkpoints/epoch=0009-step=00000009-aaaaaaaaaaaa.pt"

@@ -11,14 +11,14 @@ import uuid
 import pytest
 import torch
 
-from ununennium.checkpoints import load_cache
+from ununennium.checkpoints import object_cache as load_cache
 from ununennium.checkpoints.artifact import load_artifact
 from ununennium.checkpoints.janitor import find_leftovers
-from ununennium.checkpoints.load_cache import Expected, verified
+from ununennium.checkpoints.object_cache import Expected, verified
 from ununennium.checkpoints.registry import Registry
-from ununennium.checkpoints.storage import open_storage
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, ConfigError
+from ununennium.storage.open import open_storage
 
 from .test_registry import add
 

@@ -10,7 +10,7 @@ import pytest
 
 from ununennium.checkpoints import store as store_module
 from ununennium.checkpoints.manifest import best_first, retained
-from ununennium.checkpoints.saving import BackgroundSaver, upload_left
+from ununennium.checkpoints.savers import BackgroundSaver, upload_left
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.training import CheckpointCallback
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints.test_registry import PASSED, add
-from ununennium.checkpoints import patience
 from ununennium.checkpoints.registry import Registry
-from ununennium.checkpoints.saving import upload_left
-from ununennium.checkpoints.storage import check_exclusive, check_writable, open_storage
+from ununennium.checkpoints.savers import upload_left
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import ConfigError, StorageError, StorageUnavailable
+from ununennium.storage import patience
+from ununennium.storage.open import check_exclusive, check_writable, open_storage
 from ununennium.training import CheckpointCallback
 
 BURST = 6

@@ -13,9 +13,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from ununennium.checkpoints.storage import CHUNK_BYTES, check_exclusive, check_writable, open_storage
-from ununennium.checkpoints.storage_errors import translated_errors
 from ununennium.errors import ConfigError, CredentialsError, StorageError, StorageUnavailable
+from ununennium.storage.base import CHUNK_BYTES
+from ununennium.storage.errors import translated_errors
+from ununennium.storage.open import check_exclusive, check_writable, open_storage
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_another_process_sees_what_this_one_wrote_on_disk(tmp_path: Path) -> Non
     storage = open_storage(str(tmp_path / "shared"))
     assert storage.list() == []
     script = (
-        "import sys; from ununennium.checkpoints.storage import open_storage;"
+        "import sys; from ununennium.storage.base import open_storage;"
         "open_storage(sys.argv[1]).create('theirs.json', b'{}')"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "shared")], check=True, timeout=200)

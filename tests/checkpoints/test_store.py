@@ -23,9 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ununennium.checkpoints.manifest import Manifest, retained
-from ununennium.checkpoints.storage import open_storage
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, StorageError, StorageUnavailable
+from ununennium.storage.open import open_storage
 
 KILLED = Path(__file__).with_name("killed_save.py")
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tests.judged_run import evaluated, new_run
-from ununennium.runs import write_json
+from ununennium.files import write_json
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from rasterio.features import rasterize
 from rasterio.warp import Resampling, reproject
 
 from ununennium.data import TrainingChips, build_index, compute_statistics, open_catalog
-from ununennium.data.cache import cache_folder
 from ununennium.data.index_cache import indexed
 from ununennium.data.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
+from ununennium.files import cache_folder
 
 COARSE = rasterio.Affine(20, 0, 500000, 0, -20, 5000000)
 

@@ -24,11 +24,11 @@ from rasterio.control import GroundControlPoint
 from rasterio.vrt import WarpedVRT
 
 from ununennium.data import ChipIndex, build_index, fingerprints, open_catalog
-from ununennium.data.cache import cache_folder
 from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.index_cache import check_unchanged, indexed
 from ununennium.data.locations import local_file, remote_url
 from ununennium.errors import DataError
+from ununennium.files import cache_folder
 
 
 @pytest.fixture(autouse=True)

@@ -130,7 +130,7 @@ def test_storage_that_cannot_be_used(
     """A real server; then the condition is ignored, nobody listens, the key is wrong, and a file is in the way."""
     found = [(each.what, each.level) for each in look_at_storage(f"{s3}/doctor")]
     assert found == [("storage", "ok"), ("clock", "ok")]
-    from ununennium.checkpoints.storage import open_storage
+    from ununennium.storage.open import open_storage
 
     storage = open_storage(f"{s3}/doctor")
     assert storage.list() == []  # nothing is left of the looks

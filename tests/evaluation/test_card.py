@@ -16,7 +16,8 @@ from ununennium import pipeline
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.errors import CheckpointError
-from ununennium.runs import read_json, write_json
+from ununennium.files import write_json
+from ununennium.runs import read_json
 
 CONTRACT = {
     "model": {

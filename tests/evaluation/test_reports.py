@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.judged_run import HOSTILE, evaluated
+from ununennium.files import write_json
 from ununennium.report.facts import Facts
 from ununennium.report.run import write_report
 from ununennium.report.scores import difference_interval
-from ununennium.runs import write_json
 
 
 class Page(HTMLParser):

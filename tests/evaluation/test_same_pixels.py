@@ -22,7 +22,8 @@ from ununennium.evaluation.evaluate import evaluate
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import decide
 from ununennium.evaluation.worker import evaluate_run
-from ununennium.runs import RunDirectory, write_json
+from ununennium.files import write_json
+from ununennium.runs import RunDirectory
 
 SIZE, NODATA = 128, 9
 MODEL = {"target": "torch.nn:Conv2d", "kwargs": {"out_channels": 2, "kernel_size": 1}}

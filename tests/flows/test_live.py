@@ -15,7 +15,8 @@ import pytest
 
 from tests.flows.conftest import LONG_S
 from ununennium.config import RunConfig
-from ununennium.runs import RunDirectory, write_json
+from ununennium.files import write_json
+from ununennium.runs import RunDirectory
 
 Tiny = Callable[..., RunConfig]
 

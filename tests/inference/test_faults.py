@@ -133,7 +133,7 @@ def stored(url: str) -> np.ndarray:
 
 
 def _bytes(url: str) -> bytes:
-    from ununennium.checkpoints.storage import open_storage
+    from ununennium.storage.open import open_storage
 
     folder, _, name = url.rpartition("/")
     return open_storage(folder).read_bytes(name)

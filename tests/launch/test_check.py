@@ -18,7 +18,8 @@ from tests.launch.conftest import TINY
 from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, UnunenniumError
-from ununennium.runs import RunDirectory, write_json
+from ununennium.files import write_json
+from ununennium.runs import RunDirectory
 from ununennium.training.build import Components
 from ununennium.training.check import CheckResult, check_training
 from ununennium.training.launch import torchrun_command

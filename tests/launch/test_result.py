@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ununennium.runs import RunDirectory, write_json
+from ununennium.files import write_json
+from ununennium.runs import RunDirectory
 from ununennium.training.result import RankError, rank_error_file, read_result
 from ununennium.training.supervise import Outcome
 

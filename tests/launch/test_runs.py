@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, StorageError
-from ununennium.runs import RunDirectory, as_link, finite, git_commit, list_runs, read_json, resolve_storage, write_json
+from ununennium.files import finite, write_json
+from ununennium.runs import RunDirectory, as_link, git_commit, list_runs, read_json
+from ununennium.storage.open import resolve_storage
 
 
 @pytest.fixture(autouse=True)

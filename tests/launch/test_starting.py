@@ -21,7 +21,8 @@ from tests.processes import LONG_S, has_checkpoint, newest_checkpoint, wait_unti
 from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError
-from ununennium.runs import RunDirectory, list_runs, read_json, write_json
+from ununennium.files import write_json
+from ununennium.runs import RunDirectory, list_runs, read_json
 from ununennium.starting import resumed, started
 from ununennium.training.supervise import start_time
 

@@ -1,7 +1,7 @@
 """Checkpoints on any storage, the artefact that is promoted, and the registry of champions.
 
-``storage`` is the seam to disks and object stores, ``store`` writes and reads checkpoints, ``artifact`` is a model
-with its contract, ``registry`` says which version is the champion. ``storage`` and ``registry`` work without torch,
+``store`` writes and reads checkpoints, ``artifact`` is a model
+with its contract, ``registry`` says which version is the champion. ``registry`` works without torch,
 so the names below are imported when they are first used.
 """
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from ununennium.checkpoints.artifact import load_artifact, write_artifact
     from ununennium.checkpoints.manifest import Manifest, retained
     from ununennium.checkpoints.registry import Promotion, Registry
-    from ununennium.checkpoints.storage import Storage, open_storage
     from ununennium.checkpoints.store import CheckpointStore
+    from ununennium.storage.base import Storage
+    from ununennium.storage.open import open_storage
 
 __all__ = [
     "CheckpointStore",
@@ -29,15 +30,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CheckpointStore": "store",
-    "Manifest": "manifest",
-    "Promotion": "registry",
-    "Registry": "registry",
-    "Storage": "storage",
-    "load_artifact": "artifact",
-    "open_storage": "storage",
-    "retained": "manifest",
-    "write_artifact": "artifact",
+    "CheckpointStore": "ununennium.checkpoints.store",
+    "Manifest": "ununennium.checkpoints.manifest",
+    "Promotion": "ununennium.checkpoints.registry",
+    "Registry": "ununennium.checkpoints.registry",
+    "Storage": "ununennium.storage.base",
+    "load_artifact": "ununennium.checkpoints.artifact",
+    "open_storage": "ununennium.storage.open",
+    "retained": "ununennium.checkpoints.manifest",
+    "write_artifact": "ununennium.checkpoints.artifact",
 }
 
 
@@ -46,4 +47,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

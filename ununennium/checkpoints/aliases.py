@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 from ununennium.checkpoints.contract import to_json
 from ununennium.checkpoints.json_records import parse_json_object, shortened, text
-from ununennium.checkpoints.patience import patiently
 from ununennium.checkpoints.promotion import NAME
-from ununennium.checkpoints.storage import Storage
 from ununennium.errors import CheckpointError, PromotionConflict, StorageError
+from ununennium.storage.base import Storage
+from ununennium.storage.patience import patiently
 
 logger = logging.getLogger(__name__)
 

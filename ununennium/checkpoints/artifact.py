@@ -21,10 +21,10 @@ from ununennium.checkpoints.contract import (
     parse_contract,
     to_json,
 )
-from ununennium.checkpoints.load_cache import Expected, verified
-from ununennium.checkpoints.storage import open_storage
-from ununennium.checkpoints.storage_errors import translated_full_disk
+from ununennium.checkpoints.object_cache import Expected, verified
 from ununennium.errors import CheckpointError, UnunenniumError
+from ununennium.storage.errors import translated_full_disk
+from ununennium.storage.open import open_storage
 
 
 def write_artifact(folder: Path, state_dict: Mapping[str, Tensor], contract: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ununennium.checkpoints import load_cache
+from ununennium.checkpoints import object_cache as load_cache
 from ununennium.checkpoints.contract import CONTRACT, WEIGHTS
 from ununennium.checkpoints.manifest import Manifest, manifest_key
 from ununennium.checkpoints.spool import DESTINATION, TEMPORARY, Spool, spools
-from ununennium.checkpoints.storage import Storage
 from ununennium.errors import ConfigError, UnunenniumError
+from ununennium.storage.base import Storage
 
 if TYPE_CHECKING:
     from ununennium.checkpoints.store import CheckpointStore

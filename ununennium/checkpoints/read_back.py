@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from ununennium.checkpoints.storage import Storage
 from ununennium.errors import StorageUnavailable
+from ununennium.storage.base import Storage
 
 _ABSENT = (0, hashlib.sha256().hexdigest())
 

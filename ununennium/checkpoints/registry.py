@@ -34,11 +34,12 @@ from ununennium.checkpoints.contract import (
     read_local_contract,
     version_of,
 )
-from ununennium.checkpoints.patience import patiently
 from ununennium.checkpoints.promotion import NAME, Promotion, generation_before, whole_generation
 from ununennium.checkpoints.read_back import read_back
-from ununennium.checkpoints.storage import Storage, check_exclusive, open_storage
 from ununennium.errors import CheckpointError, ConfigError, GateError, PromotionConflict, StorageError
+from ununennium.storage.base import Storage
+from ununennium.storage.open import check_exclusive, open_storage
+from ununennium.storage.patience import patiently
 
 __all__ = ["Promotion", "Registry"]
 

@@ -14,8 +14,8 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from ununennium.checkpoints.storage_errors import translated_full_disk
 from ununennium.errors import CheckpointError
+from ununennium.storage.errors import translated_full_disk
 
 _LARGE_BYTES = 1 << 16
 _CHUNK = 1 << 20

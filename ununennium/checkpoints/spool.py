@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from ununennium.checkpoints.local_storage import force_path
 from ununennium.checkpoints.manifest import Manifest, is_manifest_key
 from ununennium.checkpoints.serialise import hash_of, spill_state
-from ununennium.checkpoints.storage_errors import translated_full_disk
 from ununennium.errors import CheckpointError, StorageError
+from ununennium.storage.errors import translated_full_disk
+from ununennium.storage.local import force_path
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,6 @@ from typing import IO, Any, Literal
 
 import torch
 
-from ununennium.checkpoints.load_cache import Expected, verified
 from ununennium.checkpoints.manifest import (
     PREFIX,
     Manifest,
@@ -37,12 +36,14 @@ from ununennium.checkpoints.manifest import (
     manifest_key,
     retained,
 )
-from ununennium.checkpoints.patience import patiently
+from ununennium.checkpoints.object_cache import Expected, verified
 from ununennium.checkpoints.read_back import check_length, read_back
 from ununennium.checkpoints.sanitise import sanitise
 from ununennium.checkpoints.serialise import read_state, write_state
-from ununennium.checkpoints.storage import Storage, open_storage
 from ununennium.errors import CheckpointError, StorageError, StorageUnavailable
+from ununennium.storage.base import Storage
+from ununennium.storage.open import open_storage
+from ununennium.storage.patience import patiently
 from ununennium.version import __version__
 
 __all__ = ["CheckpointStore", "Manifest", "retained", "sanitise"]

@@ -53,7 +53,7 @@ def describe(
     """
     from ununennium.config import RunConfig
     from ununennium.data import describe as text
-    from ununennium.runs import write_json
+    from ununennium.files import write_json
 
     described = RunConfig.load(config, changes or [])
     folder = output or Path(".ununennium/data") / described.name

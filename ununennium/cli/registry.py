@@ -26,8 +26,7 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model, 
 def list_models(storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """List the models and their champions."""
     from ununennium.checkpoints.registry import Registry
-    from ununennium.checkpoints.storage import open_storage
-    from ununennium.runs import resolve_storage
+    from ununennium.storage.open import open_storage, resolve_storage
 
     root = resolve_storage(storage)
     names = sorted({key.split("/")[0] for key in open_storage(f"{root}/models").list() if key.count("/") > 1})
@@ -162,7 +161,7 @@ def evaluate(
     from ununennium.cli.console import say
     from ununennium.config import RunConfig
     from ununennium.measuring import measure_version
-    from ununennium.runs import resolve_storage
+    from ununennium.storage.open import resolve_storage
 
     described = RunConfig.load(config)
     place = resolve_storage(storage or described.storage)
@@ -203,7 +202,7 @@ def export(
 def _registry(storage: str, model: str) -> Any:
     """The registry of a model that has a champion."""
     from ununennium.checkpoints.registry import Registry
-    from ununennium.runs import resolve_storage
+    from ununennium.storage.open import resolve_storage
 
     registry = Registry(resolve_storage(storage), model)
     if registry.current() is None:

@@ -38,8 +38,9 @@ def report(
     Every run has one, also one that failed or was not promoted. It is made anew from the run's files.
     """
     from ununennium.data.overwriting import refuse_overwriting
+    from ununennium.files import write_text
     from ununennium.report.run import write_report
-    from ununennium.runs import RunDirectory, write_text
+    from ununennium.runs import RunDirectory
 
     directory = RunDirectory.fetch(storage, run)
     if output is not None:
@@ -65,11 +66,12 @@ def compare(
 ) -> None:
     """Show what differs between two runs: metrics, configuration, data, code, time and cost."""
     from ununennium.data.overwriting import refuse_overwriting
+    from ununennium.files import write_text
     from ununennium.report.compare import PARTS, caution, comparison_page
     from ununennium.report.compare import compare as differences
     from ununennium.report.facts import Facts
     from ununennium.report.page import render
-    from ununennium.runs import RunDirectory, write_text
+    from ununennium.runs import RunDirectory
 
     directories = [RunDirectory.fetch(storage, run) for run in (first, second)]
     if html is not None:

@@ -29,8 +29,7 @@ def gc(
 ) -> None:
     """Remove what killed runs left: files without a manifest, uploads that never ended, spools already uploaded."""
     from ununennium.checkpoints.janitor import find_leftovers
-    from ununennium.checkpoints.storage import open_storage
-    from ununennium.runs import resolve_storage
+    from ununennium.storage.open import open_storage, resolve_storage
 
     root = resolve_storage(storage)
     rows: list[dict[str, Any]] = []

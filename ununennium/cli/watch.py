@@ -13,7 +13,7 @@ from ununennium.errors import UnunenniumError
 from ununennium.report.live import metrics_text, standing_text
 from ununennium.report.rows import duration_text
 from ununennium.running import Running, end_of, training_here, without_an_end
-from ununennium.runs import resolve_storage
+from ununennium.storage.open import resolve_storage
 
 if TYPE_CHECKING:
     from rich.table import Table

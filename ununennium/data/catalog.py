@@ -177,7 +177,7 @@ def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = No
     """
     if config.align == "warp":
         from ununennium.data.align import open_aligned
-        from ununennium.data.cache import cache_folder
+        from ununennium.files import cache_folder
 
         scenes = open_aligned(scenes_of(config), config, cache_folder() / "aligned", progress)
     else:

@@ -15,12 +15,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ununennium.data.cache import write_whole
 from ununennium.data.locations import local_file, remote_url
 from ununennium.data.references import companions, listed, others_beside
 from ununennium.data.stores import Stores
 from ununennium.data.virtual_sources import sources_of
 from ununennium.errors import DataError
+from ununennium.files import write_text as write_whole
 
 if TYPE_CHECKING:
     from ununennium.data.catalog import Scene

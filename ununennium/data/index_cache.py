@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ununennium.config import DataConfig
-from ununennium.data.cache import cache_folder, write_whole
 from ununennium.data.catalog import Scene, open_catalog
 from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.index import VERSION, ChipIndex, check_classes, fingerprints_of_settings, index_scenes
 from ununennium.data.statistics import BandStatistics, compute_statistics
 from ununennium.errors import DataError, UnunenniumError
+from ununennium.files import cache_folder
+from ununennium.files import write_text as write_whole
 from ununennium.version import __version__
 
 NOT_INDEXED = frozenset(

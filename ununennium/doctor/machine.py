@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ununennium.checkpoints.spool import spool_root, spools
 from ununennium.doctor.finding import Finding
-from ununennium.runs import work_root
+from ununennium.files import work_root
 
 _TORCH_S = 120
 _ASK_TORCH = (

@@ -8,11 +8,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
-from ununennium.checkpoints.storage import check_exclusive, check_writable, open_storage
 from ununennium.doctor.clock import look_at_clock
 from ununennium.doctor.finding import Finding
 from ununennium.errors import ConfigError, CredentialsError, StorageUnavailable, UnunenniumError
-from ununennium.runs import resolve_storage
+from ununennium.storage.open import check_exclusive, check_writable, open_storage, resolve_storage
 
 _TIMEOUT_S = 10
 

@@ -23,7 +23,8 @@ from ununennium.data.statistics import BandStatistics
 from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.evaluation.worker import evaluate_artifact, evaluate_champion, load_checkpoint
-from ununennium.runs import RunDirectory, read_json, write_json
+from ununennium.files import write_json
+from ununennium.runs import RunDirectory, read_json
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.failures import report_error
 from ununennium.training.lines import mark_levels

@@ -24,8 +24,9 @@ from ununennium.data.index import ChipIndex
 from ununennium.data.splits import HOLDOUT
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import CheckpointError, StorageError
+from ununennium.files import write_json
 from ununennium.inference.windows import window_reader
-from ununennium.runs import RunDirectory, write_json
+from ununennium.runs import RunDirectory
 from ununennium.training.failures import report_error
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-4

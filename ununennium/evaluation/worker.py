@@ -38,8 +38,9 @@ from ununennium.evaluation.chip_pictures import draw_chips
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.smoke import write_probe
+from ununennium.files import write_json
 from ununennium.inference.temperature import temperature_of
-from ununennium.runs import RunDirectory, git_commit, read_json, write_json
+from ununennium.runs import RunDirectory, git_commit, read_json
 from ununennium.training.build import build_model
 from ununennium.training.callbacks.ema import averaged_weights
 from ununennium.training.config import TrainerConfig, resolve_device

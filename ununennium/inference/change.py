@@ -17,7 +17,6 @@ import numpy.typing as npt
 import rasterio
 from rasterio.windows import Window
 
-from ununennium.checkpoints.storage import Storage
 from ununennium.data.align import same_crs
 from ununennium.data.catalog import Scene
 from ununennium.data.ground import pixel_areas
@@ -26,6 +25,7 @@ from ununennium.evaluation.pictures import change_picture
 from ununennium.inference.outputs import MappedScene
 from ununennium.inference.writers import NODATA
 from ununennium.mapping import ITEM
+from ununennium.storage.base import Storage
 
 _ROWS = 512
 _SAME = 1e-6  # of a pixel

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ununennium.checkpoints.storage import Storage, open_storage
 from ununennium.config.predictor import PolygonsConfig
 from ununennium.errors import StorageUnavailable
+from ununennium.files import work_root
 from ununennium.inference import mlm_item
 from ununennium.inference.change import LastMaps, write_change
 from ununennium.inference.outputs import MappedScene
@@ -19,7 +19,8 @@ from ununennium.inference.ranks import Ranks
 from ununennium.inference.stac_item import ASSETS, stac_item
 from ununennium.inference.store import band_store
 from ununennium.mapping import ITEM, JobScene, MapJob
-from ununennium.runs import work_root
+from ununennium.storage.base import Storage
+from ununennium.storage.open import open_storage
 
 logger = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ from ununennium.data.images import files_of
 from ununennium.data.overwriting import local_output, refuse_overwriting
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import ConfigError
+from ununennium.files import work_root
 from ununennium.inference.fit import FittingScene, open_fitting
 from ununennium.inference.forward import Forward, cpu_batch_size, find_batch_size, ready
 from ununennium.inference.layers import layers_of
@@ -34,7 +35,6 @@ from ununennium.inference.temperature import temperature_of
 from ununennium.inference.tiles import num_bands, overlap_of, rows_of_band
 from ununennium.inference.windows import blocks_of_a_row, window_reader
 from ununennium.mapping import fingerprint
-from ununennium.runs import work_root
 from ununennium.tasks import TASKS
 from ununennium.training.precision import resolve_precision
 from ununennium.version import __version__
@@ -126,7 +126,7 @@ class Predictor:
         """
         from ununennium.checkpoints.artifact import load_artifact
         from ununennium.checkpoints.registry import Registry
-        from ununennium.runs import resolve_storage
+        from ununennium.storage.open import resolve_storage
 
         registry = Registry(resolve_storage(storage), model)
         if version is None:

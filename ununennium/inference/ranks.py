@@ -16,10 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ununennium.errors import DataError, ProcessLost
+from ununennium.files import write_json
 from ununennium.inference.predictor import Predictor
 from ununennium.inference.store import BandStore
 from ununennium.mapping import MapJob
-from ununennium.runs import read_json, write_json
+from ununennium.runs import read_json
 from ununennium.training.supervise import how_it_ended
 
 _POLL_S = 0.05

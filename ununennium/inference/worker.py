@@ -21,12 +21,13 @@ from ununennium.checkpoints.artifact import load_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.config.predictor import FitConfig, PredictorConfig
 from ununennium.errors import ProcessLost, StorageUnavailable, UnunenniumError
+from ununennium.files import write_json
 from ununennium.inference.maps import make_map
 from ununennium.inference.predictor import Predictor
 from ununennium.inference.ranks import Ranks, device_of, follow
 from ununennium.mapping import JobScene, MapJob
 from ununennium.redaction import redact
-from ununennium.runs import read_json, write_json
+from ununennium.runs import read_json
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.failures import report_error
 from ununennium.training.lines import mark_levels

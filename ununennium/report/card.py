@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ununennium.data.places import crs_text, resolution_text
+from ununennium.files import finite, write_json, write_text
 from ununennium.report.rows import number
-from ununennium.runs import RunDirectory, finite, read_json, write_json, write_text
+from ununennium.runs import RunDirectory, read_json
 
 CARD, ITEM = "README.md", "stac.json"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")

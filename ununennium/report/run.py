@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ununennium.files import write_text
 from ununennium.report import findings, scores, sections
 from ununennium.report.facts import Facts
 from ununennium.report.page import Page, Section, Text, render
 from ununennium.report.rows import WORDS, duration_text, number
-from ununennium.runs import RunDirectory, write_text
+from ununennium.runs import RunDirectory
 from ununennium.version import __version__
 
 _HEADINGS = {

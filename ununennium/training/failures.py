@@ -11,8 +11,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ununennium.errors import ConfigError, ProcessLost, UnunenniumError
+from ununennium.files import write_json
 from ununennium.redaction import redact
-from ununennium.runs import RunDirectory, read_json, write_json
+from ununennium.runs import RunDirectory, read_json
 from ununennium.training.result import rank_error_file, read_error, read_errors
 
 _GLOO, _LOADER = "gloo", "DataLoader worker (pid"

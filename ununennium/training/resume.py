@@ -121,7 +121,7 @@ def read_checkpoint(url: str) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    from ununennium.checkpoints.saving import upload_left
+    from ununennium.checkpoints.savers import upload_left
     from ununennium.checkpoints.store import CheckpointStore
 
     if distributed.rank() == 0:

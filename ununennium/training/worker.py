@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ununennium.checkpoints.manifest import best_first
-from ununennium.checkpoints.saving import upload_left
+from ununennium.checkpoints.savers import upload_left
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import RunConfig
 from ununennium.errors import StorageError
+from ununennium.files import finite, write_json
 from ununennium.redaction import redact_logs
-from ununennium.runs import RunDirectory, finite, write_json
+from ununennium.runs import RunDirectory
 from ununennium.training import distributed
 from ununennium.training.build import Components, named_by_setting
 from ununennium.training.callbacks import (

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from ununennium.checkpoints.manifest import Manifest, best_first
-from ununennium.checkpoints.saving import BackgroundSaver, DirectSaver, Report, Saver
-from ununennium.checkpoints.storage import check_exclusive
+from ununennium.checkpoints.savers import BackgroundSaver, DirectSaver, Report, Saver
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import ConfigError, StorageError, UnunenniumError
+from ununennium.storage.open import check_exclusive
 from ununennium.training import distributed
 from ununennium.training.callbacks.callback import Callback
 from ununennium.training.callbacks.monitor import Monitor

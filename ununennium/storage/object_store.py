@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from ununennium.checkpoints.storage import CHUNK_BYTES, Entry, Leftover, check_key, folder_of
-from ununennium.checkpoints.storage_errors import translated_errors
 from ununennium.errors import ConfigError, StorageError, StorageUnavailable
+from ununennium.storage.base import CHUNK_BYTES, Entry, Leftover, check_key, folder_of
+from ununennium.storage.errors import translated_errors
 
 _S3 = ("s3", "s3a")
 _FEW = 10
@@ -66,7 +66,7 @@ class ObjectStorage:
             yield Path(file.name), file
 
     def put_file(self, local: Path, key: str) -> None:
-        from ununennium.checkpoints.s3_client import PUT_OPTIONS
+        from ununennium.storage.s3_client import PUT_OPTIONS
 
         with open(local, "rb"):  # a local file that is missing is no matter of the storage's
             pass
@@ -203,7 +203,7 @@ class ObjectStorage:
         import fsspec
         from fsspec.core import url_to_fs
 
-        from ununennium.checkpoints.s3_client import ATTEMPTS, s3_options
+        from ununennium.storage.s3_client import ATTEMPTS, s3_options
 
         options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         try:

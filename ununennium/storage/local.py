@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ununennium.checkpoints.storage import CHUNK_BYTES, Entry, Leftover, check_key, folder_of
-from ununennium.checkpoints.storage_errors import translated_errors
+from ununennium.storage.base import CHUNK_BYTES, Entry, Leftover, check_key, folder_of
+from ununennium.storage.errors import translated_errors
 
 _TEMPORARY = ".tmp-"
 _STALE_S = 24 * 3600.0

@@ -7,8 +7,8 @@ import math
 import os
 from typing import Any
 
-from ununennium.checkpoints.storage import CHUNK_BYTES
 from ununennium.errors import ConfigError
+from ununennium.storage.base import CHUNK_BYTES
 
 PUT_OPTIONS = {"chunksize": CHUNK_BYTES, "max_concurrency": 2}
 """Two parts in memory at a time; not slower than s3fs's own ten of 50 MB."""

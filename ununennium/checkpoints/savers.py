@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ununennium.checkpoints.manifest import Manifest, retained
-from ununennium.checkpoints.patience import patiently
 from ununennium.checkpoints.sanitise import sanitise
 from ununennium.checkpoints.serialise import Snapshots, hash_of
 from ununennium.checkpoints.spool import Spool, spools
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, StorageError, StorageUnavailable, UnunenniumError
+from ununennium.storage.patience import patiently
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,4 @@
-"""The storage seam: one folder of immutable objects, on a local disk, in memory, or on any fsspec filesystem.
-
-Every method either does all of its work or none of it: no reader ever sees half an object. ``create`` is the one
-exclusive operation, and everything that must happen at most once (a checkpoint's commit, a promotion) hangs on it.
-
-URLs stay strings from end to end, since ``pathlib`` turns ``s3://bucket`` into ``s3:/bucket``.
-"""
+"""Open storage by its URL, and probe that it can be written and creates exclusively."""
 
 from __future__ import annotations
 
@@ -14,123 +8,23 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
 
-from ununennium.checkpoints.patience import patiently
 from ununennium.errors import ConfigError, StorageError
+from ununennium.redaction import holds_credentials
+from ununennium.storage.base import Storage
+from ununennium.storage.local import LocalStorage
+from ununennium.storage.object_store import MemoryStorage, ObjectStorage
+from ununennium.storage.patience import patiently
 
 logger = logging.getLogger(__name__)
 
-CHUNK_BYTES = 8 << 20
-"""Bytes per part. Larger ones make s3fs hold up to ten of them at a time, and are not faster."""
-
 _ONE_SLASH = re.compile(r"(s3a?|gs|gcs|az|abfss?|adl|memory|file|https?|ftp|sftp|hdfs):/", re.IGNORECASE)
 """A URL that went through ``pathlib``, which makes one slash of two."""
+_NO_BUCKET = re.compile(r"^(s3a?|gc?s|az|abfss?)://*$", re.IGNORECASE)
 
 UNSAFE_SINGLE_WRITER = "UNUNENNIUM_UNSAFE_SINGLE_WRITER"
 """Environment variable that allows storage without exclusive creation, if set to ``1``."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An object in a listing.
-
-    Attributes:
-        key: its name.
-        size_bytes: its length.
-        modified: when it was written, in seconds since the epoch; None if the storage does not tell.
-    """
-
-    key: str
-    size_bytes: int
-    modified: float | None
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """What a writer that was killed left, and no listing shows: a temporary file, or an unfinished upload.
-
-    Attributes:
-        key: what it was going to be, or its own name.
-        what: in words.
-        modified: when it was begun, in seconds since the epoch; None if the storage does not tell.
-        token: by which the storage knows it.
-    """
-
-    key: str
-    what: str
-    modified: float | None
-    token: str
-
-
-class Storage(Protocol):
-    """A folder of objects. Keys are relative, with ``/`` between folders; nothing outside the folder can be named.
-
-    Whatever goes wrong is a ``StorageError`` that names the object (``CredentialsError`` if it was refused,
-    ``StorageUnavailable`` if trying again may help), except for the two answers that callers act on:
-    ``FileExistsError`` from ``create`` and ``FileNotFoundError`` from the methods that read. No call waits for ever.
-    """
-
-    @property
-    def root(self) -> str:
-        """The folder's URL, or its absolute path if it was given as a plain path; no ``/`` at the end."""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether writing may take long enough to be done in the background."""
-
-    @property
-    def creates_exclusively(self) -> bool:
-        """Whether ``create`` can be exclusive here at all; ``check_exclusive`` finds out whether it is."""
-
-    def draft(self) -> AbstractContextManager[tuple[Path, IO[bytes]]]:
-        """A new local file to write into, gone afterwards: where it lies on the same disk, ``put_file`` moves it."""
-
-    def put_file(self, local: Path, key: str) -> None:
-        """Store a copy of the file ``local``, or a ``draft`` itself; an object of that key is replaced in one step."""
-
-    def create(self, key: str, data: bytes) -> None:
-        """Store ``data`` only if there is no such object.
-
-        Raises:
-            FileExistsError: there is one already; it is left as it is.
-        """
-
-    def read_bytes(self, key: str) -> bytes:
-        """The whole of a small object. Raises ``FileNotFoundError`` if there is none."""
-
-    def chunks(self, key: str) -> Iterator[bytes]:
-        """An object's bytes in order, in pieces of at most ``CHUNK_BYTES``. Raises ``FileNotFoundError``."""
-
-    def list(self, prefix: str = "") -> list[str]:
-        """The keys that begin with ``prefix``, sorted; never from a cache. One that ends in ``/`` is a folder's."""
-
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """The same, with length and age."""
-
-    def first(self, prefix: str = "") -> str | None:
-        """The first of these keys, None if there is none: of a log whose newest record comes first, the newest."""
-
-    def leftovers(self) -> Iterator[Leftover]:
-        """What killed writers left behind, of all processes."""
-
-    def discard(self, leftover: Leftover) -> None:
-        """Remove a leftover; it is no error if it is gone already."""
-
-    def exists(self, key: str) -> bool:
-        """Whether there is such an object now."""
-
-    def size(self, key: str) -> int:
-        """Length in bytes. Raises ``FileNotFoundError`` if there is no such object."""
-
-    def delete(self, key: str) -> None:
-        """Remove an object; it is no error if it is gone already."""
-
-    def url(self, key: str) -> str:
-        """Where an object lies, for people and for ``fsspec.open``."""
 
 
 def open_storage(url: str | os.PathLike[str]) -> Storage:
@@ -149,9 +43,6 @@ def open_storage(url: str | os.PathLike[str]) -> Storage:
     if not text.strip():
         raise ConfigError("storage", text, "give a folder or a URL such as 's3://bucket/prefix'")
     scheme, separator, rest = text.partition("://")
-    from ununennium.checkpoints.local_storage import LocalStorage
-    from ununennium.checkpoints.object_storage import MemoryStorage, ObjectStorage
-
     if not separator:
         mangled = _ONE_SLASH.match(text)
         if mangled:
@@ -167,16 +58,20 @@ def open_storage(url: str | os.PathLike[str]) -> Storage:
     return MemoryStorage(text) if scheme == "memory" else ObjectStorage(text)
 
 
-def check_key(key: str) -> str:
-    """``key`` if it names something inside the folder.
+def resolve_storage(url: str) -> str:
+    """``url`` without a slash at its end; a local path becomes absolute.
 
     Raises:
-        StorageError: it is empty, absolute, or climbs out of the folder.
+        ConfigError: it holds a password, token or signature, or names no bucket.
     """
-    parts = key.split("/")
-    if not key or "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in parts):
-        raise StorageError(f"{key!r} is no key: give a name below the folder, without '..' or '/' at its ends")
-    return key
+    if holds_credentials(url):
+        raise ConfigError("storage", url, "leave credentials out of the URL, and put them into the environment (AWS_*)")
+    if _NO_BUCKET.match(url):
+        raise ConfigError("storage", url, "the URL names no bucket; write s3://bucket/prefix")
+    if "://" in url:
+        scheme, _, rest = url.partition("://")
+        return f"{scheme}://{rest.rstrip('/')}"
+    return str(Path(url).expanduser().resolve())
 
 
 def check_writable(storage: Storage, *, patience_s: float | None = None) -> None:
@@ -256,9 +151,3 @@ def _probe(storage: Storage, data: bytes, patience_s: float | None) -> Iterator[
             storage.delete(key)
         raise
     patiently(lambda: storage.delete(key), patience_s=patience_s)
-
-
-def folder_of(prefix: str) -> str:
-    """The folder that all keys with ``prefix`` lie in; listing starts there."""
-    folder = prefix.rpartition("/")[0]
-    return check_key(folder) if folder else ""

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ununennium.checkpoints.storage import Storage
-from ununennium.checkpoints.storage_errors import DiskFull, translated_full_disk
-from ununennium.data.cache import cache_folder
 from ununennium.errors import CheckpointError, ConfigError
+from ununennium.files import cache_folder
+from ununennium.storage.base import Storage
+from ununennium.storage.errors import DiskFull, translated_full_disk
 
 logger = logging.getLogger(__name__)
 
