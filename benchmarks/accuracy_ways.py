@@ -24,14 +24,14 @@ from ununennium.data.index import ChipIndex
 from ununennium.data.splits import TRAIN
 from ununennium.data.statistics import BandStatistics
 from ununennium.evaluation.evaluate import evaluate
-from ununennium.evaluation.worker import load_best
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 from ununennium.starting import started
-from ununennium.training.build import build_model
 from ununennium.training.callbacks import EMA, Callback
 from ununennium.training.precision import resolve_precision
 from ununennium.training.trainer import Trainer
-from ununennium.training.worker import build_trainer
+from ununennium.workers.build import build_model
+from ununennium.workers.evaluate import load_best
+from ununennium.workers.train import build_trainer
 
 LOOKS = 14
 Batch = tuple[Tensor, Tensor]

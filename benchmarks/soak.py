@@ -33,7 +33,7 @@ import torch
 from ununennium import pipeline
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import RunConfig
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "atlanta" / "run.yaml"
 SETTINGS = [
@@ -85,7 +85,7 @@ class Job:
         ]  # fmt: skip
         run = RunDirectory.create(RunConfig.load(EXAMPLE, [*SETTINGS, *changes]))
         pipeline.prepare(run)
-        command = ["-m", "ununennium.training.launch", str(run.run_file)]
+        command = ["-m", "ununennium.launch.training", str(run.run_file)]
         if starter == "cli":
             run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
             command = ["-m", "ununennium", "train", "--resume", run.run_id, "--storage", str(run.storage)]

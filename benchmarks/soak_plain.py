@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.training import CheckpointCallback, StopReason, Trainer, TrainerConfig, distributed
 from ununennium.training.callbacks import EMA
-from ununennium.training.worker import StopOnSignal
+from ununennium.workers.callbacks import StopOnSignal
 
 
 class Slow(Dataset[tuple[Tensor, Tensor]]):

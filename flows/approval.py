@@ -19,7 +19,7 @@ from pydantic import Field
 
 from ununennium import approval
 from ununennium.approval import Answer
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 
 
 class Approval(RunInput):

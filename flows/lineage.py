@@ -13,7 +13,7 @@ from typing import Any
 from prefect.assets import Asset, AssetProperties, add_asset_metadata, materialize
 from prefect.cache_policies import NO_CACHE
 
-from ununennium.runs import RunDirectory, as_link, read_json
+from ununennium.runs.directory import RunDirectory, as_link, read_json
 
 _RESTRICTED = re.compile(r"""[\s\0#?&%"'<>\[\]{}|\\^`]""")
 _LONGEST_KEY = 512

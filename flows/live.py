@@ -23,8 +23,8 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from ununennium.report.facts import epoch_rows
 from ununennium.report.live import history_of, metrics_text, standing_text
 from ununennium.report.rows import WORDS, data_uri
-from ununennium.runs import RunDirectory, read_json
-from ununennium.training.standing import Standing
+from ununennium.runs.directory import RunDirectory, read_json
+from ununennium.runs.heartbeat import Standing
 
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 

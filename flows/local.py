@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     from flows.console import Console
     from ununennium.config import RunConfig
     from ununennium.errors import ConfigError, UnunenniumError
-    from ununennium.training.supervise import Terminated, raise_on_sigterm
+    from ununennium.processes.supervise import Terminated, raise_on_sigterm
 
     raise_on_sigterm()  # the embedded server is stopped at a regular exit only
     console = Console()

@@ -28,9 +28,9 @@ from ununennium import pipeline, report
 from ununennium.approval import AWAITING, Answer
 from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import LaunchError, ProcessLost, StorageUnavailable
-from ununennium.runs import RunDirectory, as_link, read_json
+from ununennium.launch.result import Preempted, TrainingResult
+from ununennium.runs.directory import RunDirectory, as_link, read_json
 from ununennium.starting import started
-from ununennium.training.result import Preempted, TrainingResult
 
 heartbeat = logging.getLogger("flows.heartbeat")
 """Where training stands, every few seconds; for a terminal's live line, and never sent to the server."""

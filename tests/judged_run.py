@@ -9,7 +9,7 @@ from ununennium.config import RunConfig
 from ununennium.evaluation.areas import estimate_areas
 from ununennium.evaluation.evaluation import Calibration, Evaluation, Slice
 from ununennium.files import write_json
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ununennium.checkpoints.store import CheckpointStore
-from ununennium.runs import RunDirectory
-from ununennium.training.supervise import start_time
+from ununennium.processes.supervise import start_time
+from ununennium.runs.directory import RunDirectory
 
 LONG_S = 240.0
 """A machine that is five times slower must not fail a test that waits for an event."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from ununennium.evaluation.gate import Check
 from ununennium.files import write_json
-from ununennium.runs import RunDirectory, read_json
+from ununennium.runs.directory import RunDirectory, read_json
 
 AWAITING = "awaiting_approval"
 """Verdict of a run that passes the gate and waits for a person."""

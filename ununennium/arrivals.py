@@ -25,9 +25,9 @@ from ununennium.data.fingerprints import Fingerprints
 from ununennium.data.sources import scenes_of
 from ununennium.errors import CheckpointError
 from ununennium.files import cache_folder
+from ununennium.launch.watch import OnLine
 from ununennium.storage.base import Storage
 from ununennium.storage.open import open_storage, resolve_storage
-from ununennium.training.watch import OnLine
 
 _FORMAT = 1
 _LAST = 10**10

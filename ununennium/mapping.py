@@ -36,10 +36,10 @@ from ununennium.config.maps import MapsConfig, check_outputs
 from ununennium.data.images import files_of
 from ununennium.errors import ConfigError, DataError, UnunenniumError
 from ununennium.files import cache_folder, work_root, write_json
+from ununennium.launch.watch import OnLine
 from ununennium.processes.worker import ProcessTimedOut, run_worker
-from ununennium.runs import read_json
+from ununennium.runs.directory import read_json
 from ununennium.storage.open import check_writable, open_storage, resolve_storage
-from ununennium.training.watch import OnLine
 
 ITEM = "item.json"
 _GRACE_S = 10.0
@@ -297,7 +297,7 @@ def _in_process(
     names, late = [scene.name for scene in scenes], None
     try:
         run_worker(
-            "ununennium.inference.worker",
+            "ununennium.workers.map",
             [work / "job.json"],
             what="mapping process",
             error_file=work / "error.json",

@@ -21,9 +21,9 @@ from ununennium.data.index_cache import check_unchanged, indexed
 from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.files import work_root, write_json
+from ununennium.launch.watch import OnLine
 from ununennium.processes.worker import run_worker
-from ununennium.runs import RunDirectory, read_json
-from ununennium.training.watch import OnLine
+from ununennium.runs.directory import RunDirectory, read_json
 
 
 def measure_checkpoint(run: RunDirectory, which: str, *, on_line: OnLine = print) -> tuple[Manifest, Evaluation]:
@@ -117,7 +117,7 @@ def in_process(
             shutil.copyfile(statistics, work / "statistics.json")
         write_json(work / "job.json", {"storage": storage, "config": config.model_dump(mode="json"), **job})
         run_worker(
-            "ununennium.evaluation.measure_worker",
+            "ununennium.workers.evaluate_model",
             [work / "job.json"],
             what="evaluation",
             error_file=work / "error.json",

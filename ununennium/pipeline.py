@@ -24,12 +24,12 @@ from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import Check, check_metrics, check_slices, decide, with_check
 from ununennium.files import write_json
 from ununennium.importing import check_allowed
-from ununennium.runs import RunDirectory, read_json
+from ununennium.launch.result import TrainingResult
+from ununennium.launch.training import check_in_subprocess, evaluate_in_subprocess, launch, smoke_test
+from ununennium.launch.watch import OnLine
+from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.storage.open import check_writable, open_storage
 from ununennium.tasks import headline
-from ununennium.training.launch import check_in_subprocess, evaluate_in_subprocess, launch, smoke_test
-from ununennium.training.result import TrainingResult
-from ununennium.training.watch import OnLine
 
 ATTEMPTS = 3
 """Times that a candidate is judged anew because another champion was promoted in the meantime."""

@@ -11,12 +11,13 @@ from typing import Any
 
 from ununennium.errors import UnunenniumError
 from ununennium.files import work_root
+from ununennium.launch.watch import processes
 from ununennium.report.facts import epoch_rows
 from ununennium.report.rows import duration_text
-from ununennium.runs import RunDirectory, newest_summaries
+from ununennium.runs.directory import RunDirectory
+from ununennium.runs.heartbeat import Standing
+from ununennium.runs.listing import newest_summaries
 from ununennium.storage.open import open_storage
-from ununennium.training.standing import Standing
-from ununennium.training.watch import processes
 
 TRAINS = "trains"
 _SILENT_S = 30.0

@@ -26,12 +26,14 @@ from ununennium.data.index import ChipIndex
 from ununennium.data.index_cache import check_unchanged
 from ununennium.errors import ConfigError, DataError, StorageError, UnunenniumError
 from ununennium.files import write_json
+from ununennium.launch.result import Preempted
+from ununennium.launch.watch import processes
 from ununennium.pipeline import refresh, report, summarise
-from ununennium.runs import RunDirectory, git_commit, newest_summaries, versions
+from ununennium.processes.supervise import POLL_S
+from ununennium.runs.directory import RunDirectory
+from ununennium.runs.listing import newest_summaries
+from ununennium.runs.provenance import git_commit, versions
 from ununennium.storage.open import open_storage, resolve_storage
-from ununennium.training.result import Preempted
-from ununennium.training.supervise import POLL_S
-from ununennium.training.watch import processes
 
 _LOOKED_AT = 10
 _HOW_TO_SAVE = ("resume", "background", "snapshot")

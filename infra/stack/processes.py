@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ununennium.training.supervise import start_time
+from ununennium.processes.supervise import start_time
 
 MARK = "UNUNENNIUM_STACK"
 """Environment variable with the stack's folder, which every process of it has, and every process that those start."""

@@ -15,8 +15,8 @@ from ununennium.checkpoints.artifact import load_artifact, write_artifact
 from ununennium.checkpoints.artifact_code import build_from_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.errors import ConfigError
-from ununennium.evaluation import smoke
 from ununennium.importing import ALLOWED_IMPORTS
+from ununennium.workers import smoke_test as smoke
 
 OWN = """
 from pathlib import Path
@@ -222,7 +222,7 @@ def test_a_model_of_ones_own_is_promoted_loaded_and_smoke_tested_with_the_own_co
     from safetensors.torch import save_file
 
     from ununennium.config import RunConfig
-    from ununennium.runs import RunDirectory
+    from ununennium.runs.directory import RunDirectory
 
     url = stored(tmp_path, "team_nets:Net")
     with pytest.raises(ConfigError, match=rf"contract\.model = 'team_nets:Net'.*add it to {ALLOWED_IMPORTS}"):

@@ -14,7 +14,7 @@ from ununennium.checkpoints.registry import Registry
 from ununennium.config import SceneConfig
 from ununennium.config.maps import MapSceneConfig
 from ununennium.errors import CheckpointError, ConfigError, StorageError
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 from ununennium.storage.open import open_storage
 
 _PARTS = st.sampled_from(["..", ".", "", "a", "etc", "b.json", "\\..", "..\\", "\0", "%2e%2e", "~", "ü", " "])

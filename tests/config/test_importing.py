@@ -137,7 +137,7 @@ def test_a_run_with_foreign_code_is_refused_before_anything_is_read(
 ) -> None:
     from ununennium import pipeline
     from ununennium.config import RunConfig
-    from ununennium.runs import RunDirectory
+    from ununennium.runs.directory import RunDirectory
 
     monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path))
     monkeypatch.setenv(ALLOWED_IMPORTS, STANDARD)

@@ -18,9 +18,9 @@ import pytest
 from ununennium.config import RunConfig
 from ununennium.config.maps import MapsConfig
 from ununennium.errors import ConfigError, StorageError
+from ununennium.processes.supervise import supervise
 from ununennium.redaction import HIDDEN, redact, redact_logs
 from ununennium.storage.open import resolve_storage
-from ununennium.training.supervise import supervise
 
 SECRET = "aB3/xY9+planted=secret"
 

@@ -17,7 +17,7 @@ from ununennium.checkpoints.artifact import load_artifact, write_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.errors import CheckpointError
 from ununennium.files import write_json
-from ununennium.runs import read_json
+from ununennium.runs.directory import read_json
 
 CONTRACT = {
     "model": {

@@ -12,7 +12,7 @@ from ununennium.cli import run as command
 from ununennium.config import RunConfig
 from ununennium.errors import CheckpointError
 from ununennium.measuring import find_checkpoint, measure_checkpoint, measure_version
-from ununennium.runs import RunDirectory, read_json
+from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.starting import started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

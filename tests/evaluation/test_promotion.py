@@ -20,10 +20,10 @@ from ununennium.checkpoints.contract import read_local_contract
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import RunConfig
 from ununennium.errors import GateError, ProcessLost
-from ununennium.evaluation.smoke import compare
-from ununennium.runs import RunDirectory, read_json
+from ununennium.launch.training import smoke_test
+from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.starting import started
-from ununennium.training.launch import smoke_test
+from ununennium.workers.smoke_test import compare
 
 FLOW_RUN = {"flow_run_id": "the-flow-run"}
 Judged = Callable[[], RunDirectory]

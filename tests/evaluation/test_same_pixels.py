@@ -21,9 +21,9 @@ from ununennium.errors import GateError
 from ununennium.evaluation.evaluate import evaluate
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import decide
-from ununennium.evaluation.worker import evaluate_run
 from ununennium.files import write_json
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
+from ununennium.workers.evaluate import evaluate_run
 
 SIZE, NODATA = 128, 9
 MODEL = {"target": "torch.nn:Conv2d", "kwargs": {"out_channels": 2, "kernel_size": 1}}

@@ -20,7 +20,8 @@ import pytest
 
 from tests.processes import LONG_S, assert_nothing_left, has_checkpoint, newest_checkpoint, wait_until
 from ununennium.config import RunConfig
-from ununennium.runs import RunDirectory, list_runs
+from ununennium.runs.directory import RunDirectory
+from ununennium.runs.listing import list_runs
 
 pytestmark = pytest.mark.slow
 Tiny = Callable[..., RunConfig]

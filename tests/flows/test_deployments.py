@@ -14,7 +14,7 @@ import pytest
 from tests.flows.conftest import ended, events, flow_runs, post, prefect_cli
 from tests.processes import assert_nothing_left, has_checkpoint, newest_checkpoint, wait_until
 from ununennium.config import RunConfig
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Tiny = Callable[..., RunConfig]

@@ -16,7 +16,7 @@ import pytest
 from tests.flows.conftest import LONG_S
 from ununennium.config import RunConfig
 from ununennium.files import write_json
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 
 Tiny = Callable[..., RunConfig]
 

@@ -25,7 +25,8 @@ import pytest
 from tests.processes import LONG_S, has_checkpoint, rank_pids, when
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, TrainingError
-from ununennium.runs import RunDirectory, list_runs
+from ununennium.runs.directory import RunDirectory
+from ununennium.runs.listing import list_runs
 
 pytestmark = pytest.mark.slow
 Tiny = Callable[..., RunConfig]
@@ -289,6 +290,6 @@ def test_the_flow_process_imports_nothing_that_takes_long() -> None:
 def test_the_library_imports_no_prefect() -> None:
     code = (
         "import sys; sys.modules['prefect'] = None; import ununennium.pipeline, ununennium.cli, ununennium.training, "
-        "ununennium.training.worker, ununennium.evaluation.worker"
+        "ununennium.workers.train, ununennium.workers.evaluate"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=240, check=False).returncode == 0

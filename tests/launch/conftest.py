@@ -9,7 +9,7 @@ import pytest
 
 from ununennium import pipeline
 from ununennium.config import RunConfig
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 
 TINY = [
     "model.kwargs={base_channels: 4, depth: 2}",

@@ -19,12 +19,12 @@ from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.files import write_json
-from ununennium.runs import RunDirectory
-from ununennium.training.build import Components
-from ununennium.training.check import CheckResult, check_training
-from ununennium.training.launch import torchrun_command
+from ununennium.launch.training import torchrun_command
+from ununennium.runs.directory import RunDirectory
 from ununennium.training.state import random_state
-from ununennium.training.worker import build_trainer
+from ununennium.workers.build import Components
+from ununennium.workers.check import CheckResult, check_training
+from ununennium.workers.train import build_trainer
 
 HERE = "tests.launch.dropping_model"
 PLATEAU = "scheduler={target: 'torch.optim.lr_scheduler:ReduceLROnPlateau', kwargs: {mode: max}}"

@@ -28,9 +28,9 @@ from tests.processes import (
     when,
 )
 from ununennium.errors import ProcessLost
-from ununennium.runs import RunDirectory
-from ununennium.training.launch import launch, torchrun_command
-from ununennium.training.result import Preempted, TrainingResult
+from ununennium.launch.result import Preempted, TrainingResult
+from ununennium.launch.training import launch, torchrun_command
+from ununennium.runs.directory import RunDirectory
 
 pytestmark = [
     pytest.mark.slow,
@@ -137,11 +137,11 @@ def test_sigkill_of_torchrun(prepared: Prepared, nproc: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_a_launcher_of_its_own(prepared: Prepared, nproc: int, number: signal.Signals) -> None:
-    """correctness 75: ``python -m ununennium.training.launch``, as a scheduler runs it."""
+    """correctness 75: ``python -m ununennium.launch.training``, as a scheduler runs it."""
     if shutil.which("setpriv") is None and number is signal.SIGKILL:
         pytest.skip("needs setpriv")
     run = prepared(*FOR_EVER, f"launcher.nproc_per_node={nproc}", f"launcher.grace_s={GRACE_S}")
-    command = [sys.executable, "-m", "ununennium.training.launch", str(run.run_file)]
+    command = [sys.executable, "-m", "ununennium.launch.training", str(run.run_file)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2]) as launcher:
         try:
             assert wait_until(lambda: has_checkpoint(run))

@@ -17,9 +17,9 @@ from tests.processes import assert_nothing_left, rank_pids, steps_done, when
 from ununennium import pipeline
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import DataError, TrainingError
-from ununennium.runs import RunDirectory
-from ununennium.training.launch import launch
-from ununennium.training.result import Preempted, TrainingResult
+from ununennium.launch.result import Preempted, TrainingResult
+from ununennium.launch.training import launch
+from ununennium.runs.directory import RunDirectory
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,7 +11,7 @@ import pytest
 
 from ununennium import pipeline
 from ununennium.checkpoints.store import CheckpointStore
-from ununennium.runs import RunDirectory, read_json
+from ununennium.runs.directory import RunDirectory, read_json
 
 
 @pytest.mark.slow

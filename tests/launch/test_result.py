@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from ununennium.files import write_json
-from ununennium.runs import RunDirectory
-from ununennium.training.result import RankError, rank_error_file, read_result
-from ununennium.training.supervise import Outcome
+from ununennium.launch.result import rank_error_file, read_result
+from ununennium.processes.errors import RankError
+from ununennium.processes.supervise import Outcome
+from ununennium.runs.directory import RunDirectory
 
 TABLE = """\
 W1124 00:02:48.874 api.py:1028] Sending process 22289 closing signal SIGTERM

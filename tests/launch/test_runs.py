@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, StorageError
 from ununennium.files import finite, write_json
-from ununennium.runs import RunDirectory, as_link, git_commit, list_runs, read_json
+from ununennium.runs.directory import RunDirectory, as_link, read_json
+from ununennium.runs.listing import list_runs
+from ununennium.runs.provenance import git_commit
 from ununennium.storage.open import resolve_storage
 
 

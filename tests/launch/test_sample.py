@@ -15,11 +15,11 @@ from PIL import Image
 from rasterio.windows import Window
 
 from ununennium.inference.writers import colour
-from ununennium.runs import RunDirectory
-from ununennium.training import worker
+from ununennium.runs.directory import RunDirectory
 from ununennium.training.callbacks import Callback
-from ununennium.training.sample import SamplePrediction
-from ununennium.training.worker import build_trainer
+from ununennium.workers import train as worker
+from ununennium.workers.sample_prediction import SamplePrediction
+from ununennium.workers.train import build_trainer
 
 pytestmark = pytest.mark.slow
 Prepared = Callable[..., RunDirectory]

@@ -22,9 +22,10 @@ from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError
 from ununennium.files import write_json
-from ununennium.runs import RunDirectory, list_runs, read_json
+from ununennium.processes.supervise import start_time
+from ununennium.runs.directory import RunDirectory, read_json
+from ununennium.runs.listing import list_runs
 from ununennium.starting import resumed, started
-from ununennium.training.supervise import start_time
 
 Configured = Callable[..., RunConfig]
 
@@ -284,7 +285,7 @@ def test_a_prepared_run_is_trained_by_the_launchers_own_command(configured: Conf
     options = {"capture_output": True, "text": True, "timeout": LONG_S, "check": True}
     prepared = subprocess.run([*python, "train", "run.yaml", "--prepare"], **options).stdout.strip()  # type: ignore[call-overload]
     assert list_runs("storage")[0]["stop_reason"] is None
-    trained = subprocess.run([sys.executable, "-m", "ununennium.training.launch", prepared], **options)  # type: ignore[call-overload]
+    trained = subprocess.run([sys.executable, "-m", "ununennium.launch.training", prepared], **options)  # type: ignore[call-overload]
     assert "epoch   1  train_loss" in trained.stdout
     shown = subprocess.run([*python, "evaluate", "latest"], **options)  # type: ignore[call-overload]
     assert "passes the gate" in shown.stdout

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ununennium.errors import LaunchError
-from ununennium.training.supervise import MAX_LINE, start_time, supervise
+from ununennium.processes.supervise import MAX_LINE, start_time, supervise
 
 TIMEOUTS_S = 1.0, 10.0, 60.0
 """Deadlines to try until one is enough for this machine to have started Python."""
@@ -195,7 +195,7 @@ time.sleep(200)
 """
     caller = subprocess.Popen(
         python(
-            "import sys; from ununennium.training.supervise import supervise\n"
+            "import sys; from ununennium.processes.supervise import supervise\n"
             f"supervise([sys.executable, '-c', {child!r}])"
         )
     )

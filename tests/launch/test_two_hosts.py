@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from tests.processes import LONG_S, assert_nothing_left, newest_checkpoint, steps_done, wait_until
-from ununennium.runs import RunDirectory
-from ununennium.training.launch import launch
+from ununennium.launch.training import launch
+from ununennium.runs.directory import RunDirectory
 
 Prepared = Callable[..., RunDirectory]
 CHANGES = ("data.batch_size=2", "checkpoints.every_n_steps=20", "trainer.deterministic=true")
@@ -66,7 +66,7 @@ def hosts() -> Iterator[list[Host]]:
 
 def start(host: Host, first: Host, rank: int, run: RunDirectory) -> subprocess.Popen[str]:
     return host.start(
-        *(sys.executable, "-m", "ununennium.training.launch", str(run.run_file), "--nnodes", "2"),
+        *(sys.executable, "-m", "ununennium.launch.training", str(run.run_file), "--nnodes", "2"),
         *("--node-rank", str(rank), "--rdzv-endpoint", f"{first.address}:29400", "--local-addr", host.address),
     )
 

@@ -18,13 +18,13 @@ from flows import fan_out, retrain
 from tests.judged_run import evaluated, new_run
 from ununennium.config import RunConfig, TrainerSettings
 from ununennium.errors import ConfigError, DataError, ProcessLost, StorageUnavailable, TrainingError
+from ununennium.launch.training import evaluate_in_subprocess, smoke_test
 from ununennium.mapping import JobScene, MapJob, run_job
 from ununennium.measuring import in_process
+from ununennium.processes.reporting import report_error
 from ununennium.processes.worker import ProcessTimedOut, run_worker
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 from ununennium.training.config import TrainerConfig
-from ununennium.training.failures import report_error
-from ununennium.training.launch import evaluate_in_subprocess, smoke_test
 
 ENDINGS: dict[str, str | Exception] = {
     "killed": "import os; os.kill(os.getpid(), 9)",
@@ -153,7 +153,7 @@ def test_a_fetch_that_is_interrupted_is_done_again_as_a_whole(
     read: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """correctness 96"""
-    from ununennium import runs
+    from ununennium.runs.directory import directory as runs
 
     monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path / "work"))
     run = new_run(tmp_path / "storage")

@@ -12,7 +12,7 @@ import rasterio
 
 from ununennium import pipeline
 from ununennium.config import RunConfig
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 from ununennium.starting import started
 
 SIZE = 160

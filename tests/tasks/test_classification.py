@@ -23,12 +23,12 @@ from ununennium.data.patches import PatchTargets, SceneLabelReader, classes_pres
 from ununennium.data.splits import HOLDOUT, VALIDATION
 from ununennium.errors import ConfigError, DataError
 from ununennium.evaluation.evaluate import evaluate
-from ununennium.evaluation.worker import check_comparable
 from ununennium.inference.scene import map_scene
 from ununennium.losses import PresenceLoss
 from ununennium.metrics import PresenceCounts
 from ununennium.models import PatchClassifier, Patchwise
-from ununennium.runs import read_json
+from ununennium.runs.directory import read_json
+from ununennium.workers.evaluate import check_comparable
 
 CLASSES = ["water", "field", "town"]
 

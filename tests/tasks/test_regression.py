@@ -28,7 +28,7 @@ from ununennium.evaluation.evaluate import evaluate
 from ununennium.inference.scene import map_scene
 from ununennium.losses import HuberLoss, L1Loss, MSELoss
 from ununennium.metrics import RegressionMoments
-from ununennium.runs import read_json
+from ununennium.runs.directory import read_json
 from ununennium.training import Trainer, TrainerConfig
 from ununennium.training.callbacks import RegressionMetrics
 

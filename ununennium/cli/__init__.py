@@ -20,7 +20,7 @@ from ununennium.cli.console import (
     fail,
     version_text,
 )
-from ununennium.training.supervise import Terminated, raise_on_sigterm
+from ununennium.processes.supervise import Terminated, raise_on_sigterm
 
 app = typer.Typer(
     name="ununennium",

@@ -27,8 +27,8 @@ DEFAULT_STORAGE = "storage"
 
 def fail(error: BaseException, *, debug: bool) -> int:
     """Say in one line what went wrong, and return the exit code for it."""
-    from ununennium.training.result import Preempted
-    from ununennium.training.supervise import Terminated
+    from ununennium.launch.result import Preempted
+    from ununennium.processes.supervise import Terminated
 
     if debug:
         typer.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)

@@ -19,7 +19,7 @@ COMPARE_EXAMPLES = (
 _LONGEST = 60
 
 if TYPE_CHECKING:
-    from ununennium.runs import RunDirectory
+    from ununennium.runs.directory import RunDirectory
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or 'latest'.")]
 OutputOption = Annotated[
@@ -40,7 +40,7 @@ def report(
     from ununennium.data.overwriting import refuse_overwriting
     from ununennium.files import write_text
     from ununennium.report.run import write_report
-    from ununennium.runs import RunDirectory
+    from ununennium.runs.directory import RunDirectory
 
     directory = RunDirectory.fetch(storage, run)
     if output is not None:
@@ -71,7 +71,7 @@ def compare(
     from ununennium.report.compare import compare as differences
     from ununennium.report.facts import Facts
     from ununennium.report.page import render
-    from ununennium.runs import RunDirectory
+    from ununennium.runs.directory import RunDirectory
 
     directories = [RunDirectory.fetch(storage, run) for run in (first, second)]
     if html is not None:

@@ -55,7 +55,7 @@ def train(
     prepare: Annotated[
         bool,
         typer.Option(
-            "--prepare", help="Index the imagery, and print the run.json that 'ununennium.training.launch' takes."
+            "--prepare", help="Index the imagery, and print the run.json that 'ununennium.launch.training' takes."
         ),
     ] = False,
     resume: Annotated[
@@ -75,7 +75,7 @@ def train(
     from ununennium import pipeline
     from ununennium.config import RunConfig
     from ununennium.report import closing_rows
-    from ununennium.runs import RunDirectory
+    from ununennium.runs.directory import RunDirectory
     from ununennium.starting import resumed, started
 
     if config is not None:
@@ -120,7 +120,7 @@ def evaluate(
     With --checkpoint another checkpoint of the run is measured: nothing is decided, and no file of the run changes.
     """
     from ununennium import pipeline, report
-    from ununennium.runs import RunDirectory, read_json
+    from ununennium.runs.directory import RunDirectory, read_json
 
     directory = RunDirectory.fetch(storage, run)
     if checkpoint is not None:
@@ -170,7 +170,7 @@ def promote(
     """
     from ununennium import pipeline, report
     from ununennium.approval import Answer
-    from ununennium.runs import RunDirectory, read_json
+    from ununennium.runs.directory import RunDirectory, read_json
 
     directory = RunDirectory.fetch(storage, run)
     pipeline.refresh(directory)
@@ -213,7 +213,7 @@ def runs(
 
     With --watch: how far those are that train on this machine, and which others the storage knows of.
     """
-    from ununennium.runs import list_runs
+    from ununennium.runs.listing import list_runs
 
     if watch:
         if as_json or limit:

@@ -20,8 +20,8 @@ from ununennium.files import write_json
 from ununennium.inference.predictor import Predictor
 from ununennium.inference.store import BandStore
 from ununennium.mapping import MapJob
-from ununennium.runs import read_json
-from ununennium.training.supervise import how_it_ended
+from ununennium.processes.supervise import how_it_ended
+from ununennium.runs.directory import read_json
 
 _POLL_S = 0.05
 _END_S = 20.0
@@ -44,7 +44,7 @@ class Ranks:
         threads = str(max(1, (os.cpu_count() or 1) // self.count))
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         for rank in range(1, self.count):
-            command = [sys.executable, "-m", "ununennium.inference.worker", str(self._job_file), str(rank)]
+            command = [sys.executable, "-m", "ununennium.workers.map", str(self._job_file), str(rank)]
             self._processes.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL))
         return self
 

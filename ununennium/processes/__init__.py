@@ -1,1 +1,1 @@
-"""Child processes of the library."""
+"""Child processes: run one to its end, end with the parent, pass errors on. No run is known here."""

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ununennium.errors import ProcessLost, TrainingError
-from ununennium.training.result import failed_process
-from ununennium.training.supervise import Outcome, how_it_ended, supervise
+from ununennium.processes.errors import failed_process
+from ununennium.processes.supervise import Outcome, how_it_ended, supervise
 
 _KILLED = tuple(128 + number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
 """Exit statuses by which a shell or a container says that a signal ended the process."""

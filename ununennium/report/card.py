@@ -11,7 +11,7 @@ from typing import Any
 from ununennium.data.places import crs_text, resolution_text
 from ununennium.files import finite, write_json, write_text
 from ununennium.report.rows import number
-from ununennium.runs import RunDirectory, read_json
+from ununennium.runs.directory import RunDirectory, read_json
 
 CARD, ITEM = "README.md", "stac.json"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ununennium.report.rows import duration_text, number
-from ununennium.training.standing import Standing
+from ununennium.runs.heartbeat import Standing
 
 _SHOWN = ("train_loss", "val_loss")
 _SCORES = ("val_IoU", "val_F1", "val_RMSE")

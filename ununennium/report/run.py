@@ -11,7 +11,7 @@ from ununennium.report import findings, scores, sections
 from ununennium.report.facts import Facts
 from ununennium.report.page import Page, Section, Text, render
 from ununennium.report.rows import WORDS, duration_text, number
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 from ununennium.version import __version__
 
 _HEADINGS = {

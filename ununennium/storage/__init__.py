@@ -1,5 +1,4 @@
 """Storage of immutable objects: a folder on a disk, in memory, or on any fsspec filesystem.
 
-``base`` has the protocol, ``open`` opens it by URL, ``patience`` waits for storage that cannot answer now. Works without
-torch.
+``base`` has the protocol, ``open`` opens it by URL, ``patience`` waits for storage that cannot answer now.
 """

@@ -1,6 +1,6 @@
 """A PyTorch-native training loop: mixed precision, accumulation, clipping, callbacks, DDP under torchrun.
 
-Needs torch, NumPy and fsspec only. Names are imported when first used, so that ``ununennium.training.launch``, which
+Needs torch, NumPy and fsspec only. Names are imported when first used, so that ``ununennium.launch.training``, which
 starts training processes, costs its caller no import of torch.
 """
 

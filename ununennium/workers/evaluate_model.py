@@ -1,4 +1,4 @@
-"""The process that measures one model: ``python -m ununennium.evaluation.measure_worker JOB_JSON``.
+"""The process that measures one model: ``python -m ununennium.workers.evaluate_model JOB_JSON``.
 
 Beside ``job.json`` lies the index of the data and, for a checkpoint, the statistics of its run; it leaves
 ``measured.json``, or ``error.json``. See ``ununennium.measuring``.
@@ -22,13 +22,13 @@ from ununennium.data.index import ChipIndex
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
-from ununennium.evaluation.worker import evaluate_artifact, evaluate_champion, load_checkpoint
 from ununennium.files import write_json
-from ununennium.runs import RunDirectory, read_json
+from ununennium.processes.console import mark_levels
+from ununennium.processes.parent import die_with_parent
+from ununennium.processes.reporting import report_error
+from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.training.config import TrainerConfig, resolve_device
-from ununennium.training.failures import report_error
-from ununennium.training.lines import mark_levels
-from ununennium.training.worker import die_with_parent
+from ununennium.workers.evaluate import evaluate_artifact, evaluate_champion, load_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> int:

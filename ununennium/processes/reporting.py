@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import traceback
 from pathlib import Path
@@ -13,8 +12,6 @@ import torch.distributed as dist
 from ununennium.errors import ConfigError, ProcessLost, UnunenniumError
 from ununennium.files import write_json
 from ununennium.redaction import redact
-from ununennium.runs import RunDirectory, read_json
-from ununennium.training.result import rank_error_file, read_error, read_errors
 
 _GLOO, _LOADER = "gloo", "DataLoader worker (pid"
 
@@ -51,27 +48,3 @@ def is_lost(error: BaseException) -> bool:
         return True
     # Gloo raises a plain RuntimeError that names its source file; so does a DataLoader whose worker was killed.
     return type(error) is RuntimeError and any(word in str(error) for word in (_GLOO, _LOADER))
-
-
-def restarts() -> int:
-    """How many times torchrun has started this process again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-def ended_for_good(run: RunDirectory, rank: int) -> int | None:
-    """The exit status to repeat if the start before this one ended by what a restart cannot mend; None to go on.
-
-    Only lost processes are worth another try: an exception would come again, and a run that was asked to stop has
-    stopped. All ranks decide alike, as each takes back only its own word, and only of a loss.
-    """
-    if not restarts():
-        return None
-    if any(not error.lost for error in read_errors(run)):
-        return 1
-    with contextlib.suppress(ConfigError):
-        if read_json(run.result_file)["stop_reason"] == "preempted":
-            return 128 + 15
-    own = rank_error_file(run, rank)
-    if read_error(own) is not None:
-        own.unlink(missing_ok=True)
-    return None

@@ -13,17 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ununennium.errors import (
-    ConfigError,
-    LaunchError,
-    ProcessLost,
-    StorageUnavailable,
     TrainingError,
-    UnunenniumError,
 )
-from ununennium.training.supervise import Outcome, how_it_ended
+from ununennium.processes.errors import RankError, as_exception, read_error
+from ununennium.processes.supervise import Outcome, how_it_ended
 
 if TYPE_CHECKING:
-    from ununennium.runs import RunDirectory
+    from ununennium.runs.directory import RunDirectory
 
 _FAILURE = re.compile(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+) \(pid: (\d+)\)", re.MULTILINE)
 _KILLED_BY_TORCHRUN = re.compile(r"Unable to shutdown process (\d+) via")
@@ -33,32 +29,6 @@ _ASKED_TO_STOP = (-signal.SIGTERM, -signal.SIGINT)
 
 class Preempted(TrainingError):
     """Training was asked to stop before it was done; the newest checkpoint resumes it."""
-
-
-@dataclass(frozen=True)
-class RankError:
-    """What ended a training process.
-
-    Attributes:
-        rank: its rank.
-        time: seconds since the epoch; the earliest of all ranks is the root cause.
-        type: name of the exception's class.
-        message: the exception's message.
-        traceback: in full.
-        expected: whether it is one of ``ununennium.errors``, which a user can mend.
-        lost: whether a process or a connection was lost, which says nothing about the run itself: a new start goes on
-            from the newest checkpoint.
-        setting: ``field``, ``value`` (its ``repr``) and ``remedy`` of a ConfigError.
-    """
-
-    rank: int
-    time: float
-    type: str
-    message: str
-    traceback: str
-    expected: bool = False
-    lost: bool = False
-    setting: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +54,7 @@ class TrainingResult:
         data_wait: share of the training time that went by waiting for batches, from 0 to 1; None without an epoch.
         storage_problem: which checkpoints could not be uploaded, and where they wait; None if all were.
         duration_s: seconds, with start-up.
-        cost: chips, memory and hardware, see ``ununennium.training.cost``.
+        cost: chips, memory and hardware, see ``ununennium.workers.resource_usage``.
         error: the root cause, if a process failed.
     """
 
@@ -129,7 +99,7 @@ class TrainingResult:
                 f"training was asked to stop after {self.epochs} epochs; 'ununennium train --resume' goes on"
             )
         if self.error is not None:
-            raise _as_exception(self.error, f"In the training process of rank {self.error.rank}:")
+            raise as_exception(self.error, f"In the training process of rank {self.error.rank}:")
         if self.stop_reason in ("completed", "early_stopped"):
             raise TrainingError(
                 "training wrote no checkpoint with a finite score, so that there is nothing to evaluate"
@@ -211,47 +181,3 @@ def rank_error_file(run: RunDirectory, rank: int) -> Path:
 def read_errors(run: RunDirectory) -> list[RankError]:
     """What ended the ranks of ``run`` that failed."""
     return [error for file in sorted(run.errors_folder.glob("rank*.json")) if (error := read_error(file))]
-
-
-def read_error(file: Path) -> RankError | None:
-    """The error in ``file``; None if there is none."""
-    try:
-        return RankError(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-class SettingRefused(TrainingError, ConfigError):
-    """A setting that a process found not to work; the command line ends with status 2, as for any setting."""
-
-    def __init__(self, field: str, value: Any, remedy: str) -> None:
-        ConfigError.__init__(self, field, value, remedy)
-
-
-class _Shown(str):
-    """Text that is shown as it is, such as the ``repr`` of a value of another process."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def failed_process(file: Path, what: str, returncode: int) -> UnunenniumError:
-    """The exception for a process other than a rank, such as the evaluation, that left its error in ``file``."""
-    error = read_error(file)
-    if error is None:
-        return TrainingError(f"the {what} {how_it_ended(returncode)}")
-    return _as_exception(error, f"In the {what}:")
-
-
-def _as_exception(error: RankError, where: str) -> UnunenniumError:
-    failure: UnunenniumError
-    if error.setting is not None:
-        failure = SettingRefused(error.setting["field"], _Shown(error.setting["value"]), error.setting["remedy"])
-    else:
-        kinds: dict[str, type[UnunenniumError]] = {"LaunchError": LaunchError, "StorageUnavailable": StorageUnavailable}
-        kind = kinds.get(error.type, ProcessLost if error.lost else TrainingError)
-        failure = kind(error.message if error.expected else f"{error.type}: {error.message}")
-    failure.add_note(f"{where}\n{error.traceback}")
-    return failure

@@ -1,4 +1,4 @@
-"""The evaluation process: ``python -m ununennium.evaluation.worker RUN_JSON``.
+"""The evaluation process: ``python -m ununennium.workers.evaluate RUN_JSON``.
 
 Measures the best checkpoint of a run on the holdout, and the champion on the same pixels; leaves the candidate's
 artefact, ``evaluation.json``, the predicted holdout as GeoTIFF, and pictures in the run's work folder.
@@ -37,17 +37,18 @@ from ununennium.evaluation import pictures
 from ununennium.evaluation.chip_pictures import draw_chips
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.evaluation.evaluation import Evaluation
-from ununennium.evaluation.smoke import write_probe
 from ununennium.files import write_json
 from ununennium.inference.temperature import temperature_of
-from ununennium.runs import RunDirectory, git_commit, read_json
-from ununennium.training.build import build_model
+from ununennium.processes.console import mark_levels
+from ununennium.processes.parent import die_with_parent
+from ununennium.processes.reporting import report_error
+from ununennium.runs.directory import RunDirectory, read_json
+from ununennium.runs.provenance import git_commit
 from ununennium.training.callbacks.ema import averaged_weights
 from ununennium.training.config import TrainerConfig, resolve_device
-from ununennium.training.failures import report_error
-from ununennium.training.lines import mark_levels
-from ununennium.training.worker import die_with_parent
 from ununennium.version import __version__
+from ununennium.workers.build import build_model
+from ununennium.workers.smoke_test import write_probe
 
 _MOST_PANELS = 4
 _PANEL_PIXELS = 1500

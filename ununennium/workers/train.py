@@ -1,6 +1,6 @@
-"""What torchrun starts on every rank: ``python -m ununennium.training.worker RUN_JSON``.
+"""What torchrun starts on every rank: ``python -m ununennium.workers.train RUN_JSON``.
 
-Before the first epoch one batch is trained on copies (``ununennium.training.check``), unless ``--no-check`` follows;
+Before the first epoch one batch is trained on copies (``ununennium.workers.check``), unless ``--no-check`` follows;
 with ``--check`` that is all. Reads ``run.json``, ``index.json`` and ``statistics.json`` of the work folder; writes
 ``metrics.jsonl``, ``heartbeat.json``, checkpoints, and at the end ``result.json`` (rank 0) or ``errors/rank<n>.json``.
 Exit status: 0 done, 1 failed, 143 preempted (asked to stop by SIGTERM, with a checkpoint written).
@@ -8,17 +8,14 @@ Exit status: 0 done, 1 failed, 143 preempted (asked to stop by SIGTERM, with a c
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ununennium.checkpoints.manifest import best_first
 from ununennium.checkpoints.savers import upload_left
@@ -26,10 +23,16 @@ from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import RunConfig
 from ununennium.errors import StorageError
 from ununennium.files import finite, write_json
+from ununennium.launch.restarts import ended_for_good, restarts
+from ununennium.launch.result import rank_error_file
+from ununennium.launch.training import CHECK, NO_CHECK
+from ununennium.launch.watch import STACKS_SIGNAL, register_process
+from ununennium.processes.console import mark_levels
+from ununennium.processes.parent import PREEMPTED_EXIT_CODE, die_with_parent
+from ununennium.processes.reporting import report_error
 from ununennium.redaction import redact_logs
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 from ununennium.training import distributed
-from ununennium.training.build import Components, named_by_setting
 from ununennium.training.callbacks import (
     EMA,
     Callback,
@@ -40,23 +43,18 @@ from ununennium.training.callbacks import (
     Progress,
     TensorBoard,
 )
-from ununennium.training.check import check_training
-from ununennium.training.cost import cost_of
-from ununennium.training.failures import ended_for_good, report_error, restarts
-from ununennium.training.launch import CHECK, NO_CHECK, PREEMPTED_EXIT_CODE
-from ununennium.training.lines import mark_levels
-from ununennium.training.result import rank_error_file
-from ununennium.training.sample import SamplePrediction
 from ununennium.training.state import StopReason
 from ununennium.training.trainer import Trainer
-from ununennium.training.watch import STACKS_SIGNAL, register_process
+from ununennium.workers.build import Components, named_by_setting
+from ununennium.workers.callbacks import Heartbeat, StopOnSignal
+from ununennium.workers.check import check_training
+from ununennium.workers.resource_usage import cost_of
+from ununennium.workers.sample_prediction import SamplePrediction
 
 if TYPE_CHECKING:
-    from types import FrameType
+    pass
 
-HEARTBEAT_S = 2.0
 _A_DAY_S = 86_400.0
-_PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -238,81 +236,6 @@ def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback, 
     return PREEMPTED_EXIT_CODE if reason is StopReason.PREEMPTED else 0
 
 
-class Heartbeat(Callback):
-    """Says every few seconds where training stands, for whoever watches the run.
-
-    Args:
-        run: where ``heartbeat.json`` is written; rank 0 only.
-    """
-
-    def __init__(self, run: RunDirectory) -> None:
-        self._file = run.heartbeat_file
-        self._next = 0.0
-        self._started = 0.0
-        self._started_at = 0
-
-    def on_fit_start(self, trainer: Trainer) -> None:
-        state = trainer.state
-        self._started, self._started_at = time.time(), state.epoch * len(trainer.train_loader) + state.batches_done
-        self._beat(trainer)
-
-    def on_step_end(self, trainer: Trainer) -> None:
-        if time.monotonic() >= self._next:
-            self._beat(trainer)
-
-    def on_validation_batch(self, trainer: Trainer, output: Any, target: Any) -> None:
-        self.on_step_end(trainer)
-
-    def on_epoch_end(self, trainer: Trainer) -> None:
-        self._beat(trainer)
-
-    def _beat(self, trainer: Trainer) -> None:
-        self._next = time.monotonic() + HEARTBEAT_S
-        if trainer.is_main_process:
-            write_json(
-                self._file,
-                {
-                    "time": time.time(),
-                    "epoch": trainer.state.epoch,
-                    "epochs": trainer.config.epochs,
-                    "batches_done": trainer.state.batches_done,
-                    "batches": len(trainer.train_loader),
-                    "global_step": trainer.state.global_step,
-                    "started": self._started,  # when this process began to train, and after how many batches
-                    "started_at": self._started_at,
-                },
-            )
-
-
-class StopOnSignal(Callback):
-    """SIGTERM and SIGINT ask the Trainer to stop at its next step; the handler sets a flag and nothing else.
-
-    A signal that comes before ``fit`` counts too. Loader workers, which inherit the handler if they are forked, end as
-    they would without it (correctness 68).
-    """
-
-    def __init__(self) -> None:
-        self._trainer: Trainer | None = None
-        self._signal: signal.Signals | None = None
-        self._pid = os.getpid()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def on_fit_start(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._request()
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            os._exit(128 + number)
-        self._signal = signal.Signals(number)
-        self._request()
-
-    def _request(self) -> None:
-        if self._signal is not None and self._trainer is not None:
-            self._trainer.request_stop(StopReason.PREEMPTED, f"{self._signal.name} was received")
-
-
 def _say(line: str) -> None:
     """A line for whoever watches the run; the launcher passes it on."""
     print(line, flush=True)  # noqa: T201
@@ -322,22 +245,6 @@ def tell_where_on_signal(file: Path) -> None:
     """Write every thread's stack into ``file`` when the launcher asks, even where Python code does not get to run."""
     file.parent.mkdir(parents=True, exist_ok=True)
     faulthandler.register(STACKS_SIGNAL, file.open("w"), all_threads=True)
-
-
-def die_with_parent(grace_s: float) -> None:
-    """End this rank when torchrun is gone: SIGTERM from the kernel first, and after ``grace_s`` for good."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(grace_s)
-        os._exit(PREEMPTED_EXIT_CODE)
-
-    threading.Thread(target=watch, name="orphan-watch", daemon=True).start()
 
 
 if __name__ == "__main__":

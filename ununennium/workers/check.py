@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader
 from ununennium.data.loaders import Batches
 from ununennium.errors import ConfigError, DataError, UnunenniumError
 from ununennium.hints import did_you_mean
-from ununennium.training.build import Components, build_model, named_by_setting
+from ununennium.processes.reporting import is_lost
 from ununennium.training.callbacks import EMA, Callback
-from ununennium.training.failures import is_lost
 from ununennium.training.memory import memory_of, peak_memory, size_text
 from ununennium.training.state import StopReason, random_state, set_random_state
 from ununennium.training.trainer import Trainer
+from ununennium.workers.build import Components, build_model, named_by_setting
 
 _LOUD = "ununennium.training.trainer"
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ununennium.training.result import RankError
-from ununennium.training.supervise import process_state, send_signal, start_time
+from ununennium.processes.errors import RankError
+from ununennium.processes.supervise import process_state, send_signal, start_time
+from ununennium.runs.heartbeat import in_words
 
 if TYPE_CHECKING:
-    from ununennium.runs import RunDirectory
+    from ununennium.runs.directory import RunDirectory
 
 OnLine = Callable[[str], None]
 
@@ -134,12 +135,6 @@ class Watch:
         message += f"; {self._run.stacks_folder} has where each process stood (launcher.stall_timeout_s is the limit)"
         rank = stopped[0] if stopped else 0
         return RankError(rank, time.time(), "Stalled", message, "\n".join(stacks), expected=True, lost=True)
-
-
-def in_words(beat: dict[str, int]) -> str:
-    """Where training stands, from ``heartbeat.json``."""
-    epoch = min(beat["epoch"] + 1, beat["epochs"])
-    return f"epoch {epoch} of {beat['epochs']}, batch {beat['batches_done']} of {beat['batches']}"
 
 
 def _stack(file: Path, rank: int) -> str:

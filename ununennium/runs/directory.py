@@ -6,13 +6,10 @@ own, and so that a run can be read long after the machine that made it is gone.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
-import re
 import secrets
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, StorageError
 from ununennium.files import work_root, write_bytes, write_json
+from ununennium.runs.listing import RUN_ID, SUMMARY, list_runs
+from ununennium.runs.provenance import git_commit, versions
 from ununennium.storage.open import open_storage, resolve_storage
 
 if TYPE_CHECKING:
-    from ununennium.storage.base import Storage
-
-SUMMARY = "summary.json"
-_RUN_ID = re.compile(r"^\d{8}T\d{6}Z-[a-z0-9][a-z0-9_-]*-[0-9a-f]{4}$")
+    pass
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,7 @@ class RunDirectory:
             if not newest:
                 raise ConfigError("run", run_id, f"{root} holds no runs; 'ununennium train' makes one")
             run_id = str(newest[0]["run_id"])
-        if not _RUN_ID.match(run_id):
+        if not RUN_ID.match(run_id):
             raise ConfigError("run", run_id, "is not the name of a run; 'ununennium runs' lists them")
         run = cls(run_id, work_root() / run_id, root)
         files = open_storage(run.url)
@@ -307,34 +303,6 @@ class RunDirectory:
                 write_bytes(file, storage.read_bytes(key))
 
 
-def list_runs(storage: str, *, name: str | None = None) -> list[dict[str, Any]]:
-    """The summaries of the runs in ``storage``, newest first.
-
-    Args:
-        storage: URL or folder.
-        name: only this model's runs.
-    """
-    return list(newest_summaries(resolve_storage(storage), name))
-
-
-def newest_summaries(root: str, name: str | None = None, limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """The summaries of runs, newest first, each read when it is asked for.
-
-    Args:
-        root: of the storage, as ``resolve_storage`` gives it.
-        name: only this model's.
-        limit: at most so many.
-    """
-    if "://" not in root and not Path(root).is_dir():
-        return
-    runs: Storage = open_storage(f"{root}/runs")
-    keys = [key for key in runs.list() if key.count("/") == 1 and key.endswith(f"/{SUMMARY}")]
-    if name is not None:
-        keys = [key for key in keys if _RUN_ID.match(folder := key.partition("/")[0]) and folder[17:-5] == name]
-    for key in sorted(keys, reverse=True)[:limit]:
-        yield json.loads(runs.read_bytes(key))
-
-
 def as_link(url: str) -> str:
     """``url`` as a browser takes it: a local path becomes ``file://``."""
     return url if "://" in url else Path(url).as_uri()
@@ -352,32 +320,3 @@ def read_json(file: Path) -> Any:
         raise ConfigError("run", str(file), "there is no such file; has this stage of the run been done?") from None
     except (OSError, ValueError) as error:
         raise ConfigError("run", str(file), f"cannot be read: {error}") from error
-
-
-def git_commit() -> str | None:
-    """The commit checked out in the working directory, with ``+`` if files were changed; None outside a repository."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return f"{commit}+" if changed else commit
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for package in ("ununennium-eo", "torch", "numpy", "rasterio", "segmentation-models-pytorch", "prefect"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -1,6 +1,6 @@
 """The smoke test of a promotion: what the storage holds must make of a chip what the judged model made of it.
 
-``python -m ununennium.evaluation.smoke ARTIFACT_URL PROBE ANSWER_JSON [RUN_JSON]`` loads the artefact in a process that
+``python -m ununennium.workers.smoke_test ARTIFACT_URL PROBE ANSWER_JSON [RUN_JSON]`` loads the artefact in a process that
 has seen nothing of the run but which model its configuration names, predicts the chip, and writes
 ``{"passed", "words"}``: how far its logits are from those that were written when the model was judged. Where the test
 cannot be made (storage away, no memory) it writes ``error.json`` beside the answer instead: that says nothing of the
@@ -26,8 +26,8 @@ from ununennium.data.statistics import BandStatistics
 from ununennium.errors import CheckpointError, StorageError
 from ununennium.files import write_json
 from ununennium.inference.windows import window_reader
-from ununennium.runs import RunDirectory
-from ununennium.training.failures import report_error
+from ununennium.processes.reporting import report_error
+from ununennium.runs.directory import RunDirectory
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
 """How far logits may differ: another processor or version of torch adds in another order."""

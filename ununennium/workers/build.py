@@ -19,7 +19,7 @@ from ununennium.data.patches import PatchTargets
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import ConfigError
 from ununennium.importing import instantiate
-from ununennium.runs import RunDirectory
+from ununennium.runs.directory import RunDirectory
 from ununennium.training import distributed
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.memory import memory_of, size_text

@@ -17,7 +17,7 @@ nothing moves for ``stall_timeout_s``  every rank's stack is kept; then as cance
 the deadline passes                   as cancelled, but ``timed_out`` comes back as a result
 ====================================  ==================================================================
 
-On several machines the same command runs on each (``python -m ununennium.training.launch RUN_JSON --nnodes 2 ...``),
+On several machines the same command runs on each (``python -m ununennium.launch.training RUN_JSON --nnodes 2 ...``),
 and the work folder lies where all of them see it.
 """
 
@@ -38,22 +38,13 @@ from pathlib import Path
 from typing import Any
 
 from ununennium.errors import ConfigError, UnunenniumError
+from ununennium.launch.result import Preempted, TrainingResult, read_result
+from ununennium.launch.watch import OnLine, Stalled, Watch, processes
+from ununennium.processes.console import is_loud
+from ununennium.processes.parent import PREEMPTED_EXIT_CODE
+from ununennium.processes.supervise import POLL_S, Outcome, Terminated, raise_on_sigterm, send_signal, supervise
 from ununennium.processes.worker import run_worker
-from ununennium.runs import RunDirectory, read_json
-from ununennium.training.lines import is_loud
-from ununennium.training.result import Preempted, TrainingResult, read_result
-from ununennium.training.supervise import (
-    POLL_S,
-    Outcome,
-    Terminated,
-    raise_on_sigterm,
-    send_signal,
-    supervise,
-)
-from ununennium.training.watch import OnLine, Stalled, Watch, processes
-
-PREEMPTED_EXIT_CODE = 143
-"""128 + SIGTERM, the exit status of a training process that was asked to stop and wrote a checkpoint."""
+from ununennium.runs.directory import RunDirectory, read_json
 
 CHECK, NO_CHECK = "--check", "--no-check"
 """Options of the training worker: only check that the run can be trained; train without checking first."""
@@ -105,10 +96,10 @@ def torchrun_command(
 ) -> list[str]:
     """The command that trains ``run``: the same here, on a cluster, and under a scheduler."""
     return [
-        *(sys.executable, "-m", "ununennium.training.torchrun", *(nodes or Nodes()).arguments(run.run_id)),
+        *(sys.executable, "-m", "ununennium.launch.torchrun", *(nodes or Nodes()).arguments(run.run_id)),
         *(f"--nproc-per-node={nproc}", f"--max-restarts={max_restarts}"),
         *(f"--log-dir={run.logs_folder}", "--tee=3"),
-        *(f"--shutdown-timeout={max(1, round(grace_s))}", "--module", "ununennium.training.worker", str(run.run_file)),
+        *(f"--shutdown-timeout={max(1, round(grace_s))}", "--module", "ununennium.workers.train", str(run.run_file)),
         *([] if check else [NO_CHECK]),
     ]
 
@@ -194,14 +185,14 @@ def check_in_subprocess(run: RunDirectory, *, on_line: OnLine = print) -> dict[s
     """Train one batch of ``run`` in a process of its own, without keeping anything of it.
 
     Returns:
-        What ``ununennium.training.check.CheckResult`` has, and ``words``.
+        What ``ununennium.workers.check.CheckResult`` has, and ``words``.
 
     Raises:
         ConfigError: a setting with which the run cannot train.
         ProcessLost: the process was killed.
         TrainingError: it failed.
     """
-    worker, error_file = "ununennium.training.worker", run.check_error_file
+    worker, error_file = "ununennium.workers.train", run.check_error_file
     run_worker(worker, [run.run_file, CHECK], what="check", error_file=error_file, on_line=on_line)
     found: dict[str, Any] = read_json(run.check_file)
     return found
@@ -215,7 +206,7 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
         TrainingError: it failed; its traceback is in the exception's notes.
     """
     run_worker(
-        "ununennium.evaluation.worker",
+        "ununennium.workers.evaluate",
         [run.run_file],
         what="evaluation",
         error_file=run.evaluation_error_file,
@@ -229,7 +220,7 @@ def smoke_test(url: str, probe: Path, run_file: Path, *, timeout_s: float = 600.
 
     Args:
         url: of the artefact in the storage.
-        probe: what ``ununennium.evaluation.smoke.write_probe`` left when the model was judged.
+        probe: what ``ununennium.workers.smoke_test.write_probe`` left when the model was judged.
         run_file: ``run.json`` of the run, whose configuration names the model.
         timeout_s: seconds after which it is lost.
 
@@ -244,7 +235,7 @@ def smoke_test(url: str, probe: Path, run_file: Path, *, timeout_s: float = 600.
     with tempfile.TemporaryDirectory(prefix="ununennium-smoke-") as folder:
         answer = Path(folder) / "answer.json"
         run_worker(
-            "ununennium.evaluation.smoke",
+            "ununennium.workers.smoke_test",
             [url, probe, answer, run_file],
             what="smoke test",
             error_file=Path(folder) / "error.json",
@@ -268,7 +259,7 @@ def _end_ranks(run: RunDirectory, launch_id: str, *, grace_s: float) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 failed, 2 wrong usage, 143 asked to stop, with a checkpoint to go on from."""
     parser = argparse.ArgumentParser(
-        prog="python -m ununennium.training.launch",
+        prog="python -m ununennium.launch.training",
         description="Train a prepared run on this machine or, with the same command on each, on several.",
         epilog="The work folder that holds RUN_JSON must be the same on all machines.",
     )

@@ -1,4 +1,4 @@
-"""The mapping process: ``python -m ununennium.inference.worker JOB_JSON [RANK]``.
+"""The mapping process: ``python -m ununennium.workers.map JOB_JSON [RANK]``.
 
 Maps scene after scene with one model; beside ``job.json`` it leaves ``<scene>.json`` for each, with its error if it
 failed. A map is made on this machine, and then moved to its place, its item last. With a rank it is one of the other
@@ -26,13 +26,13 @@ from ununennium.inference.maps import make_map
 from ununennium.inference.predictor import Predictor
 from ununennium.inference.ranks import Ranks, device_of, follow
 from ununennium.mapping import JobScene, MapJob
+from ununennium.processes.console import mark_levels
+from ununennium.processes.parent import die_with_parent
+from ununennium.processes.reporting import report_error
+from ununennium.processes.supervise import Terminated, raise_on_sigterm
 from ununennium.redaction import redact
-from ununennium.runs import read_json
+from ununennium.runs.directory import read_json
 from ununennium.training.config import TrainerConfig, resolve_device
-from ununennium.training.failures import report_error
-from ununennium.training.lines import mark_levels
-from ununennium.training.supervise import Terminated, raise_on_sigterm
-from ununennium.training.worker import die_with_parent
 
 _TELL_S = 30.0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ununennium.runs import RunDirectory
+    from ununennium.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,9 @@ class Standing:
     def left_s(self) -> float | None:
         """Seconds until the last epoch ends, at this speed; None if that is not known."""
         return None if self.speed is None else (1 - self.share) * self.epochs * self.batches / self.speed
+
+
+def in_words(beat: dict[str, int]) -> str:
+    """Where training stands, from ``heartbeat.json``."""
+    epoch = min(beat["epoch"] + 1, beat["epochs"])
+    return f"epoch {epoch} of {beat['epochs']}, batch {beat['batches_done']} of {beat['batches']}"

@@ -1,0 +1,1 @@
+"""Launch training under torchrun: start, watch, restart, result. No torch here."""

@@ -1,0 +1,1 @@
+"""Runs: their files, records, listing and heartbeat."""

@@ -1,0 +1,95 @@
+"""Callbacks of a training process: the heartbeat that the launcher watches, and the stop that a signal asks for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from ununennium.files import write_json
+from ununennium.runs.directory import RunDirectory
+from ununennium.training.callbacks import Callback
+from ununennium.training.state import StopReason
+from ununennium.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+HEARTBEAT_S = 2.0
+"""Seconds between two writings of ``heartbeat.json``."""
+
+
+class Heartbeat(Callback):
+    """Says every few seconds where training stands, for whoever watches the run.
+
+    Args:
+        run: where ``heartbeat.json`` is written; rank 0 only.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._file = run.heartbeat_file
+        self._next = 0.0
+        self._started = 0.0
+        self._started_at = 0
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        state = trainer.state
+        self._started, self._started_at = time.time(), state.epoch * len(trainer.train_loader) + state.batches_done
+        self._beat(trainer)
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if time.monotonic() >= self._next:
+            self._beat(trainer)
+
+    def on_validation_batch(self, trainer: Trainer, output: Any, target: Any) -> None:
+        self.on_step_end(trainer)
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        self._beat(trainer)
+
+    def _beat(self, trainer: Trainer) -> None:
+        self._next = time.monotonic() + HEARTBEAT_S
+        if trainer.is_main_process:
+            write_json(
+                self._file,
+                {
+                    "time": time.time(),
+                    "epoch": trainer.state.epoch,
+                    "epochs": trainer.config.epochs,
+                    "batches_done": trainer.state.batches_done,
+                    "batches": len(trainer.train_loader),
+                    "global_step": trainer.state.global_step,
+                    "started": self._started,  # when this process began to train, and after how many batches
+                    "started_at": self._started_at,
+                },
+            )
+
+
+class StopOnSignal(Callback):
+    """SIGTERM and SIGINT ask the Trainer to stop at its next step; the handler sets a flag and nothing else.
+
+    A signal that comes before ``fit`` counts too. Loader workers, which inherit the handler if they are forked, end as
+    they would without it (correctness 68).
+    """
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._signal: signal.Signals | None = None
+        self._pid = os.getpid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._request()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            os._exit(128 + number)
+        self._signal = signal.Signals(number)
+        self._request()
+
+    def _request(self) -> None:
+        if self._signal is not None and self._trainer is not None:
+            self._trainer.request_stop(StopReason.PREEMPTED, f"{self._signal.name} was received")
