@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ununennium.evaluation.block_sums import Units, UnitScene
 from ununennium.evaluation.bootstrap import difference_intervals
 from ununennium.evaluation.correlation import merge_factor
 from ununennium.evaluation.measures import measures_of, values_by_name
-from ununennium.evaluation.units import Units, UnitScene
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -44,10 +44,10 @@ from benchmarks.harness import (
     take_turns,
 )
 from benchmarks.scene_file import BANDS, make_scene
-from ununennium.inference.forward import cpu_batch_size, ready
 from ununennium.inference.scene import map_scene
-from ununennium.inference.tiles import place_tiles
 from ununennium.models import UNet
+from ununennium.prediction.forward import cpu_batch_size, ready
+from ununennium.prediction.tiles import place_tiles
 
 CLASSES = 10
 TILE, SHARED, BATCH = 256, 64, 4

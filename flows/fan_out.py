@@ -16,10 +16,10 @@ from prefect import State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.logs import passed_on
-from ununennium import mapping
 from ununennium.config.maps import FanOutConfig
 from ununennium.errors import ConfigError, ProcessLost, StorageUnavailable
 from ununennium.importing import import_object
+from ununennium.inference import jobs as mapping
 
 Submit = Callable[[mapping.MapJob], Any]
 

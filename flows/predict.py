@@ -16,9 +16,10 @@ from prefect.states import Completed, Failed
 from flows import lineage
 from flows.events import MADE, emit
 from flows.fan_out import make_all
-from ununennium import mapping, report
+from ununennium import report
 from ununennium.checkpoints.registry import Registry
 from ununennium.config.maps import MapsConfig
+from ununennium.inference import jobs as mapping
 from ununennium.storage.open import open_storage
 
 _MOST_PICTURES = 3

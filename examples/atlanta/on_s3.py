@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.object_store import CHECKPOINTS, object_store
 from ununennium.config.maps import MapsConfig
-from ununennium.mapping import make_job, run_job
+from ununennium.inference.jobs import make_job, run_job
 from ununennium.storage.open import open_storage
 
 HERE = Path(__file__).parent

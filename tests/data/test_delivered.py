@@ -23,7 +23,7 @@ from ununennium.data.delivered import DRIVERS_VARIABLE
 from ununennium.data.sources import scenes_without_labels
 from ununennium.data.sources.hrefs import LOCAL_HREFS_VARIABLE, check_href
 from ununennium.errors import DataError
-from ununennium.inference.fit import open_fitting
+from ununennium.inference.input_check import open_fitting
 
 
 def sparse_tiff(path: Path, width: int, height: int) -> None:

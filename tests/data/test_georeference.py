@@ -18,7 +18,7 @@ from ununennium.data import build_index, open_catalog
 from ununennium.data.georeference import georeference
 from ununennium.data.reader import SceneReader
 from ununennium.errors import DataError
-from ununennium.inference.fit import open_fitting
+from ununennium.inference.input_check import open_fitting
 from ununennium.tasks import TASKS
 
 SIZE = 256

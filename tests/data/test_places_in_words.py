@@ -11,8 +11,8 @@ from ununennium.config import SceneConfig
 from ununennium.data.catalog import open_scene
 from ununennium.data.describe import scene_facts
 from ununennium.data.places import crs_text, pixel_text, resolution_text, size_text, window_text
+from ununennium.evaluation.block_sums import Units, UnitScene
 from ununennium.evaluation.slices import slices_of
-from ununennium.evaluation.units import Units, UnitScene
 
 GEOD = pyproj.Geod(ellps="WGS84")
 ALBERS = "+proj=aea +lat_1=-10 +lat_2=-25.5 +lat_0=-17 +lon_0=178 +x_0=400000 +datum=WGS84 +units=m"

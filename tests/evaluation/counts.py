@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ununennium.evaluation.block_sums import Units, UnitScene
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.measures import ClassMeasures, Kind, measures_of, metrics_of
-from ununennium.evaluation.units import Units, UnitScene
 
 SCENES = ("north", "south")
 

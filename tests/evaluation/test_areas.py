@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ununennium.evaluation.areas import estimate_areas
+from ununennium.evaluation.block_sums import Units, UnitScene
 from ununennium.evaluation.evaluation import Areas, Evaluation
 from ununennium.evaluation.mapped import MappedArea
 from ununennium.evaluation.measures import ClassMeasures
-from ununennium.evaluation.units import Units, UnitScene
 from ununennium.report.findings import areas
 
 # Olofsson et al. 2014, section 5: sample counts, rows by map, columns by reference; map of ten million 30 m pixels.

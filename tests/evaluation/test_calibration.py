@@ -8,10 +8,10 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from ununennium.evaluation.block_sums import UnitScene
 from ununennium.evaluation.calibration import NUM_BINS, Reliability, corrected_ece, ece_interval, fit_temperature
 from ununennium.evaluation.evaluation import Calibration
-from ununennium.evaluation.units import UnitScene
-from ununennium.inference.temperature import tempered
+from ununennium.prediction.temperature import tempered
 
 
 def drawn(scale: float, number: int = 4000, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -15,8 +15,8 @@ from ununennium.data import build_index, compute_statistics
 from ununennium.data.splits import HOLDOUT
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.inference import Predictor
-from ununennium.inference.predict import predict_bands
-from ununennium.inference.temperature import tempered
+from ununennium.prediction.strips import predict_bands
+from ununennium.prediction.temperature import tempered
 
 HEIGHT, WIDTH, STEP = 300, 400, 0.004
 

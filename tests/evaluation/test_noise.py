@@ -7,11 +7,11 @@ import pytest
 from scipy.stats import norm, t
 
 from ununennium.config import GateConfig
+from ununennium.evaluation.block_sums import Units, UnitScene
 from ununennium.evaluation.bootstrap import LEAST_PLACES, difference_intervals
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import decide
 from ununennium.evaluation.measures import measures_of, metrics_of
-from ununennium.evaluation.units import Units, UnitScene
 
 CLASSES = ["land", "water"]
 MEASURES = measures_of("patches", CLASSES)

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from ununennium.config import SceneConfig
 from ununennium.data.catalog import open_scene
 from ununennium.evaluation import pictures
-from ununennium.inference.writers import ClassMapWriter, colour
+from ununennium.prediction.writers import ClassMapWriter, colour
 from ununennium.report import MAX_PICTURE_BYTES
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
+from ununennium.evaluation.block_sums import UnitScene
 from ununennium.evaluation.measures import ValueMeasures, metrics_of
 from ununennium.evaluation.scores import ValueScores
-from ununennium.evaluation.units import UnitScene
 
 
 def counted(truth: np.ndarray, predicted: np.ndarray, *, block: int = 128, mean: float = 0.0, std: float = 1.0):

@@ -9,7 +9,7 @@ import rasterio
 from ununennium.checkpoints.contract import check_contract
 from ununennium.config.predictor import FitConfig
 from ununennium.errors import ConfigError, DataError
-from ununennium.inference.fit import open_fitting
+from ununennium.inference.input_check import open_fitting
 
 TRANSFORM = rasterio.Affine(10, 0, 500000, 0, -10, 5000000)
 

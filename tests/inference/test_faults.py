@@ -19,7 +19,7 @@ import torch
 from tests.bright_model import expected, promote_bright
 from ununennium.config.maps import MapsConfig
 from ununennium.inference import Predictor
-from ununennium.mapping import make_job, run_job
+from ununennium.inference.jobs import make_job, run_job
 from ununennium.models import UNet
 
 OUTPUTS = ["map", "probabilities", "confidence", "polygons", "areas"]

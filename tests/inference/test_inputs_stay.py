@@ -16,7 +16,7 @@ from ununennium.cli import run
 from ununennium.config.maps import MapsConfig
 from ununennium.errors import ConfigError
 from ununennium.inference import Predictor
-from ununennium.mapping import make_job
+from ununennium.inference.jobs import make_job
 
 PIXELS = np.full((1, 40, 50), 40, np.uint8)
 

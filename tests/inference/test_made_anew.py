@@ -14,7 +14,7 @@ import rasterio
 
 from tests.bright_model import promote_bright
 from ununennium.config.maps import MapsConfig
-from ununennium.mapping import make_job, run_job
+from ununennium.inference.jobs import make_job, run_job
 
 BRIGHT = np.full((1, 100, 130), 40, np.uint8)
 DARK = np.full((1, 100, 130), 10, np.uint8)

@@ -22,7 +22,7 @@ from ununennium.checkpoints.artifact import write_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.config.maps import MapsConfig
 from ununennium.errors import CheckpointError, ConfigError, ProcessLost
-from ununennium.mapping import make_job, run_job
+from ununennium.inference.jobs import make_job, run_job
 
 Promote = Callable[[float], str]
 THRESHOLD = 20

@@ -19,9 +19,9 @@ from ununennium.config.predictor import PolygonsConfig
 from ununennium.data.ground import GroundTally
 from ununennium.evaluation.mapped import MappedArea
 from ununennium.inference import Predictor
+from ununennium.inference.jobs import make_job, run_job
 from ununennium.inference.stac_item import stac_item
 from ununennium.inference.vectors import write_areas
-from ununennium.mapping import make_job, run_job
 
 GEOD = pyproj.Geod(ellps="WGS84")
 HEIGHT, WIDTH = 100, 130

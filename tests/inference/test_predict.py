@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ununennium.errors import ConfigError, DataError
-from ununennium.inference.forward import cpu_batch_size
-from ununennium.inference.predict import predict_bands
 from ununennium.models import UNet
+from ununennium.prediction.forward import cpu_batch_size
+from ununennium.prediction.strips import predict_bands
 
 
 class Array:

@@ -7,7 +7,7 @@ import pytest
 
 from ununennium.data.reader import SceneReader
 from ununennium.data.statistics import BandStatistics
-from ununennium.inference.windows import window_reader
+from ununennium.prediction.windows import window_reader
 
 STATISTICS = BandStatistics(mean=[100.0, 10.0], std=[50.0, 2.0], num_pixels=1)
 HEIGHT, WIDTH = 30, 45

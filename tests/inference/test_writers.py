@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
 from ununennium.errors import ConfigError, StorageError
-from ununennium.inference.writers import COLOURS, NODATA, ClassMapWriter, ProbabilityWriter, colour
+from ununennium.prediction.writers import COLOURS, NODATA, ClassMapWriter, ProbabilityWriter, colour
 
 CLASSES = ["water", "forest", "town"]
 

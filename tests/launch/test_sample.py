@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from rasterio.windows import Window
 
-from ununennium.inference.writers import colour
+from ununennium.prediction.writers import colour
 from ununennium.runs.directory import RunDirectory
 from ununennium.training.callbacks import Callback
 from ununennium.workers import train as worker

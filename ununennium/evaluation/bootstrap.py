@@ -15,8 +15,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from ununennium.evaluation.block_sums import Units, paired
 from ununennium.evaluation.measures import FloatArray, Measures, informs, values_by_name
-from ununennium.evaluation.units import Units, paired
 from ununennium.tasks import goodness, worst_value
 
 LEAST_PLACES = 6

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ununennium.evaluation.block_sums import UnitSums
 from ununennium.evaluation.measures import TOLERANCE_PX
-from ununennium.evaluation.units import UnitSums
 
 IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]

@@ -1,7 +1,7 @@
 """A model's confidence beside its accuracy (reliability), and the temperature that brings the two together.
 
 Probabilities are those of a map before a temperature, put together from overlapping tiles and views; temperatures are
-applied to them by ``ununennium.inference.temperature``, as in maps.
+applied to them by ``ununennium.prediction.temperature``, as in maps.
 
 The expected calibration error (Naeini et al. 2015) adds up the sizes of gaps between confidence and accuracy, so noise
 makes it larger than it is (Nixon et al. 2019; Kumar et al. 2019): that of a perfect model is not 0. In the corrected
@@ -19,11 +19,11 @@ import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
 
+from ununennium.evaluation.block_sums import UnitScene, UnitSums
 from ununennium.evaluation.bootstrap import drawn_values, expanded_interval, num_resamples
 from ununennium.evaluation.evaluation import Calibration
 from ununennium.evaluation.measures import Kind
-from ununennium.evaluation.units import UnitScene, UnitSums
-from ununennium.inference.temperature import TINY, tempered
+from ununennium.prediction.temperature import TINY, tempered
 
 NUM_BINS = 15
 """Bins of confidence, of equal width from 0 to 1."""

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ununennium.config import GateConfig
+from ununennium.evaluation.block_sums import Units, paired
 from ununennium.evaluation.bootstrap import LEAST_PLACES, informative_places, num_resamples
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.measures import Measures, has_labels, measures_of, values_by_name
 from ununennium.evaluation.slices import parts
 from ununennium.evaluation.thresholds import exceeds, reaches
-from ununennium.evaluation.units import Units, paired
 from ununennium.tasks import LOWER_IS_BETTER, goodness, worst_value
 
 KINDS = ("champion", "floor", "measured", "improvement", "class", "slice", "smoke test", "approval")

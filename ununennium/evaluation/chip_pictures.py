@@ -21,7 +21,7 @@ from ununennium.evaluation import pictures
 from ununennium.evaluation.chips import SCORES, Chip, Content, choose, content_of, predicted_scenes, score_chips
 from ununennium.evaluation.split_picture import FOLD_COLOURS
 from ununennium.files import write_json
-from ununennium.inference.writers import NODATA, colour
+from ununennium.prediction.writers import NODATA, colour
 
 CHIPS = "chips.json"
 _SHOWN = 6  # best, and as many worst

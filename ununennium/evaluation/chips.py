@@ -17,7 +17,7 @@ from ununennium.data.catalog import Scene
 from ununennium.data.index import ChipIndex
 from ununennium.data.patches import has_class
 from ununennium.data.values import ValueReader
-from ununennium.inference.writers import NODATA
+from ununennium.prediction.writers import NODATA
 
 _LEAST_JUDGED = 0.25
 """Share of a chip's pixels that must be judged for its score to say something."""

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ununennium.evaluation.block_sums import Place, Units, paired_places
 from ununennium.evaluation.bootstrap import LEAST_PLACES, difference
 from ununennium.evaluation.measures import FloatArray, Measures, values_by_name
-from ununennium.evaluation.units import Place, Units, paired_places
 
 _CRITICAL = 1.2816
 """Normal quantile of a one-sided test at 10 %: a correlation that is missed does more harm than one seen in noise."""

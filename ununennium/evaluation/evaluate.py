@@ -21,19 +21,19 @@ from ununennium.data.splits import FOLDS, HOLDOUT, VALIDATION, place_on_grid
 from ununennium.data.statistics import BandStatistics
 from ununennium.data.values import ValueReader
 from ununennium.errors import DataError
+from ununennium.evaluation.block_sums import UnitScene
 from ununennium.evaluation.calibration import Reliability, Samples
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.mapped import MappedArea
 from ununennium.evaluation.measures import ClassMeasures, measures_of, metrics_of
 from ununennium.evaluation.slices import slices_of, worst_in_words
-from ununennium.evaluation.units import UnitScene
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from ununennium.data.reader import BoolArray, FloatArray, SceneReader
-    from ununennium.inference.predict import Band, Output, ReadWindow
+    from ununennium.prediction.strips import Band, Output, ReadWindow
 
 _STRIP_ROWS = 512
 
@@ -195,8 +195,8 @@ def _predicted(
     tta: bool,
 ) -> Iterator[Band]:
     """The prediction of a scene's part of a fold; what is outside the fold is not valid."""
-    from ununennium.inference.predict import predict_bands
-    from ununennium.inference.windows import window_reader
+    from ununennium.prediction.strips import predict_bands
+    from ununennium.prediction.windows import window_reader
 
     top, left, height, width = box
     tile, overlap = index.task.tiling(config.chip_size)

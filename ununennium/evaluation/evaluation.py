@@ -23,8 +23,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from ununennium.evaluation.block_sums import Units
 from ununennium.evaluation.measures import value_in
-from ununennium.evaluation.units import Units
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from typing import Any, Literal
 from ununennium.config import GateConfig
 from ununennium.errors import ConfigError, GateError
 from ununennium.evaluation import checks
+from ununennium.evaluation.block_sums import paired
 from ununennium.evaluation.bootstrap import difference_intervals, informative_places, num_resamples
 from ununennium.evaluation.checks import KINDS, Check, Noise
 from ununennium.evaluation.correlation import merge_factor
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.measures import measures_of
 from ununennium.evaluation.slices import DATE, SCENE
-from ununennium.evaluation.units import paired
 from ununennium.hints import did_you_mean
 from ununennium.tasks import TASKS
 

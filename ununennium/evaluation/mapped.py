@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from ununennium.data.ground import GroundTally
 from ununennium.evaluation.areas import Interval, Intervals, estimate_areas, estimates
+from ununennium.evaluation.block_sums import Units
 from ununennium.evaluation.bootstrap import drawn_values, expanded_interval, num_resamples
 from ununennium.evaluation.evaluation import Areas
 from ununennium.evaluation.measures import ClassMeasures
-from ununennium.evaluation.units import Units
 
 _CONFIDENCE = 0.95
 

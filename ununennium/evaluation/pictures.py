@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.inference.writers import NODATA, colour
+from ununennium.prediction.writers import NODATA, colour
 
 _INK = "#333333"
 _MOST_CLASSES_NAMED = 20

@@ -13,17 +13,17 @@ import torch
 
 from ununennium.data.patches import classes_present, most_common_class
 from ununennium.errors import DataError
+from ununennium.evaluation.block_sums import UnitScene, UnitSums
 from ununennium.evaluation.boundary import BoundaryCounter
 from ununennium.evaluation.measures import Kind, measures_of
-from ununennium.evaluation.units import UnitScene, UnitSums
-from ununennium.inference.writers import ClassMapWriter, PresenceMapWriter, ValueMapWriter
+from ununennium.prediction.writers import ClassMapWriter, PresenceMapWriter, ValueMapWriter
 
 _LEAST_SHOWN = 0.5
 
 if TYPE_CHECKING:
     from ununennium.data.catalog import Scene
     from ununennium.data.reader import BoolArray
-    from ununennium.inference.predict import Band, Output
+    from ununennium.prediction.strips import Band, Output
 
 
 class MapWriter(Protocol):

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.data.places import window_text
+from ununennium.evaluation.block_sums import Units
 from ununennium.evaluation.evaluation import Slice
 from ununennium.evaluation.measures import FloatArray, Measures, measures_of, metrics_of, value_in
-from ununennium.evaluation.units import Units
 from ununennium.tasks import goodness
 
 SCENE, DATE, BLOCK = "scene", "date", "block"

@@ -22,9 +22,9 @@ from ununennium.data.catalog import Scene
 from ununennium.data.ground import pixel_areas
 from ununennium.data.raster import bounded_cache, open_raster
 from ununennium.evaluation.pictures import change_picture
+from ununennium.inference.jobs import ITEM
 from ununennium.inference.outputs import MappedScene
-from ununennium.inference.writers import NODATA
-from ununennium.mapping import ITEM
+from ununennium.prediction.writers import NODATA
 from ununennium.storage.base import Storage
 
 _ROWS = 512

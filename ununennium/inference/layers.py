@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.evaluation.scores import Scores
-from ununennium.inference.predict import Band
-from ununennium.inference.writers import NODATA, PROBABILITY_STEP
+from ununennium.prediction.strips import Band
+from ununennium.prediction.writers import NODATA, PROBABILITY_STEP
 
 MAP, VALID, PROBABILITIES, CONFIDENCE = "map", "valid", "probabilities", "confidence"
 

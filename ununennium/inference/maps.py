@@ -13,12 +13,12 @@ from ununennium.errors import StorageUnavailable
 from ununennium.files import work_root
 from ununennium.inference import mlm_item
 from ununennium.inference.change import LastMaps, write_change
+from ununennium.inference.jobs import ITEM, JobScene, MapJob
+from ununennium.inference.multi_gpu import Ranks
 from ununennium.inference.outputs import MappedScene
 from ununennium.inference.predictor import OnRows, Predictor
-from ununennium.inference.ranks import Ranks
 from ununennium.inference.stac_item import ASSETS, stac_item
-from ununennium.inference.store import band_store
-from ununennium.mapping import ITEM, JobScene, MapJob
+from ununennium.inference.strip_store import band_store
 from ununennium.storage.base import Storage
 from ununennium.storage.open import open_storage
 

@@ -13,11 +13,11 @@ from ununennium.data.catalog import Scene
 from ununennium.evaluation.pictures import class_map_picture, presence_map_picture, value_map_picture
 from ununennium.evaluation.scores import Scores
 from ununennium.inference.areas import AreaTable, write_table
-from ununennium.inference.fit import FittingScene
+from ununennium.inference.input_check import FittingScene
 from ununennium.inference.layers import CONFIDENCE, MAP, PROBABILITIES, VALID
-from ununennium.inference.store import BandStore
+from ununennium.inference.strip_store import BandStore
 from ununennium.inference.vectors import areas_of_map, write_areas
-from ununennium.inference.writers import ProbabilityWriter
+from ununennium.prediction.writers import ProbabilityWriter
 
 _ENDINGS = {"geoparquet": ".parquet", "geojson": ".geojson"}
 

@@ -25,16 +25,16 @@ from ununennium.data.overwriting import local_output, refuse_overwriting
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import ConfigError
 from ununennium.files import work_root
-from ununennium.inference.fit import FittingScene, open_fitting
-from ununennium.inference.forward import Forward, cpu_batch_size, find_batch_size, ready
+from ununennium.inference.input_check import FittingScene, open_fitting
+from ununennium.inference.jobs import fingerprint
 from ununennium.inference.layers import layers_of
 from ununennium.inference.outputs import MappedScene, paths_of_outputs, write_outputs
-from ununennium.inference.predict import Band, ReadWindow, predict_bands
-from ununennium.inference.store import BandStore, band_store
-from ununennium.inference.temperature import temperature_of
-from ununennium.inference.tiles import num_bands, overlap_of, rows_of_band
-from ununennium.inference.windows import blocks_of_a_row, window_reader
-from ununennium.mapping import fingerprint
+from ununennium.inference.strip_store import BandStore, band_store
+from ununennium.prediction.forward import Forward, cpu_batch_size, find_batch_size, ready
+from ununennium.prediction.strips import Band, ReadWindow, predict_bands
+from ununennium.prediction.temperature import temperature_of
+from ununennium.prediction.tiles import num_bands, overlap_of, rows_of_band
+from ununennium.prediction.windows import blocks_of_a_row, window_reader
 from ununennium.tasks import TASKS
 from ununennium.training.precision import resolve_precision
 from ununennium.version import __version__

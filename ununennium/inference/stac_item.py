@@ -22,7 +22,7 @@ from ununennium.data.antimeridian import bbox_of, split, to_degrees
 from ununennium.data.catalog import Scene
 from ununennium.data.ground import straight_pixels
 from ununennium.inference.outputs import MappedScene
-from ununennium.inference.writers import PROBABILITY_STEP
+from ununennium.prediction.writers import PROBABILITY_STEP
 from ununennium.version import __version__
 
 _EXTENSIONS = [

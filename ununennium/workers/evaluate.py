@@ -38,7 +38,7 @@ from ununennium.evaluation.chip_pictures import draw_chips
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.files import write_json
-from ununennium.inference.temperature import temperature_of
+from ununennium.prediction.temperature import temperature_of
 from ununennium.processes.console import mark_levels
 from ununennium.processes.parent import die_with_parent
 from ununennium.processes.reporting import report_error

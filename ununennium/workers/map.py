@@ -22,10 +22,10 @@ from ununennium.checkpoints.registry import Registry
 from ununennium.config.predictor import FitConfig, PredictorConfig
 from ununennium.errors import ProcessLost, StorageUnavailable, UnunenniumError
 from ununennium.files import write_json
+from ununennium.inference.jobs import JobScene, MapJob
 from ununennium.inference.maps import make_map
+from ununennium.inference.multi_gpu import Ranks, device_of, follow
 from ununennium.inference.predictor import Predictor
-from ununennium.inference.ranks import Ranks, device_of, follow
-from ununennium.mapping import JobScene, MapJob
 from ununennium.processes.console import mark_levels
 from ununennium.processes.parent import die_with_parent
 from ununennium.processes.reporting import report_error

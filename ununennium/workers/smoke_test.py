@@ -25,7 +25,7 @@ from ununennium.data.splits import HOLDOUT
 from ununennium.data.statistics import BandStatistics
 from ununennium.errors import CheckpointError, StorageError
 from ununennium.files import write_json
-from ununennium.inference.windows import window_reader
+from ununennium.prediction.windows import window_reader
 from ununennium.processes.reporting import report_error
 from ununennium.runs.directory import RunDirectory
 

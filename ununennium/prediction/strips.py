@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ununennium.errors import ConfigError, DataError
-from ununennium.inference.forward import Forward, Output, cpu_batch_size, ready
-from ununennium.inference.temperature import tempered
-from ununennium.inference.tiles import check_sizes, num_bands, overlap_of, overlap_with, place_tiles
+from ununennium.prediction.forward import Forward, Output, cpu_batch_size, ready
+from ununennium.prediction.temperature import tempered
+from ununennium.prediction.tiles import check_sizes, num_bands, overlap_of, overlap_with, place_tiles
 
 __all__ = ["Band", "Output", "ReadWindow", "predict_bands"]
 

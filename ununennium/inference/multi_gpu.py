@@ -17,9 +17,9 @@ from pathlib import Path
 
 from ununennium.errors import DataError, ProcessLost
 from ununennium.files import write_json
+from ununennium.inference.jobs import MapJob
 from ununennium.inference.predictor import Predictor
-from ununennium.inference.store import BandStore
-from ununennium.mapping import MapJob
+from ununennium.inference.strip_store import BandStore
 from ununennium.processes.supervise import how_it_ended
 from ununennium.runs.directory import read_json
 

@@ -9,7 +9,7 @@ from ununennium.data.layout import arrange
 from ununennium.data.raster import GDAL_CACHE_BYTES
 from ununennium.data.reader import BoolArray, FloatArray, SceneReader
 from ununennium.data.statistics import BandStatistics, normalise
-from ununennium.inference.predict import ReadWindow
+from ununennium.prediction.strips import ReadWindow
 
 _MOST_CACHE_BYTES = 2**30
 
