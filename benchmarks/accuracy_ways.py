@@ -24,8 +24,8 @@ from ununennium.data.index import ChipIndex
 from ununennium.data.splits import TRAIN
 from ununennium.data.statistics import BandStatistics
 from ununennium.evaluation.evaluate import evaluate
+from ununennium.pipeline.sessions import started
 from ununennium.runs.directory import RunDirectory
-from ununennium.starting import started
 from ununennium.training.callbacks import EMA, Callback
 from ununennium.training.precision import resolve_precision
 from ununennium.training.trainer import Trainer

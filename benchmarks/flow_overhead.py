@@ -43,7 +43,7 @@ sys.exit(status)
 BARE = f"""{TIMED}
 from ununennium import pipeline
 from ununennium.config import RunConfig
-from ununennium.starting import started
+from ununennium.pipeline.sessions import started
 with started(RunConfig.load(sys.argv[1], sys.argv[2:])) as run:
     pipeline.prepare(run)
     pipeline.train(run).require_usable()

@@ -17,8 +17,8 @@ from prefect.context import FlowRunContext
 from prefect.input import RunInput
 from pydantic import Field
 
-from ununennium import approval
-from ununennium.approval import Answer
+from ununennium.pipeline import approval
+from ununennium.pipeline.approval import Answer
 from ununennium.runs.directory import RunDirectory
 
 

@@ -14,10 +14,10 @@ from prefect.states import Completed
 
 from flows.events import DEGRADED, emit
 from flows.logs import passed_on
-from ununennium import drift
 from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import ProcessLost, StorageUnavailable
 from ununennium.files import finite
+from ununennium.pipeline import drift
 from ununennium.storage.open import resolve_storage
 
 _MOST_CHECKS = 20

@@ -25,12 +25,12 @@ from flows import approval, lineage, live
 from flows.events import EARLY_STOPPED, FINISHED, PROMOTED, emit
 from flows.logs import passed_on
 from ununennium import pipeline, report
-from ununennium.approval import AWAITING, Answer
 from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import LaunchError, ProcessLost, StorageUnavailable
 from ununennium.launch.result import Preempted, TrainingResult
+from ununennium.pipeline.approval import AWAITING, Answer
+from ununennium.pipeline.sessions import started
 from ununennium.runs.directory import RunDirectory, as_link, read_json
-from ununennium.starting import started
 
 heartbeat = logging.getLogger("flows.heartbeat")
 """Where training stands, every few seconds; for a terminal's live line, and never sent to the server."""

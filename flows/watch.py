@@ -15,8 +15,8 @@ from prefect.states import Completed
 
 from flows.events import ARRIVED, emit
 from flows.logs import passed_on
-from ununennium import arrivals
 from ununennium.config import RunConfig, apply_overrides
+from ununennium.pipeline import arrivals
 
 _MOST_NAMED = 50
 

@@ -22,8 +22,8 @@ import pytest
 from tests.launch.conftest import TINY
 from tests.processes import LONG_S, wait_until
 from ununennium.files import write_json
+from ununennium.pipeline.active_runs import training_here, without_an_end
 from ununennium.processes.supervise import start_time
-from ununennium.running import training_here, without_an_end
 from ununennium.storage.open import resolve_storage
 
 WATCH = [sys.executable, "-m", "ununennium", "runs", "--watch"]

@@ -11,9 +11,9 @@ from ununennium import pipeline
 from ununennium.cli import run as command
 from ununennium.config import RunConfig
 from ununennium.errors import CheckpointError
-from ununennium.measuring import find_checkpoint, measure_checkpoint, measure_version
+from ununennium.pipeline.evaluations import find_checkpoint, measure_checkpoint, measure_version
+from ununennium.pipeline.sessions import started
 from ununennium.runs.directory import RunDirectory, read_json
-from ununennium.starting import started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CHANGES = (

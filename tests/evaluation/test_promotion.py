@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 
 from tests.launch.conftest import TINY
 from ununennium import pipeline
-from ununennium.approval import Answer, record_of
 from ununennium.checkpoints.artifact import write_artifact
 from ununennium.checkpoints.contract import read_local_contract
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import RunConfig
 from ununennium.errors import GateError, ProcessLost
 from ununennium.launch.training import smoke_test
+from ununennium.pipeline.approval import Answer, record_of
+from ununennium.pipeline.sessions import started
 from ununennium.runs.directory import RunDirectory, read_json
-from ununennium.starting import started
 from ununennium.workers.smoke_test import compare
 
 FLOW_RUN = {"flow_run_id": "the-flow-run"}
@@ -202,7 +202,7 @@ def test_a_process_that_ends_while_its_run_waits_is_not_the_end_of_the_run(
 
 
 def test_an_approval_that_nobody_acted_upon_is_acted_upon(judged: RunDirectory) -> None:
-    from ununennium import approval
+    from ununennium.pipeline import approval
 
     assert pipeline.go_on(judged)["verdict"] == "awaiting_approval"
     approval.note(judged, Answer(True, "ada"))

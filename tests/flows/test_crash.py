@@ -16,9 +16,9 @@ from tests.flows.conftest import ended, flow_runs, post, prefect_cli, worker_of
 from tests.processes import has_checkpoint, newest_checkpoint, wait_until
 from ununennium import pipeline
 from ununennium.config import RunConfig
+from ununennium.pipeline.sessions import started
 from ununennium.runs.directory import RunDirectory
 from ununennium.runs.listing import list_runs
-from ununennium.starting import started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 Tiny = Callable[..., RunConfig]

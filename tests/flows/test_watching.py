@@ -15,8 +15,8 @@ import rasterio
 from tests.flows.test_retrain import events
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import RunConfig
-from ununennium.drift import drift_history
 from ununennium.errors import ConfigError
+from ununennium.pipeline.drift import drift_history
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("server")]
 Tiny = Callable[..., RunConfig]

@@ -22,10 +22,10 @@ from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError
 from ununennium.files import write_json
+from ununennium.pipeline.sessions import resumed, started
 from ununennium.processes.supervise import start_time
 from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.runs.listing import list_runs
-from ununennium.starting import resumed, started
 
 Configured = Callable[..., RunConfig]
 
@@ -144,7 +144,7 @@ def test_new_or_changed_scenes_are_another_run(configured: Configured, tmp_path:
 def test_other_versions_are_another_run(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
     before = interrupt(configured())
     then = RunDirectory.open(f"work/{before}").record()["versions"]
-    monkeypatch.setattr("ununennium.starting.versions", lambda: {**then, "torch": "9.0"})
+    monkeypatch.setattr("ununennium.pipeline.sessions.versions", lambda: {**then, "torch": "9.0"})
     found, said = ask(configured())
     assert found != before
     assert "versions = '9.0': torch was " in said

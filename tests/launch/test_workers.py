@@ -20,7 +20,7 @@ from ununennium.config import RunConfig, TrainerSettings
 from ununennium.errors import ConfigError, DataError, ProcessLost, StorageUnavailable, TrainingError
 from ununennium.inference.jobs import JobScene, MapJob, run_job
 from ununennium.launch.training import evaluate_in_subprocess, smoke_test
-from ununennium.measuring import in_process
+from ununennium.pipeline.evaluations import in_process
 from ununennium.processes.reporting import report_error
 from ununennium.processes.worker import ProcessTimedOut, run_worker
 from ununennium.runs.directory import RunDirectory

@@ -12,8 +12,8 @@ import rasterio
 
 from ununennium import pipeline
 from ununennium.config import RunConfig
+from ununennium.pipeline.sessions import started
 from ununennium.runs.directory import RunDirectory
-from ununennium.starting import started
 
 SIZE = 160
 

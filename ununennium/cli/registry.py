@@ -160,7 +160,7 @@ def evaluate(
     from ununennium import report
     from ununennium.cli.console import say
     from ununennium.config import RunConfig
-    from ununennium.measuring import measure_version
+    from ununennium.pipeline.evaluations import measure_version
     from ununennium.storage.open import resolve_storage
 
     described = RunConfig.load(config)

@@ -74,9 +74,9 @@ def train(
         raise ConfigError("train", None, "give a configuration file, or --resume with a run; not both")
     from ununennium import pipeline
     from ununennium.config import RunConfig
+    from ununennium.pipeline.sessions import resumed, started
     from ununennium.report import closing_rows
     from ununennium.runs.directory import RunDirectory
-    from ununennium.starting import resumed, started
 
     if config is not None:
         described = RunConfig.load(config, changes or [])
@@ -147,7 +147,7 @@ def evaluate(
 def _measure(run: Any, which: str, *, as_json: bool) -> None:
     """Print the metrics of one checkpoint."""
     from ununennium import report
-    from ununennium.measuring import measure_checkpoint
+    from ununennium.pipeline.evaluations import measure_checkpoint
 
     manifest, found = measure_checkpoint(run, which, on_line=say)
     if as_json:
@@ -169,7 +169,7 @@ def promote(
     The smoke test comes first: a fresh process loads the model from the storage. A flow run that waits goes on.
     """
     from ununennium import pipeline, report
-    from ununennium.approval import Answer
+    from ununennium.pipeline.approval import Answer
     from ununennium.runs.directory import RunDirectory, read_json
 
     directory = RunDirectory.fetch(storage, run)

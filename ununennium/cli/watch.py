@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from ununennium.errors import UnunenniumError
+from ununennium.pipeline.active_runs import Running, end_of, training_here, without_an_end
 from ununennium.report.live import metrics_text, standing_text
 from ununennium.report.rows import duration_text
-from ununennium.running import Running, end_of, training_here, without_an_end
 from ununennium.storage.open import resolve_storage
 
 if TYPE_CHECKING:

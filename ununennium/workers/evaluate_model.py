@@ -1,7 +1,7 @@
 """The process that measures one model: ``python -m ununennium.workers.evaluate_model JOB_JSON``.
 
 Beside ``job.json`` lies the index of the data and, for a checkpoint, the statistics of its run; it leaves
-``measured.json``, or ``error.json``. See ``ununennium.measuring``.
+``measured.json``, or ``error.json``. See ``ununennium.pipeline.evaluations``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The smoke test of a promotion: what the storage holds must make of a chip what the judged model made of it.
 
-``python -m ununennium.workers.smoke_test ARTIFACT_URL PROBE ANSWER_JSON [RUN_JSON]`` loads the artefact in a process that
-has seen nothing of the run but which model its configuration names, predicts the chip, and writes
+``python -m ununennium.workers.smoke_test ARTIFACT_URL PROBE ANSWER_JSON [RUN_JSON]`` loads the artefact in a process
+that has seen nothing of the run but which model its configuration names, predicts the chip, and writes
 ``{"passed", "words"}``: how far its logits are from those that were written when the model was judged. Where the test
 cannot be made (storage away, no memory) it writes ``error.json`` beside the answer instead: that says nothing of the
 artefact.

@@ -23,7 +23,7 @@ from ununennium.evaluation.gate import check_metrics
 from ununennium.evaluation.thresholds import exceeds
 from ununennium.files import finite
 from ununennium.launch.watch import OnLine
-from ununennium.measuring import measure_champion
+from ununennium.pipeline.evaluations import measure_champion
 from ununennium.storage.open import open_storage, resolve_storage
 from ununennium.tasks import goodness
 

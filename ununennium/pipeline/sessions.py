@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from ununennium.approval import AWAITING
 from ununennium.config import RunConfig
 from ununennium.data.catalog import open_catalog
 from ununennium.data.index import ChipIndex
@@ -28,7 +27,8 @@ from ununennium.errors import ConfigError, DataError, StorageError, UnunenniumEr
 from ununennium.files import write_json
 from ununennium.launch.result import Preempted
 from ununennium.launch.watch import processes
-from ununennium.pipeline import refresh, report, summarise
+from ununennium.pipeline.approval import AWAITING
+from ununennium.pipeline.stages import refresh, report, summarise
 from ununennium.processes.supervise import POLL_S
 from ununennium.runs.directory import RunDirectory
 from ununennium.runs.listing import newest_summaries

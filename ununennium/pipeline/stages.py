@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ununennium import approval
-from ununennium.approval import Answer
 from ununennium.checkpoints.registry import PROMOTED, Promotion, Registry
 from ununennium.config import Component, RunConfig
 from ununennium.data.index import ChipIndex
@@ -27,6 +25,8 @@ from ununennium.importing import check_allowed
 from ununennium.launch.result import TrainingResult
 from ununennium.launch.training import check_in_subprocess, evaluate_in_subprocess, launch, smoke_test
 from ununennium.launch.watch import OnLine
+from ununennium.pipeline import approval
+from ununennium.pipeline.approval import Answer
 from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.storage.open import check_writable, open_storage
 from ununennium.tasks import headline
