@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from benchmarks.loops import quiet_lightning
 from ununennium import pipeline
 from ununennium.config import RunConfig
-from ununennium.data.index import ChipIndex
-from ununennium.data.splits import TRAIN
-from ununennium.data.statistics import BandStatistics
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.chips.statistics import BandStatistics
+from ununennium.data.splits.splits import TRAIN
 from ununennium.evaluation.evaluate import evaluate
 from ununennium.pipeline.sessions import started
 from ununennium.runs.directory import RunDirectory

@@ -39,7 +39,7 @@ from ununennium.checkpoints.contract import REQUIRED
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import DataConfig
 from ununennium.data import build_index, compute_statistics
-from ununennium.data.loaders import build_loaders
+from ununennium.data.chips.loaders import build_loaders
 from ununennium.models import UNet
 from ununennium.training import CheckpointCallback, Trainer, TrainerConfig
 from ununennium.training.callbacks import MetricsFile

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-    from ununennium.data.catalog import Scene
-    from ununennium.data.index import ChipIndex
-    from ununennium.data.labels import LabelReader
-    from ununennium.data.patches import OfPatch
-    from ununennium.data.reader import SceneReader
-    from ununennium.data.splits import Split
-    from ununennium.data.values import TargetScale
+    from ununennium.data.chips.index import ChipIndex
+    from ununennium.data.scenes.catalog import Scene
+    from ununennium.data.scenes.reader import SceneReader
+    from ununennium.data.splits.splits import Split
+    from ununennium.data.targets.labels import LabelReader
+    from ununennium.data.targets.patch_labels import OfPatch
+    from ununennium.data.targets.regression import TargetScale
     from ununennium.evaluation.scores import Scores
     from ununennium.training.callbacks.callback import Callback
 
@@ -167,7 +167,7 @@ class Segmentation(PerPixel):
 
     def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
         """Class numbers."""
-        from ununennium.data.labels import LabelReader
+        from ununennium.data.targets.labels import LabelReader
 
         return LabelReader(scene, classes, ignore_index)
 
@@ -241,14 +241,14 @@ class Classification(Segmentation):
 
     def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
         """The scene's classes, or class numbers from its label file."""
-        from ununennium.data.labels import LabelReader
-        from ununennium.data.patches import SceneLabelReader
+        from ununennium.data.targets.labels import LabelReader
+        from ununennium.data.targets.patch_labels import SceneLabelReader
 
         return (SceneLabelReader if scene.label is None else LabelReader)(scene, classes, ignore_index)
 
     def of_patch(self, index: ChipIndex) -> OfPatch | None:
         """The most common class."""
-        from ununennium.data.patches import most_common_class
+        from ununennium.data.targets.patch_labels import most_common_class
 
         return most_common_class(len(index.classes), index.ignore_index)
 
@@ -303,7 +303,7 @@ class MultiLabel(Classification):
 
     def target_reader(self, scene: Scene, index: ChipIndex) -> TargetReader:
         """All classes that a pixel stands for."""
-        from ununennium.data.patches import PresenceReader
+        from ununennium.data.targets.patch_labels import PresenceReader
 
         return PresenceReader(index.labels(scene))
 
@@ -315,13 +315,13 @@ class MultiLabel(Classification):
         self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
     ) -> npt.NDArray[np.bool_]:
         """Not NaN; or standing for the class."""
-        from ununennium.data.patches import has_class
+        from ununennium.data.targets.patch_labels import has_class
 
         return target == target if number is None else has_class(target, number)
 
     def of_patch(self, index: ChipIndex) -> OfPatch | None:
         """All classes that are present."""
-        from ununennium.data.patches import classes_present
+        from ununennium.data.targets.patch_labels import classes_present
 
         return classes_present(len(index.classes))
 
@@ -362,19 +362,19 @@ class Regression(PerPixel):
 
     def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
         """0 where there is a value."""
-        from ununennium.data.values import PresenceReader
+        from ununennium.data.targets.regression import PresenceReader
 
         return PresenceReader(scene, classes, ignore_index)
 
     def target_reader(self, scene: Scene, index: ChipIndex) -> TargetReader:
         """Standardised values."""
-        from ununennium.data.values import ValueReader
+        from ununennium.data.targets.regression import ValueReader
 
         return ValueReader(scene, index.target_scale)
 
     def target_scale(self, readers: Sequence[SceneReader], split: Split) -> TargetScale:
         """Mean and standard deviation of the training fold's values."""
-        from ununennium.data.values import target_scale
+        from ununennium.data.targets.regression import target_scale
 
         return target_scale(readers, split)
 

@@ -14,8 +14,8 @@ from rasterio.features import rasterize
 from rasterio.warp import Resampling, reproject
 
 from ununennium.data import TrainingChips, build_index, compute_statistics, open_catalog
-from ununennium.data.index_cache import indexed
-from ununennium.data.reader import SceneReader
+from ununennium.data.chips.index_cache import indexed
+from ununennium.data.scenes.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
 from ununennium.files import cache_folder
 

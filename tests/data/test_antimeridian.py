@@ -5,7 +5,7 @@ import pyproj
 import pytest
 import shapely
 
-from ununennium.data.antimeridian import (
+from ununennium.data.scenes.antimeridian import (
     bbox_of,
     box_meets,
     boxes_meet,

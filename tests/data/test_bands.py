@@ -12,11 +12,11 @@ import rasterio
 from rasterio.enums import ColorInterp
 
 from ununennium.data import build_index, compute_statistics, open_catalog
-from ununennium.data.bands import BandSet
-from ununennium.data.catalog import Scene
+from ununennium.data.chips.index import ChipIndex
 from ununennium.data.describe import scene_facts, scene_rows
-from ununennium.data.index import ChipIndex
-from ununennium.data.reader import SceneReader
+from ununennium.data.scenes.bands import BandSet
+from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
 
 WEST = rasterio.Affine(10, 0, 400000, 0, -10, 5000000)

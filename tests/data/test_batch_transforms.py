@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ununennium.config import AugmentConfig
 from ununennium.data import build_index, build_loaders, compute_statistics
-from ununennium.data.batch_transforms import DeviceTransform, _turn, _zoom
-from ununennium.data.transforms import zoom
+from ununennium.data.chips.batch_transforms import DeviceTransform, _turn, _zoom
+from ununennium.data.chips.transforms import zoom
 from ununennium.losses import CrossEntropyLoss
 from ununennium.models import UNet
 from ununennium.training import CheckpointCallback, Trainer, TrainerConfig

@@ -23,11 +23,11 @@ from ununennium.data import (
     build_index,
     compute_statistics,
 )
-from ununennium.data.dataset import as_batch
-from ununennium.data.memory import DecodedCache
-from ununennium.data.regions import Regions, bucketed_order
-from ununennium.data.stratify import assign_blocks
-from ununennium.data.transforms import shade, turn
+from ununennium.data.chips.dataset import as_batch
+from ununennium.data.chips.memory import DecodedCache
+from ununennium.data.chips.regions import Regions, bucketed_order
+from ununennium.data.chips.transforms import shade, turn
+from ununennium.data.splits.stratify import assign_blocks
 from ununennium.errors import ConfigError
 
 

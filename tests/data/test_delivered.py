@@ -19,9 +19,9 @@ import rasterio.shutil
 from ununennium.config import CatalogConfig
 from ununennium.config.predictor import FitConfig
 from ununennium.data import build_index, open_catalog
-from ununennium.data.delivered import DRIVERS_VARIABLE
-from ununennium.data.sources import scenes_without_labels
-from ununennium.data.sources.hrefs import LOCAL_HREFS_VARIABLE, check_href
+from ununennium.data.scenes.delivered import DRIVERS_VARIABLE
+from ununennium.data.scenes.sources import scenes_without_labels
+from ununennium.data.scenes.sources.hrefs import LOCAL_HREFS_VARIABLE, check_href
 from ununennium.errors import DataError
 from ununennium.inference.input_check import open_fitting
 

@@ -23,10 +23,11 @@ import rasterio.shutil
 from rasterio.control import GroundControlPoint
 from rasterio.vrt import WarpedVRT
 
-from ununennium.data import ChipIndex, build_index, fingerprints, open_catalog
-from ununennium.data.fingerprints import Fingerprints
-from ununennium.data.index_cache import check_unchanged, indexed
-from ununennium.data.locations import local_file, remote_url
+from ununennium.data import ChipIndex, build_index, open_catalog
+from ununennium.data.chips.index_cache import check_unchanged, indexed
+from ununennium.data.scenes import fingerprints
+from ununennium.data.scenes.fingerprints import Fingerprints
+from ununennium.data.scenes.locations import local_file, remote_url
 from ununennium.errors import DataError
 from ununennium.files import cache_folder
 
@@ -343,7 +344,7 @@ def test_remote_files_are_compared_by_what_their_store_says(web, make, tmp_path)
 
 
 def test_a_store_that_does_not_answer_is_no_changed_file(web, make, tmp_path, monkeypatch):
-    from ununennium.data import stores
+    from ununennium.data.scenes import stores
 
     monkeypatch.setattr(stores, "RETRY_WAITS_S", (0.0,))
     with pytest.raises(DataError, match=r"127\.0\.0\.1:1/a\.tif cannot be read"):

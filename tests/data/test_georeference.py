@@ -15,8 +15,8 @@ from rasterio.rpc import RPC
 
 from ununennium.config.predictor import FitConfig
 from ununennium.data import build_index, open_catalog
-from ununennium.data.georeference import georeference
-from ununennium.data.reader import SceneReader
+from ununennium.data.scenes.georeference import georeference
+from ununennium.data.scenes.reader import SceneReader
 from ununennium.errors import DataError
 from ununennium.inference.input_check import open_fitting
 from ununennium.tasks import TASKS

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.features import rasterize, shapes
 
-from ununennium.data.ground import GroundTally, area_of_outline, pixel_areas, straight_pixels
+from ununennium.data.scenes.ground import GroundTally, area_of_outline, pixel_areas, straight_pixels
 
 GEOD = pyproj.Geod(ellps="WGS84")
 CUSTOM = "+proj=lcc +lat_1=40 +lat_2=60 +lat_0=50 +lon_0=10 +x_0=300000 +ellps=GRS80 +units=us-ft"

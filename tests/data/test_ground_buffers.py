@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ununennium.data import build_index
-from ununennium.data.ground_buffers import buffered
+from ununennium.data.targets.ground_buffers import buffered
 
 GEOD = pyproj.Geod(ellps="WGS84")
 PLACES = {

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import rasterio
 
-from ununennium.data import ChipIndex, compute_statistics, index_cache
-from ununennium.data.fingerprints import Fingerprints
-from ununennium.data.index_cache import indexed
-from ununennium.data.references import companions
+from ununennium.data import ChipIndex, compute_statistics
+from ununennium.data.chips import index_cache
+from ununennium.data.chips.index_cache import indexed
+from ununennium.data.scenes.fingerprints import Fingerprints
+from ununennium.data.scenes.references import companions
 from ununennium.errors import DataError
 
 

@@ -12,9 +12,9 @@ import rasterio.vrt
 from rasterio.enums import ColorInterp
 
 from ununennium.data import build_index
-from ununennium.data.catalog import open_catalog
-from ununennium.data.labels import LabelReader
-from ununennium.data.values import ValueReader
+from ununennium.data.scenes.catalog import open_catalog
+from ununennium.data.targets.labels import LabelReader
+from ununennium.data.targets.regression import ValueReader
 from ununennium.errors import ConfigError, DataError
 
 SIZE = 64

@@ -15,7 +15,7 @@ from rasterio.warp import transform
 
 from ununennium.config import AugmentConfig
 from ununennium.data import TRAIN, TrainingChips, build_index, compute_statistics
-from ununennium.data.units import check_magnitudes
+from ununennium.data.scenes.units import check_magnitudes
 
 NODATA = -9
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rasterio.warp import transform
 
 from ununennium.data import HOLDOUT, TRAIN, VALIDATION, build_index
-from ununennium.data.index import ChipIndex
+from ununennium.data.chips.index import ChipIndex
 
 ORIGIN = 500000, 5000000
 

@@ -13,7 +13,7 @@ import rasterio
 import rasterio.shutil
 import rasterio.vrt
 
-from ununennium.data.overwriting import local_output, refuse_overwriting
+from ununennium.data.scenes.overwriting import local_output, refuse_overwriting
 from ununennium.errors import ConfigError
 
 

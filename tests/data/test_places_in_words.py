@@ -8,9 +8,9 @@ import pytest
 import rasterio
 
 from ununennium.config import SceneConfig
-from ununennium.data.catalog import open_scene
 from ununennium.data.describe import scene_facts
-from ununennium.data.places import crs_text, pixel_text, resolution_text, size_text, window_text
+from ununennium.data.scenes.catalog import open_scene
+from ununennium.data.scenes.places import crs_text, pixel_text, resolution_text, size_text, window_text
 from ununennium.evaluation.block_sums import Units, UnitScene
 from ununennium.evaluation.slices import slices_of
 

@@ -19,11 +19,11 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
 
 from ununennium.data import SceneReader, build_index, compute_statistics, normalise, open_catalog
-from ununennium.data import raster as raster_module
-from ununennium.data.labels import LabelReader
-from ununennium.data.memory import Decoded, DecodedCache
-from ununennium.data.raster import LazyRaster
-from ununennium.data.splits import TRAIN
+from ununennium.data.chips.memory import Decoded, DecodedCache
+from ununennium.data.scenes import raster as raster_module
+from ununennium.data.scenes.raster import LazyRaster
+from ununennium.data.splits.splits import TRAIN
+from ununennium.data.targets.labels import LabelReader
 from ununennium.errors import DataError
 
 
@@ -113,7 +113,7 @@ def test_gdals_cache_is_bounded_unless_the_user_bounds_it(noisy, monkeypatch):
             dtypes=dataset.dtypes,
             read=lambda *_, **__: seen.append(_cache_max()),
         )
-        monkeypatch.setattr("ununennium.data.raster.open_dataset", lambda *_: spy)
+        monkeypatch.setattr("ununennium.data.scenes.raster.open_dataset", lambda *_: spy)
         monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
         window = rasterio.windows.Window(0, 0, 1, 1)
         LazyRaster(scene.images[0], "image", (96, 80)).read([1], window)
@@ -134,9 +134,9 @@ def test_strips_cover_a_scene_once_along_its_blocks(noisy, monkeypatch):
     scene, _ = noisy
     reader = SceneReader(replace(scene, block_shape=(16, 80)))
     assert list(reader.strips()) == [(0, 96)]
-    monkeypatch.setattr("ununennium.data.reader._STRIP_VALUES", 3 * 80 * 37)
+    monkeypatch.setattr("ununennium.data.scenes.reader._STRIP_VALUES", 3 * 80 * 37)
     assert list(reader.strips()) == [(0, 32), (32, 32), (64, 32)]
-    monkeypatch.setattr("ununennium.data.reader._STRIP_VALUES", 1)
+    monkeypatch.setattr("ununennium.data.scenes.reader._STRIP_VALUES", 1)
     assert list(reader.strips()) == [(row, 1) for row in range(96)]
 
 
@@ -294,7 +294,7 @@ def _nothing():
 
 def test_no_more_rasters_stay_open_than_a_process_should_hold(tmp_path, monkeypatch):
     """With thousands of scenes, each with a block of its own in memory and a file descriptor."""
-    monkeypatch.setattr("ununennium.data.raster.MAX_OPEN", 3)
+    monkeypatch.setattr("ununennium.data.scenes.raster.MAX_OPEN", 3)
     rasters = []
     for number in range(8):
         path = tmp_path / f"{number}.tif"
@@ -331,7 +331,7 @@ def test_the_dates_of_a_stack_all_stay_open_with_their_labels(make, monkeypatch)
 
 def test_a_raster_that_a_thread_reads_is_not_closed_by_another(tmp_path, monkeypatch, noisy):
     scene, _ = noisy
-    monkeypatch.setattr("ununennium.data.raster.MAX_OPEN", 1)
+    monkeypatch.setattr("ununennium.data.scenes.raster.MAX_OPEN", 1)
     raster, other = (LazyRaster(scene.images[0], "image", (96, 80)) for _ in range(2))
     window = rasterio.windows.Window(0, 0, 8, 8)
     expected = raster.read([1, 2, 3], window)[0]

@@ -11,8 +11,9 @@ import torch
 from rasterio.errors import RasterioIOError
 
 from ununennium.config import DataConfig
-from ununennium.data import build_index, open_catalog, remote
-from ununennium.data.reader import SceneReader
+from ununennium.data import build_index, open_catalog
+from ununennium.data.scenes import remote
+from ununennium.data.scenes.reader import SceneReader
 from ununennium.errors import DataError
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from ununennium.config import DataConfig, RunConfig
 from ununennium.data import build_index, open_catalog
-from ununennium.data.reader import SceneReader
+from ununennium.data.scenes.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
 
 

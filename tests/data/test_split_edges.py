@@ -9,7 +9,7 @@ from rasterio.warp import transform
 from scipy.ndimage import maximum_filter
 
 from ununennium.data import HOLDOUT, TRAIN, VALIDATION, ChipIndex, build_index
-from ununennium.data.splits import NONE
+from ununennium.data.splits.splits import NONE
 
 
 def folds_of(index: ChipIndex, place: int = 0) -> np.ndarray:

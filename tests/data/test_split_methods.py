@@ -14,7 +14,7 @@ from rasterio.warp import transform, transform_geom
 
 from ununennium.config import DataConfig, SplitConfig
 from ununennium.data import HOLDOUT, TRAIN, VALIDATION, ChipIndex, build_index
-from ununennium.data.splits import Split
+from ununennium.data.splits.splits import Split
 from ununennium.errors import ConfigError, DataError
 
 

@@ -15,8 +15,8 @@ from rasterio.warp import transform_geom
 
 from ununennium.config import DataConfig
 from ununennium.data import build_index, open_catalog
-from ununennium.data.reader import SceneReader
-from ununennium.data.sources import scenes_of
+from ununennium.data.scenes.reader import SceneReader
+from ununennium.data.scenes.sources import scenes_of
 from ununennium.errors import ConfigError, DataError
 
 pystac = pytest.importorskip("pystac", reason="needs the extra 'stac'")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ununennium.data import TRAIN, build_index, compute_statistics
-from ununennium.data.percentiles import RELATIVE_ERROR, Histogram
-from ununennium.data.statistics import PERCENTILES, BandStatistics
+from ununennium.data.chips.percentiles import RELATIVE_ERROR, Histogram
+from ununennium.data.chips.statistics import PERCENTILES, BandStatistics
 
 SHARES = st.floats(0, 100)
 NUMBERS = st.floats(-(2.0**99), 2.0**99, width=32, allow_subnormal=False) | st.floats(-2, 2, width=32)
@@ -81,7 +81,7 @@ def test_all_strips_and_all_scenes_count(make, monkeypatch):
     with rasterio.open(second["image"], "r+") as dataset:
         dataset.write(dataset.read() + 30000)
     index = build_index(make.config(first, second, values="any"))
-    monkeypatch.setattr("ununennium.data.reader._STRIP_VALUES", 256 * 2 * 7)
+    monkeypatch.setattr("ununennium.data.scenes.reader._STRIP_VALUES", 256 * 2 * 7)
     parts = []
     for scene in index.scenes:
         with rasterio.open(scene.images[0]) as dataset:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ununennium.data import HOLDOUT, TRAIN, VALIDATION, build_index
-from ununennium.data.stratify import assign_blocks, choose_block_size, coarsen, spread
+from ununennium.data.splits.stratify import assign_blocks, choose_block_size, coarsen, spread
 from ununennium.errors import DataError
 
 SHARES = {TRAIN: 0.6, VALIDATION: 0.2, HOLDOUT: 0.2}

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from ununennium.config import AugmentConfig
-from ununennium.data.transforms import drop_bands, shade, turn, zoom
+from ununennium.data.chips.transforms import drop_bands, shade, turn, zoom
 
 SIZE = 12
 STILL = {"flips": False, "quarter_turns": False}

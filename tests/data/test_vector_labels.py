@@ -19,9 +19,9 @@ from rasterio.features import rasterize
 
 from tests.data.conftest import Maker
 from ununennium.data import build_index
-from ununennium.data.catalog import open_catalog
 from ununennium.data.describe import scene_facts
-from ununennium.data.labels import LabelReader
+from ununennium.data.scenes.catalog import open_catalog
+from ununennium.data.targets.labels import LabelReader
 from ununennium.errors import ConfigError, DataError
 
 SIZE = 64

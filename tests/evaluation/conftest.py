@@ -9,7 +9,7 @@ import rasterio
 from tests.judged_run import evaluated, new_run
 from ununennium.config import DataConfig
 from ununennium.data import build_index, compute_statistics
-from ununennium.data.splits import HOLDOUT
+from ununennium.data.splits.splits import HOLDOUT
 
 SIZE = 256
 NODATA = 7

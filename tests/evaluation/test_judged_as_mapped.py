@@ -12,7 +12,7 @@ from torch import nn
 
 from ununennium.config import DataConfig
 from ununennium.data import build_index, compute_statistics
-from ununennium.data.splits import HOLDOUT
+from ununennium.data.splits.splits import HOLDOUT
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.inference import Predictor
 from ununennium.prediction.strips import predict_bands

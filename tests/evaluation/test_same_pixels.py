@@ -16,7 +16,7 @@ from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import GateConfig, RunConfig
 from ununennium.data import build_index, compute_statistics
-from ununennium.data.splits import HOLDOUT
+from ununennium.data.splits.splits import HOLDOUT
 from ununennium.errors import GateError
 from ununennium.evaluation.evaluate import evaluate
 from ununennium.evaluation.evaluation import Evaluation

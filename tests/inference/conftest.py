@@ -7,7 +7,7 @@ import pytest
 import rasterio
 
 from ununennium.config import SceneConfig
-from ununennium.data.catalog import open_scene
+from ununennium.data.scenes.catalog import open_scene
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import shapely
 from tests.bright_model import promote_bright
 from ununennium.config.maps import MapsConfig
 from ununennium.config.predictor import PolygonsConfig
-from ununennium.data.ground import GroundTally
+from ununennium.data.scenes.ground import GroundTally
 from ununennium.evaluation.mapped import MappedArea
 from ununennium.inference import Predictor
 from ununennium.inference.jobs import make_job, run_job

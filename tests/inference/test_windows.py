@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ununennium.data.reader import SceneReader
-from ununennium.data.statistics import BandStatistics
+from ununennium.data.chips.statistics import BandStatistics
+from ununennium.data.scenes.reader import SceneReader
 from ununennium.prediction.windows import window_reader
 
 STATISTICS = BandStatistics(mean=[100.0, 10.0], std=[50.0, 2.0], num_pixels=1)

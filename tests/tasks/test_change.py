@@ -11,7 +11,7 @@ from ununennium.checkpoints.artifact import load_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import AugmentConfig, DataConfig
 from ununennium.data import GridChips, TrainingChips, build_index, build_loaders, compute_statistics
-from ununennium.data.splits import HOLDOUT, TRAIN, VALIDATION
+from ununennium.data.splits.splits import HOLDOUT, TRAIN, VALIDATION
 from ununennium.errors import ConfigError, DataError
 from ununennium.inference.scene import map_scene
 from ununennium.models import SiameseUNet

@@ -19,8 +19,8 @@ from ununennium.checkpoints.registry import Registry
 from ununennium.config import DataConfig, RunConfig
 from ununennium.data import GridChips, build_index, compute_statistics
 from ununennium.data.describe import scene_rows
-from ununennium.data.patches import PatchTargets, SceneLabelReader, classes_present, most_common_class
-from ununennium.data.splits import HOLDOUT, VALIDATION
+from ununennium.data.splits.splits import HOLDOUT, VALIDATION
+from ununennium.data.targets.patch_labels import PatchTargets, SceneLabelReader, classes_present, most_common_class
 from ununennium.errors import ConfigError, DataError
 from ununennium.evaluation.evaluate import evaluate
 from ununennium.inference.scene import map_scene
@@ -131,7 +131,7 @@ def test_a_scene_whose_class_is_missing_or_unknown_is_refused(scenes, names, tas
 
 
 def test_classes_come_from_folders_and_from_a_table(scenes, tmp_path):
-    from ununennium.data.sources import scenes_of
+    from ununennium.data.scenes.sources import scenes_of
 
     rows = ["image,classes"]
     for number in range(4):

@@ -19,9 +19,9 @@ from ununennium.checkpoints.artifact import load_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import DataConfig, RunConfig
 from ununennium.data import GridChips, TrainingChips, build_index, compute_statistics
-from ununennium.data.index import ChipIndex
-from ununennium.data.splits import HOLDOUT, TRAIN, VALIDATION
-from ununennium.data.values import ValueReader
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.splits.splits import HOLDOUT, TRAIN, VALIDATION
+from ununennium.data.targets.regression import ValueReader
 from ununennium.errors import ConfigError, DataError
 from ununennium.evaluation import pictures
 from ununennium.evaluation.evaluate import evaluate

@@ -27,10 +27,11 @@ from torch.utils.data import (
 )
 
 from tests.training.sharded_ranks import RUNS, Tiles, train
+from ununennium.data.chips.sharding import ShardSampler
 from ununennium.errors import ConfigError
 from ununennium.training import TrainerConfig
 from ununennium.training.parallel import ParallelModel
-from ununennium.training.sharding import ShardSampler, for_this_rank
+from ununennium.training.sharding import for_this_rank
 
 PROGRAM = Path(__file__).with_name("sharded_ranks.py")
 

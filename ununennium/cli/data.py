@@ -16,7 +16,7 @@ from ununennium.errors import DataError, UnunenniumError
 
 if TYPE_CHECKING:
     from ununennium.config import RunConfig
-    from ununennium.data.index import ChipIndex
+    from ununennium.data.chips.index import ChipIndex
 
 _MOST_SCENES = 20
 _INDENT = 10  # width of the longest heading with two blanks
@@ -60,7 +60,7 @@ def describe(
     index = _index(described, as_json=as_json)
     if index is None:
         return
-    from ununennium.data.overwriting import files_of_data, refuse_overwriting
+    from ununennium.data.scenes.overwriting import files_of_data, refuse_overwriting
     from ununennium.evaluation.split_picture import split_picture
 
     picture, split = folder / "split.png", folder / "split.geojson"
@@ -91,9 +91,9 @@ def describe(
 def _index(config: RunConfig, *, as_json: bool) -> ChipIndex | None:
     """The index; None where the scenes have no labels at all. What the files say of themselves is shown in any case."""
     from ununennium.data import describe as text
-    from ununennium.data.catalog import open_catalog
-    from ununennium.data.index import check_classes
-    from ununennium.data.index_cache import indexed
+    from ununennium.data.chips.index import check_classes
+    from ununennium.data.chips.index_cache import indexed
+    from ununennium.data.scenes.catalog import open_catalog
 
     scenes = open_catalog(config.data)
     try:

@@ -34,7 +34,7 @@ def init(
     and the run do. Names and settings that it has to guess are marked as guesses in the file.
     """
     from ununennium.config import RunConfig
-    from ununennium.data.overwriting import refuse_overwriting
+    from ununennium.data.scenes.overwriting import refuse_overwriting
     from ununennium.discover import commented_yaml, discover
     from ununennium.discover.files import RASTERS, VECTORS
 
@@ -81,7 +81,7 @@ def _check(path: Path) -> None:
         DataError: they do not fit each other or the configuration; the message says what to change in the file.
     """
     from ununennium.config import RunConfig
-    from ununennium.data.index_cache import indexed
+    from ununennium.data.chips.index_cache import indexed
     from ununennium.errors import DataError, UnunenniumError
 
     try:

@@ -51,7 +51,7 @@ def predict(
     """
     from ununennium.config.maps import MapsConfig
     from ununennium.config.parsing import apply_overrides
-    from ununennium.data.overwriting import local_output
+    from ununennium.data.scenes.overwriting import local_output
     from ununennium.inference.outputs import draw
     from ununennium.inference.predictor import Predictor
 

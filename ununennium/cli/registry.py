@@ -52,7 +52,7 @@ def list_models(storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False)
 @app.command()
 def show(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """Show a model's champion, its contract, and every generation, newest first."""
-    from ununennium.data.places import crs_text, resolution_text
+    from ununennium.data.scenes.places import crs_text, resolution_text
 
     registry = _registry(storage, model)
     history = registry.history()
@@ -189,7 +189,7 @@ def export(
 ) -> None:
     """Write a version as an ONNX file that takes pixels as they are, once ONNX Runtime agrees with PyTorch."""
     from ununennium.checkpoints.artifact import load_artifact
-    from ununennium.data.overwriting import refuse_overwriting
+    from ununennium.data.scenes.overwriting import refuse_overwriting
     from ununennium.inference.onnx_export import export_onnx
 
     registry = _registry(storage, model)

@@ -37,7 +37,7 @@ def report(
 
     Every run has one, also one that failed or was not promoted. It is made anew from the run's files.
     """
-    from ununennium.data.overwriting import refuse_overwriting
+    from ununennium.data.scenes.overwriting import refuse_overwriting
     from ununennium.files import write_text
     from ununennium.report.run import write_report
     from ununennium.runs.directory import RunDirectory
@@ -65,7 +65,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Show what differs between two runs: metrics, configuration, data, code, time and cost."""
-    from ununennium.data.overwriting import refuse_overwriting
+    from ununennium.data.scenes.overwriting import refuse_overwriting
     from ununennium.files import write_text
     from ununennium.report.compare import PARTS, caution, comparison_page
     from ununennium.report.compare import compare as differences
@@ -105,8 +105,8 @@ def compare(
 
 def _files_of_run(directory: RunDirectory) -> list[str]:
     """The files of a run but its report, which is made anew, and the imagery and labels that it names."""
-    from ununennium.data.images import files_of
-    from ununennium.data.locations import local_file
+    from ununennium.data.scenes.images import files_of
+    from ununennium.data.scenes.locations import local_file
 
     folders = [directory.work, local_file(directory.url)]
     files = [str(file) for folder in folders if folder is not None for file in folder.rglob("*") if file.is_file()]

@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ununennium.data.catalog import Scene, open_catalog
-    from ununennium.data.dataset import GridChips, TrainingChips
-    from ununennium.data.index import ChipIndex, build_index
-    from ununennium.data.loaders import Loaders, build_loaders
-    from ununennium.data.reader import SceneReader
-    from ununennium.data.sampler import BucketedRandomSampler
-    from ununennium.data.splits import HOLDOUT, TRAIN, VALIDATION, Split
-    from ununennium.data.statistics import BandStatistics, compute_statistics, normalise
+    from ununennium.data.chips.dataset import GridChips, TrainingChips
+    from ununennium.data.chips.index import ChipIndex, build_index
+    from ununennium.data.chips.loaders import Loaders, build_loaders
+    from ununennium.data.chips.sampler import BucketedRandomSampler
+    from ununennium.data.chips.statistics import BandStatistics, compute_statistics, normalise
+    from ununennium.data.scenes.catalog import Scene, open_catalog
+    from ununennium.data.scenes.reader import SceneReader
+    from ununennium.data.splits.splits import HOLDOUT, TRAIN, VALIDATION, Split
 
 __all__ = [
     "HOLDOUT",
@@ -37,23 +37,23 @@ __all__ = [
 ]
 
 _HOME = {
-    "HOLDOUT": "splits",
-    "TRAIN": "splits",
-    "VALIDATION": "splits",
-    "BandStatistics": "statistics",
-    "ChipIndex": "index",
-    "GridChips": "dataset",
-    "Loaders": "loaders",
-    "BucketedRandomSampler": "sampler",
-    "Scene": "catalog",
-    "SceneReader": "reader",
-    "Split": "splits",
-    "TrainingChips": "dataset",
-    "build_index": "index",
-    "build_loaders": "loaders",
-    "compute_statistics": "statistics",
-    "normalise": "statistics",
-    "open_catalog": "catalog",
+    "HOLDOUT": "splits.splits",
+    "TRAIN": "splits.splits",
+    "VALIDATION": "splits.splits",
+    "BandStatistics": "chips.statistics",
+    "ChipIndex": "chips.index",
+    "GridChips": "chips.dataset",
+    "Loaders": "chips.loaders",
+    "BucketedRandomSampler": "chips.sampler",
+    "Scene": "scenes.catalog",
+    "SceneReader": "scenes.reader",
+    "Split": "splits.splits",
+    "TrainingChips": "chips.dataset",
+    "build_index": "chips.index",
+    "build_loaders": "chips.loaders",
+    "compute_statistics": "chips.statistics",
+    "normalise": "chips.statistics",
+    "open_catalog": "scenes.catalog",
 }
 
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import rasterio
 from rasterio.windows import Window
 
-from ununennium.data.align import same_crs
-from ununennium.data.raster import open_raster
-from ununennium.data.vector_files import layers_of, read_info, read_table
+from ununennium.data.scenes.align import same_crs
+from ununennium.data.scenes.raster import open_raster
+from ununennium.data.scenes.vector_files import layers_of, read_info, read_table
 from ununennium.errors import DataError
 
 RASTERS = {".tif", ".tiff", ".vrt", ".jp2", ".img"}

@@ -13,7 +13,7 @@ import numpy as np
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from ununennium.data.antimeridian import turn_of
+from ununennium.data.scenes.antimeridian import turn_of
 from ununennium.discover.files import RasterFile, VectorLayer, words_of
 
 LABEL_WORDS = {

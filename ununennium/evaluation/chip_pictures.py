@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.catalog import Scene
-from ununennium.data.index import ChipIndex
-from ununennium.data.raster import open_raster
-from ununennium.data.splits import FOLDS, HOLDOUT, NONE
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.raster import open_raster
+from ununennium.data.splits.splits import FOLDS, HOLDOUT, NONE
 from ununennium.errors import DataError
 from ununennium.evaluation import pictures
 from ununennium.evaluation.chips import SCORES, Chip, Content, choose, content_of, predicted_scenes, score_chips

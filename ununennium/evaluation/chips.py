@@ -13,10 +13,10 @@ import rasterio
 import torch
 from rasterio.windows import Window
 
-from ununennium.data.catalog import Scene
-from ununennium.data.index import ChipIndex
-from ununennium.data.patches import has_class
-from ununennium.data.values import ValueReader
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.scenes.catalog import Scene
+from ununennium.data.targets.patch_labels import has_class
+from ununennium.data.targets.regression import ValueReader
 from ununennium.prediction.writers import NODATA
 
 _LEAST_JUDGED = 0.25

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.config import DataConfig
-from ununennium.data.catalog import Scene
-from ununennium.data.ground import GroundTally
-from ununennium.data.index import ChipIndex
-from ununennium.data.overwriting import refuse_overwriting
-from ununennium.data.splits import FOLDS, HOLDOUT, VALIDATION, place_on_grid
-from ununennium.data.statistics import BandStatistics
-from ununennium.data.values import ValueReader
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.chips.statistics import BandStatistics
+from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.ground import GroundTally
+from ununennium.data.scenes.overwriting import refuse_overwriting
+from ununennium.data.splits.splits import FOLDS, HOLDOUT, VALIDATION, place_on_grid
+from ununennium.data.targets.regression import ValueReader
 from ununennium.errors import DataError
 from ununennium.evaluation.block_sums import UnitScene
 from ununennium.evaluation.calibration import Reliability, Samples
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ununennium.data.reader import BoolArray, FloatArray, SceneReader
+    from ununennium.data.scenes.reader import BoolArray, FloatArray, SceneReader
     from ununennium.prediction.strips import Band, Output, ReadWindow
 
 _STRIP_ROWS = 512

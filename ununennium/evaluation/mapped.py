@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.ground import GroundTally
+from ununennium.data.scenes.ground import GroundTally
 from ununennium.evaluation.areas import Interval, Intervals, estimate_areas, estimates
 from ununennium.evaluation.block_sums import Units
 from ununennium.evaluation.bootstrap import drawn_values, expanded_interval, num_resamples

@@ -247,7 +247,7 @@ def _read_map(path: str | Path, longest: int, resampling: str, band: int = 1) ->
     """A band of a map with at most ``longest`` pixels along its longer side."""
     from rasterio.enums import Resampling
 
-    from ununennium.data.raster import open_raster
+    from ununennium.data.scenes.raster import open_raster
 
     with open_raster(str(path), "map") as dataset:
         scale = min(1.0, longest / max(dataset.shape))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ununennium.data.patches import classes_present, most_common_class
+from ununennium.data.targets.patch_labels import classes_present, most_common_class
 from ununennium.errors import DataError
 from ununennium.evaluation.block_sums import UnitScene, UnitSums
 from ununennium.evaluation.boundary import BoundaryCounter
@@ -21,8 +21,8 @@ from ununennium.prediction.writers import ClassMapWriter, PresenceMapWriter, Val
 _LEAST_SHOWN = 0.5
 
 if TYPE_CHECKING:
-    from ununennium.data.catalog import Scene
-    from ununennium.data.reader import BoolArray
+    from ununennium.data.scenes.catalog import Scene
+    from ununennium.data.scenes.reader import BoolArray
     from ununennium.prediction.strips import Band, Output
 
 

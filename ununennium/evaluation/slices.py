@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.places import window_text
+from ununennium.data.scenes.places import window_text
 from ununennium.evaluation.block_sums import Units
 from ununennium.evaluation.evaluation import Slice
 from ununennium.evaluation.measures import FloatArray, Measures, measures_of, metrics_of, value_in

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import rasterio
 from rasterio.warp import transform
 
-from ununennium.data.catalog import Scene
-from ununennium.data.index import ChipIndex
-from ununennium.data.splits import FOLDS, HOLDOUT, NONE, TRAIN, VALIDATION
-from ununennium.data.survey import CELL
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.scenes.catalog import Scene
+from ununennium.data.splits.label_counts import CELL
+from ununennium.data.splits.splits import FOLDS, HOLDOUT, NONE, TRAIN, VALIDATION
 
 FOLD_COLOURS = {TRAIN: (78, 121, 167), VALIDATION: (242, 167, 27), HOLDOUT: (208, 50, 72), NONE: (225, 225, 225)}
 """Red, green, blue; NONE is the buffer."""
@@ -266,7 +266,7 @@ def _to_map(scene: Scene, points: npt.NDArray[Any], crs: str | None) -> npt.NDAr
 
 
 def _axis_text(crs: str | None, scene: Scene) -> str:
-    from ununennium.data.places import crs_text
+    from ununennium.data.scenes.places import crs_text
 
     if crs is None:
         return f"columns and rows of {scene.name} (no CRS)"

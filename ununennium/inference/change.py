@@ -17,10 +17,10 @@ import numpy.typing as npt
 import rasterio
 from rasterio.windows import Window
 
-from ununennium.data.align import same_crs
-from ununennium.data.catalog import Scene
-from ununennium.data.ground import pixel_areas
-from ununennium.data.raster import bounded_cache, open_raster
+from ununennium.data.scenes.align import same_crs
+from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.ground import pixel_areas
+from ununennium.data.scenes.raster import bounded_cache, open_raster
 from ununennium.evaluation.pictures import change_picture
 from ununennium.inference.jobs import ITEM
 from ununennium.inference.outputs import MappedScene

@@ -16,13 +16,13 @@ from ununennium.config import DataConfig, SceneConfig
 from ununennium.config.data import Image
 from ununennium.config.parsing import make_section
 from ununennium.config.predictor import FitConfig
-from ununennium.data.align import in_words, metres, open_aligned, same_crs
-from ununennium.data.bands import BandSet, ImagePlan, are_names
-from ununennium.data.catalog import Scene, open_scene
-from ununennium.data.georeference import georeference
-from ununennium.data.places import crs_text
-from ununennium.data.raster import open_raster, shown
-from ununennium.data.reader import SceneReader
+from ununennium.data.scenes.align import in_words, metres, open_aligned, same_crs
+from ununennium.data.scenes.bands import BandSet, ImagePlan, are_names
+from ununennium.data.scenes.catalog import Scene, open_scene
+from ununennium.data.scenes.georeference import georeference
+from ununennium.data.scenes.places import crs_text
+from ununennium.data.scenes.raster import open_raster, shown
+from ununennium.data.scenes.reader import SceneReader
 from ununennium.errors import ConfigError, DataError
 
 _ANOTHER_UNIT = 10.0

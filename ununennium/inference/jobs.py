@@ -33,7 +33,7 @@ import fsspec
 
 from ununennium.checkpoints.registry import Registry
 from ununennium.config.maps import MapsConfig, check_outputs
-from ununennium.data.images import files_of
+from ununennium.data.scenes.images import files_of
 from ununennium.errors import ConfigError, DataError, UnunenniumError
 from ununennium.files import cache_folder, work_root, write_json
 from ununennium.launch.watch import OnLine
@@ -226,7 +226,7 @@ def _wanted(config: MapsConfig) -> list[JobScene]:
     given = [(scene.name, scene.image, scene.date) for scene in config.scenes]
     given += [(None, image, None) for image in _matches(config.images)]
     if config.catalog is not None:
-        from ununennium.data.sources import scenes_without_labels
+        from ununennium.data.scenes.sources import scenes_without_labels
 
         found = scenes_without_labels(config.catalog, recent_days=config.recent_days)
         given += [(scene.name, scene.image, scene.date) for scene in found]
@@ -242,7 +242,7 @@ def _wanted(config: MapsConfig) -> list[JobScene]:
 
 def _check_overwriting(config: MapsConfig, scenes: Sequence[JobScene], output: str, model: str) -> None:
     """Refuse a job that would write over what it reads; files of earlier maps that it removes are among them."""
-    from ununennium.data.overwriting import refuse_overwriting
+    from ununennium.data.scenes.overwriting import refuse_overwriting
     from ununennium.inference.stac_item import ASSETS  # with GDAL
 
     names = {kind: about.file for kind, about in ASSETS.items()} | {"item": ITEM}
@@ -335,7 +335,7 @@ def fingerprint(images: Sequence[Any]) -> list[Any]:
     Raises:
         DataError: a file is not there.
     """
-    from ununennium.data.fingerprints import Fingerprints  # with GDAL, which a plan does not need
+    from ununennium.data.scenes.fingerprints import Fingerprints  # with GDAL, which a plan does not need
 
     fingerprints = Fingerprints(cache_folder() / "contents.json")
     files = fingerprints.of_files(files_of(images))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ununennium.checkpoints.contract import WEIGHTS
 from ununennium.checkpoints.registry import Registry
-from ununennium.data.places import crs_text, resolution_text
+from ununennium.data.scenes.places import crs_text, resolution_text
 from ununennium.runs.directory import as_link
 
 EXTENSION = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"

@@ -18,7 +18,7 @@ import shapely
 from rasterio.features import shapes
 from rasterio.windows import Window
 
-from ununennium.data.raster import bounded_cache
+from ununennium.data.scenes.raster import bounded_cache
 
 _BAND_PIXELS = 2**22
 

@@ -20,9 +20,9 @@ from torch import nn
 from ununennium.config.data import Image
 from ununennium.config.maps import check_outputs
 from ununennium.config.predictor import FitConfig, PolygonsConfig, PredictorConfig
-from ununennium.data.images import files_of
-from ununennium.data.overwriting import local_output, refuse_overwriting
-from ununennium.data.statistics import BandStatistics
+from ununennium.data.chips.statistics import BandStatistics
+from ununennium.data.scenes.images import files_of
+from ununennium.data.scenes.overwriting import local_output, refuse_overwriting
 from ununennium.errors import ConfigError
 from ununennium.files import work_root
 from ununennium.inference.input_check import FittingScene, open_fitting

@@ -18,9 +18,9 @@ import numpy as np
 import pyproj
 import shapely
 
-from ununennium.data.antimeridian import bbox_of, split, to_degrees
-from ununennium.data.catalog import Scene
-from ununennium.data.ground import straight_pixels
+from ununennium.data.scenes.antimeridian import bbox_of, split, to_degrees
+from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.ground import straight_pixels
 from ununennium.inference.outputs import MappedScene
 from ununennium.prediction.writers import PROBABILITY_STEP
 from ununennium.version import __version__

@@ -16,8 +16,8 @@ from typing import Any
 from ununennium.checkpoints.manifest import Manifest
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import RunConfig
-from ununennium.data.index import ChipIndex
-from ununennium.data.index_cache import check_unchanged, indexed
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.chips.index_cache import check_unchanged, indexed
 from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.files import work_root, write_json

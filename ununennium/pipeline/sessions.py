@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from ununennium.config import RunConfig
-from ununennium.data.catalog import open_catalog
-from ununennium.data.index import ChipIndex
-from ununennium.data.index_cache import check_unchanged
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.chips.index_cache import check_unchanged
+from ununennium.data.scenes.catalog import open_catalog
 from ununennium.errors import ConfigError, DataError, StorageError, UnunenniumError
 from ununennium.files import write_json
 from ununennium.launch.result import Preempted

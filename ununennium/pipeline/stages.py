@@ -15,8 +15,8 @@ from typing import Any
 
 from ununennium.checkpoints.registry import PROMOTED, Promotion, Registry
 from ununennium.config import Component, RunConfig
-from ununennium.data.index import ChipIndex
-from ununennium.data.index_cache import check_unchanged, indexed
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.chips.index_cache import check_unchanged, indexed
 from ununennium.errors import ConfigError, GateError, PromotionConflict, UnunenniumError
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import Check, check_metrics, check_slices, decide, with_check

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.layout import arrange
-from ununennium.data.raster import GDAL_CACHE_BYTES
-from ununennium.data.reader import BoolArray, FloatArray, SceneReader
-from ununennium.data.statistics import BandStatistics, normalise
+from ununennium.data.chips.statistics import BandStatistics, normalise
+from ununennium.data.scenes.layout import arrange
+from ununennium.data.scenes.raster import GDAL_CACHE_BYTES
+from ununennium.data.scenes.reader import BoolArray, FloatArray, SceneReader
 from ununennium.prediction.strips import ReadWindow
 
 _MOST_CACHE_BYTES = 2**30

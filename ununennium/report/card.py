@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ununennium.data.places import crs_text, resolution_text
+from ununennium.data.scenes.places import crs_text, resolution_text
 from ununennium.files import finite, write_json, write_text
 from ununennium.report.rows import number
 from ununennium.runs.directory import RunDirectory, read_json

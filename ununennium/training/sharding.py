@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sized
+from collections.abc import Sized
 from typing import Any, cast
 
 from torch.utils.data import (
@@ -17,6 +17,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from ununennium.data.chips.sharding import ShardSampler
 from ununennium.errors import ConfigError
 from ununennium.training import distributed
 from ununennium.training.loading import samplers_of
@@ -25,29 +26,6 @@ _SAME = (
     "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
     "prefetch_factor", "persistent_workers", "in_order",
 )  # fmt: skip
-
-
-class ShardSampler(Sampler[int]):
-    """One rank's part of a dataset, in order: over all ranks each sample once, nothing padded.
-
-    Parts are contiguous, and differ by one sample at most; with fewer samples than ranks some are empty.
-
-    Args:
-        num_samples: in the dataset.
-        rank: this process's.
-        world_size: number of processes.
-    """
-
-    def __init__(self, num_samples: int, rank: int, world_size: int) -> None:
-        self.rank = rank
-        self.world_size = world_size
-        self._indices = range(num_samples * rank // world_size, num_samples * (rank + 1) // world_size)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._indices)
 
 
 def knows_ranks(loader: Any) -> bool:

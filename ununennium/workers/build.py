@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ununennium.config import Component, RunConfig, TrainerSettings
-from ununennium.data.batch_transforms import DeviceTransform
-from ununennium.data.index import ChipIndex
-from ununennium.data.loaders import Loaders, build_loaders
-from ununennium.data.patches import PatchTargets
-from ununennium.data.statistics import BandStatistics
+from ununennium.data.chips.batch_transforms import DeviceTransform
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.chips.loaders import Loaders, build_loaders
+from ununennium.data.chips.statistics import BandStatistics
+from ununennium.data.targets.patch_labels import PatchTargets
 from ununennium.errors import ConfigError
 from ununennium.importing import instantiate
 from ununennium.runs.directory import RunDirectory

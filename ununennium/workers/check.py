@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ununennium.data.loaders import Batches
+from ununennium.data.chips.loaders import Batches
 from ununennium.errors import ConfigError, DataError, UnunenniumError
 from ununennium.hints import did_you_mean
 from ununennium.processes.reporting import is_lost

@@ -28,10 +28,10 @@ from ununennium.checkpoints.parts import check_parts, taking_over
 from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import DataConfig, RunConfig
-from ununennium.data.catalog import Scene
-from ununennium.data.index import ChipIndex
-from ununennium.data.statistics import BandStatistics
-from ununennium.data.values import TargetScale, ValueReader
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.chips.statistics import BandStatistics
+from ununennium.data.scenes.catalog import Scene
+from ununennium.data.targets.regression import TargetScale, ValueReader
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.evaluation import pictures
 from ununennium.evaluation.chip_pictures import draw_chips

@@ -18,8 +18,8 @@ from ununennium.checkpoints.artifact import load_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import RunConfig
-from ununennium.data.index import ChipIndex
-from ununennium.data.statistics import BandStatistics
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.chips.statistics import BandStatistics
 from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.files import write_json

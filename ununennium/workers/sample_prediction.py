@@ -16,7 +16,7 @@ from ununennium.training.callbacks import Callback
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ununennium.data.index import ChipIndex
+    from ununennium.data.chips.index import ChipIndex
     from ununennium.training.trainer import Trainer
 
 EVERY_S = 20.0

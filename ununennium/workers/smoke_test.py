@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ununennium.checkpoints.artifact import load_artifact
 from ununennium.checkpoints.artifact_code import NamesCode
 from ununennium.config import DataConfig
-from ununennium.data.index import ChipIndex
-from ununennium.data.splits import HOLDOUT
-from ununennium.data.statistics import BandStatistics
+from ununennium.data.chips.index import ChipIndex
+from ununennium.data.chips.statistics import BandStatistics
+from ununennium.data.splits.splits import HOLDOUT
 from ununennium.errors import CheckpointError, StorageError
 from ununennium.files import write_json
 from ununennium.prediction.windows import window_reader

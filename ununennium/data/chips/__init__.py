@@ -1,0 +1,1 @@
+"""Chips: index, statistics, datasets, samplers, transforms and loaders."""

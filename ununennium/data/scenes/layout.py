@@ -1,0 +1,28 @@
+"""How a stack of dates reaches the model: dates as channels, or as an axis of their own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ununennium.data.scenes.reader import FloatArray
+
+Layout = Literal["channels", "stack"]
+
+
+def arrange(image: FloatArray, num_dates: int, layout: str) -> FloatArray:
+    """An image as a model takes it.
+
+    Args:
+        image: (..., num_dates * bands, height, width), the bands of the first date first.
+        num_dates: dates T.
+        layout: ``channels`` or ``stack``.
+
+    Returns:
+        The image itself, or, for ``stack``, a view of shape (..., num_dates, bands, height, width).
+    """
+    return image if layout == "channels" else image.reshape(*image.shape[:-3], num_dates, -1, *image.shape[-2:])
+
+
+def channels(num_bands: int, num_dates: int, layout: str) -> int:
+    """What a model is told as ``in_channels``: all bands of all dates, or, for ``stack``, those of one date."""
+    return num_bands * num_dates if layout == "channels" else num_bands

@@ -1,0 +1,9 @@
+"""Splits: folds by region, blocks or scenes, with the overlaps that would leak."""
+
+from typing import Any
+
+from ununennium.moved import former_name
+
+
+def __getattr__(name: str) -> Any:
+    return former_name(__name__, name)
