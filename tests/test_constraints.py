@@ -1,4 +1,4 @@
-"""``constraints.txt``: the versions that were tested together are those that pyproject.toml allows and that are here."""
+"""``constraints.txt``: the versions tested together are allowed by pyproject.toml, and are those installed here."""
 
 from __future__ import annotations
 
