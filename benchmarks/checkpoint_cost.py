@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from benchmarks import harness
 from benchmarks.checkpoint_ways import WAYS, missing
 from benchmarks.harness import Aim, Effort, Result, Table, say
-from benchmarks.object_store import CHECKPOINTS, ObjectStore
+from tests.servers.object_store import CHECKPOINTS, ObjectStore
 
 MB = 10**6
 BYTES_PER_S = 25e6
@@ -98,7 +98,7 @@ def servers(folder: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
         try:
             server.start()
             stack.callback(server.stop)
-            command = [sys.executable, "-m", "benchmarks.fault_proxy", str(server.port), str(BYTES_PER_S)]
+            command = [sys.executable, "-m", "tests.servers.fault_proxy", str(server.port), str(BYTES_PER_S)]
             proxy = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             stack.callback(end, proxy)
         finally:

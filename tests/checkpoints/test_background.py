@@ -225,7 +225,7 @@ def test_nothing_is_lost_in_an_outage(proxy, url, make_trainer, spool, caplog, s
 def test_a_server_that_is_killed_within_an_upload_leaves_the_old_checkpoint_and_gets_the_new_one(
     own_store, monkeypatch, background
 ):
-    from benchmarks.fault_proxy import FaultProxy
+    from tests.servers.fault_proxy import FaultProxy
 
     url = "s3://checkpoints/killed"
     with FaultProxy(own_store.port) as proxy:
