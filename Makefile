@@ -12,7 +12,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack stack-status stack-down demo test test-quick lint format docs bench bench-gpu peers clean
+.PHONY: help setup stack stack-status stack-down demo test test-quick lint format hooks docs bench bench-gpu peers clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -60,6 +60,9 @@ lint: setup ## Ruff and mypy
 format: setup ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+hooks: setup ## Check each commit before git makes it (.pre-commit-config.yaml)
+	@$(BIN)/pre-commit install
 
 docs: setup ## Build the documentation as a site in build/site
 	@$(BIN)/python -m mkdocs build --strict --quiet

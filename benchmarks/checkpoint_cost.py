@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from benchmarks import harness
 from benchmarks.checkpoint_ways import WAYS, missing
 from benchmarks.harness import Aim, Effort, Result, Table, say
-from benchmarks.object_store import CHECKPOINTS, ObjectStore
+from tests.servers.object_store import CHECKPOINTS, ObjectStore
 
 MB = 10**6
 BYTES_PER_S = 25e6
@@ -98,7 +98,7 @@ def servers(folder: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
         try:
             server.start()
             stack.callback(server.stop)
-            command = [sys.executable, "-m", "benchmarks.fault_proxy", str(server.port), str(BYTES_PER_S)]
+            command = [sys.executable, "-m", "tests.servers.fault_proxy", str(server.port), str(BYTES_PER_S)]
             proxy = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             stack.callback(end, proxy)
         finally:
@@ -153,7 +153,8 @@ def take_turns(
     folder: Path,
 ) -> Measured:  # fmt: skip
     """Median figures per way, and of a plain put of as many bytes; ``failed`` where there are none."""
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (RAW, *found)}
+    names = [name for name in (RAW, *found) if name != "snapshot" or "://" not in url]
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     failed = {name: process for name, process in found.items() if isinstance(process, str)}
     for number in range(turns.rounds + 1):
         for name in rows:
@@ -284,15 +285,12 @@ def at_most(what: str, figures: Measured, way: str, key: str, most: float, per: 
 
 def slow_aims(figures: Measured) -> list[Aim]:
     """Those for the state on a slow line."""
-    found = [
+    meanwhile = figures["ununennium"].get("speed_meanwhile")
+    return [
         at_most("slow line: stands still, spooled, s", figures, "ununennium", "stands_still_s", 0.6),
-        at_most("slow line: stands still, snapshot, s", figures, "snapshot", "stands_still_s", 0.2),
         at_most("slow line: extra memory, spooled, MB", figures, "ununennium", "extra_memory_mb", 64),
+        harness.aim("slow line: speed meanwhile, ununennium", ">= 0.9", meanwhile, lambda value: value >= 0.9),
     ]
-    for way in ("ununennium", "snapshot"):
-        value = figures[way].get("speed_meanwhile")
-        found.append(harness.aim(f"slow line: speed meanwhile, {way}", ">= 0.9", value, lambda value: value >= 0.9))
-    return found
 
 
 def size_aims(figures: Measured, size_mb: int, place: str) -> list[Aim]:
@@ -300,14 +298,17 @@ def size_aims(figures: Measured, size_mb: int, place: str) -> list[Aim]:
     label = f"{size_mb} MB, {place}"
     blocking = figures["torch.save"].get("stands_still_s")
     plain = figures[RAW].get("durable_s")
-    return [
-        at_most(
-            f"{label}: snapshot stands still / blocking save", figures, "snapshot", "stands_still_s", 0.05, blocking
-        ),
+    way = "snapshot" if "snapshot" in figures else "ununennium"
+    found = [
+        at_most(f"{label}: {way} stands still / blocking save", figures, way, "stands_still_s", 0.05, blocking),
         at_most(f"{label}: durable / plain put", figures, "ununennium", "durable_s", 1.2, plain),
         at_most(f"{label}: extra memory / state", figures, "ununennium", "extra_memory_mb", 1.15, size_mb),
-        at_most(f"{label}: extra memory / state, snapshot", figures, "snapshot", "extra_memory_mb", 1.15, size_mb),
     ]
+    if way == "snapshot":
+        found.append(
+            at_most(f"{label}: extra memory / state, snapshot", figures, way, "extra_memory_mb", 1.15, size_mb)
+        )
+    return found
 
 
 def limits(size: int, folder: Path) -> str:

@@ -24,7 +24,7 @@ WAYS = {
     "lightning": "Lightning's Trainer.save_checkpoint, as its ModelCheckpoint calls it, then the removal of the last",
     "dcp": "torch.distributed.checkpoint.async_save",
     "ununennium": "CheckpointCallback as it comes: at once into a folder, spooled and in the background to S3",
-    "snapshot": "CheckpointCallback(snapshot=True)",
+    "snapshot": "CheckpointCallback(snapshot=True), which is for folders",
 }
 _TENSORS = 48
 """As many as a middling network has."""

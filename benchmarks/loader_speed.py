@@ -45,8 +45,8 @@ from benchmarks.harness import (
     table,
     take_turns,
 )
-from benchmarks.object_store import find_weed, object_store, upload
 from benchmarks.scene_file import BLOCK, make_scene, num_columns
+from tests.servers.object_store import find_weed, object_store, upload
 
 CHIP = 256
 BATCH = 32

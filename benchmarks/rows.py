@@ -66,7 +66,7 @@ ROWS = {
             "checkpoint",
             "a checkpoint: 300 MB to S3 at 25 MB/s; 50, 200 and 500 MB to a folder and to S3",
             "torch.save, Lightning, torch.distributed.checkpoint, ununennium (spooled, snapshot); a plain put",
-            "stands still <= 0.6 s spooled, 0.2 s with snapshot, <= 5 % of a blocking save; >= 0.9 of the speed "
+            "stands still <= 0.6 s spooled, <= 5 % of a blocking save; >= 0.9 of the speed "
             "meanwhile; durable within 1.2 of a plain put; <= 64 MB spooled",
             "benchmarks.checkpoint_cost",
             (90, 250, 1300),

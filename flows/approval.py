@@ -1,14 +1,12 @@
 """Ask a person in Prefect whether a model may become the champion, and tell a flow run that waits what they said.
 
 The flow run is suspended meanwhile: its process is gone, and a worker starts it again when somebody resumes it, in
-Prefect's UI, by its API, or by ``ununennium promote``, which settles the run and then wakes its flow run by
-``python -m flows.approval FLOW_RUN_ID '{"approve": true, "by": "ada"}'``.
+Prefect's UI, by its API, or by ``ununennium promote``, which settles the run and then wakes its flow run: ``wake`` is
+registered for it in the entry point group ``ununennium.commands``.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 from prefect import runtime, suspend_flow_run
@@ -69,7 +67,3 @@ def wake(flow_run_id: str, answer: dict[str, Any]) -> str:
         if said.status.value != "ACCEPT":
             return f"flow run {flow_run.name} cannot be resumed: {getattr(said.details, 'reason', said.status.value)}"
     return f"flow run {flow_run.name} goes on"
-
-
-if __name__ == "__main__":
-    print(wake(sys.argv[1], json.loads(sys.argv[2])))  # noqa: T201

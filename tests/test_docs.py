@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.slow
+PROSE = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "correctness.md")]
+_NOT_PROSE = re.compile(r"```.*?```|<!-- measured: begin -->.*?<!-- measured: end -->", re.DOTALL)
+_SENTENCES = re.compile(r"(?:^[#>*|\-\d. ]*|[.!?:] +|\| +)(\**\w+)", re.MULTILINE)
+_OPENINGS = {"what", "whatever", "which", "whichever", "whether", "where", "who", "whoever", "whose", "how"}
 
 
 def build(site: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -18,6 +21,7 @@ def build(site: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_the_site_holds_every_page_and_the_reference(tmp_path: Path) -> None:
     done = build(tmp_path / "site")
     assert done.returncode == 0, done.stderr
@@ -25,6 +29,7 @@ def test_the_site_holds_every_page_and_the_reference(tmp_path: Path) -> None:
         name = page.relative_to(ROOT / "docs").with_suffix("")
         built = tmp_path / "site" / ("" if name.name == "index" else name) / "index.html"
         assert built.exists(), page.name
+        assert "<p>|" not in built.read_text(encoding="utf-8"), f"a table of {page.name} is torn by an empty line"
     site = tmp_path / "site"
     home = (site / "index.html").read_text(encoding="utf-8")
     assert "Operations" in home or not (ROOT / "docs" / "operations.md").exists()
@@ -37,3 +42,11 @@ def test_the_site_holds_every_page_and_the_reference(tmp_path: Path) -> None:
 def test_pictures_are_small() -> None:
     for picture in (ROOT / "docs" / "images").glob("ui-*.png"):
         assert picture.stat().st_size < 200_000, picture.name
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda path: path.name)
+def test_no_heading_and_no_sentence_opens_with_a_relative_clause(page: Path) -> None:
+    text = _NOT_PROSE.sub("", page.read_text(encoding="utf-8"))
+    capitals = [word for word in _SENTENCES.findall(text) if word.strip("*")[:1].isupper()]
+    assert capitals
+    assert not [word for word in capitals if word.strip("*").lower() in _OPENINGS]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.object_store import CHECKPOINTS, object_store
+from tests.servers.object_store import CHECKPOINTS, object_store
 from ununennium.config.maps import MapsConfig
 from ununennium.inference.jobs import make_job, run_job
 from ununennium.storage.open import open_storage

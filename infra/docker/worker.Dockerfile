@@ -12,8 +12,6 @@ ENV UV_COMPILE_BYTECODE=1
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY ununennium ununennium
-COPY flows flows
-COPY infra infra
 ARG TORCH_INDEX=
 RUN uv venv /opt/venv \
  && uv pip install --no-cache --python /opt/venv/bin/python ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
@@ -30,7 +28,9 @@ COPY infra infra
 COPY deployments deployments
 COPY examples examples
 COPY --chmod=755 infra/docker/with-secrets /usr/local/bin/with-secrets
+# Flows and infra are no part of the wheel: they are found here from any working directory.
 ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/srv/ununennium \
     PYTHONUNBUFFERED=1 \
     UNUNENNIUM_WORK=/var/lib/ununennium/runs \
     DO_NOT_TRACK=1 \

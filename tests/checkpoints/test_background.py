@@ -97,8 +97,9 @@ def test_object_storage_is_written_in_the_background_and_a_folder_at_once(url, t
 
 
 @pytest.mark.parametrize("snapshot", [False, True])
-def test_what_is_saved_is_the_state_at_that_moment(url, background, snapshot):
+def test_what_is_saved_is_the_state_at_that_moment(url, background, snapshot, tmp_path):
     """correctness 58: the next step changes the tensors at once, and the checkpoint has those before it."""
+    url = str(tmp_path / "checkpoints") if snapshot else url
     weights = torch.arange(2e6)
     tied = {"model": {"a": weights, "b": weights}, "part": weights[5:9], "none": torch.zeros(0), "n": 1}
     saver = background(url, -1, snapshot=snapshot)
@@ -147,9 +148,21 @@ def test_a_snapshot_without_a_background_is_refused():
         CheckpointCallback("anywhere", flush_s=float("inf"))
 
 
-def test_a_spool_that_is_gone_is_an_error_at_the_next_save(url, background, state, spool):
+def test_a_snapshot_is_for_folders_and_object_storage_says_so_once(url, make_trainer, tmp_path, caplog):
+    make_trainer(CheckpointCallback(url, save_top_k=-1, snapshot=True), epochs=2).fit()
+    assert [record.message for record in caplog.records if "snapshot" in record.message] == [
+        f"snapshot is for local folders: to {url} a save waits for a local file alone"
+    ]
+    assert len(CheckpointStore(url).manifests()) == 2
+    caplog.clear()
+    make_trainer(CheckpointCallback(tmp_path / "checkpoints", save_top_k=-1, snapshot=True), epochs=2).fit()
+    assert not caplog.records
+    assert len(CheckpointStore(tmp_path / "checkpoints").manifests()) == 2
+
+
+def test_a_spool_that_is_gone_is_an_error_at_the_next_save(background, state, spool, tmp_path):
     """correctness 58: a snapshot's failure surfaces at the next save."""
-    saver = background(url, snapshot=True)
+    saver = background(str(tmp_path / "checkpoints"), snapshot=True)
     for path in spool.glob("*/*"):
         path.unlink()
     (folder,) = spool.iterdir()
@@ -212,7 +225,7 @@ def test_nothing_is_lost_in_an_outage(proxy, url, make_trainer, spool, caplog, s
 def test_a_server_that_is_killed_within_an_upload_leaves_the_old_checkpoint_and_gets_the_new_one(
     own_store, monkeypatch, background
 ):
-    from benchmarks.fault_proxy import FaultProxy
+    from tests.servers.fault_proxy import FaultProxy
 
     url = "s3://checkpoints/killed"
     with FaultProxy(own_store.port) as proxy:

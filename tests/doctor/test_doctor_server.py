@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.flows.conftest import prefect_server
+from tests.servers.prefect_server import prefect_server
 from ununennium.doctor import server as looks
 from ununennium.doctor.api import Api
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from tests.flows.conftest import ROOT, bootstrap, ended, post, prefect_cli, prefect_server, worker_of
+from tests.servers.prefect_server import ROOT, bootstrap, ended, post, prefect_cli, prefect_server, worker_of
 from ununennium.config import RunConfig
 
 PICTURES = ROOT / "docs" / "images"

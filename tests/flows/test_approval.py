@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.flows.conftest import ended, events, flow_runs, post, prefect_cli
 from tests.processes import wait_until
+from tests.servers.prefect_server import ended, events, flow_runs, post, prefect_cli
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import RunConfig
 

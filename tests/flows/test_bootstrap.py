@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.flows.conftest import ROOT, bootstrap, post, prefect_cli
 from tests.processes import wait_until
+from tests.servers.prefect_server import ROOT, bootstrap, post, prefect_cli
 
 pytestmark = pytest.mark.slow
 UNTOLD = "nobody is told of failures and promotions: give --notify FILE, or set UNUNENNIUM_NOTIFY\n"

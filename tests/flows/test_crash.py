@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.flows.conftest import ended, flow_runs, post, prefect_cli, worker_of
 from tests.processes import has_checkpoint, newest_checkpoint, wait_until
+from tests.servers.prefect_server import ended, flow_runs, post, prefect_cli, worker_of
 from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.pipeline.sessions import started

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.flows.conftest import ended, events, flow_runs, post, prefect_cli
 from tests.processes import assert_nothing_left, has_checkpoint, newest_checkpoint, wait_until
+from tests.servers.prefect_server import ended, events, flow_runs, post, prefect_cli
 from ununennium.config import RunConfig
 from ununennium.runs.directory import RunDirectory
 

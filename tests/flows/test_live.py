@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.flows.conftest import LONG_S
+from tests.servers.prefect_server import LONG_S
 from ununennium.config import RunConfig
 from ununennium.files import write_json
 from ununennium.runs.directory import RunDirectory

@@ -13,7 +13,7 @@ import pystac
 import pytest
 import rasterio
 
-from tests.flows.conftest import ended, events, flow_runs, prefect_cli
+from tests.servers.prefect_server import ended, events, flow_runs, prefect_cli
 from ununennium.config import RunConfig
 from ununennium.config.maps import MapsConfig
 

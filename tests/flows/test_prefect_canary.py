@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.flows.conftest import bootstrap, post, prefect_cli
+from tests.servers.prefect_server import bootstrap, post, prefect_cli, prefect_server
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_server_starts_and_its_scheduler_makes_runs(server_environment: dict[str, str]) -> None:
+@pytest.fixture
+def new_server(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A server that makes its database by itself."""
+    with prefect_server(tmp_path) as environment:
+        yield environment
+
+
+def test_the_server_starts_and_its_scheduler_makes_runs(new_server: dict[str, str]) -> None:
     """fastapi >= 0.155 kills the server; sqlalchemy 2.1 silently stops its scheduler: no run would ever appear."""
-    api = server_environment["PREFECT_API_URL"]
-    bootstrap(server_environment, ROOT)
-    prefect_cli(server_environment, ROOT, "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    api = new_server["PREFECT_API_URL"]
+    bootstrap(new_server, ROOT)
+    prefect_cli(new_server, ROOT, "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
     deployments = {
         f"{Path(found['entrypoint'].partition(':')[0]).stem}/{found['name']}": found
         for found in post(api, "/deployments/filter")

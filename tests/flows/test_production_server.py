@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import ROOT, bootstrap, ended, healthy, prefect_cli, worker_of
 from tests.processes import wait_until
+from tests.servers.prefect_server import ROOT, bootstrap, ended, healthy, prefect_cli, worker_of
 from ununennium.config import RunConfig
 
 Tiny = Callable[..., RunConfig]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import use_store
-from tests.flows.conftest import LONG_S, prefect_server
+from tests.servers.prefect_server import LONG_S, prefect_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PLANTED = ("planted-s3-key", "planted-s3-secret", "planted-database", "planted-api", "planted-in-url")

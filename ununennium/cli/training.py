@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ununennium.cli.commands import load_command
 from ununennium.cli.console import (
     DEFAULT_STORAGE,
     NOT_PROMOTED,
@@ -192,14 +190,11 @@ def promote(
 
 
 def _wake(flow_run_id: str, answer: dict[str, Any]) -> None:
-    """Let the flow run that waits go on, by the project's flows: this library knows nothing of Prefect."""
-    command = [sys.executable, "-m", "flows.approval", flow_run_id, json.dumps(answer)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    last = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()[-1:]
-    if done.returncode == 0:
-        say(*last)
-    else:
-        say(f"flow run {flow_run_id} may still wait ({''.join(last)}); resume it in Prefect, and it will end")
+    """Resume the flow run that waits, by the command that the flows have registered."""
+    try:
+        say(load_command("wake")(flow_run_id, answer))
+    except Exception as error:
+        say(f"flow run {flow_run_id} may still wait ({error}); resume it in Prefect, and it will end")
 
 
 def runs(
@@ -249,12 +244,7 @@ def _row(summary: dict[str, Any]) -> dict[str, Any]:
 def demo(context: typer.Context) -> None:
     """Retrain on the sample scene with an embedded Prefect server: the flow that deployments schedule.
 
-    Takes the options of python -m flows.retrain, such as --dry-run and --set trainer.epochs=3.
+    Takes the options of python -m flows.retrain, such as --dry-run and --set trainer.epochs=3. Needs a checkout of the
+    project, where the flows and the scene are.
     """
-    example = Path("examples/atlanta/run.yaml")
-    if not example.exists():
-        example = Path(__file__).parents[2] / example
-    if not example.exists():
-        raise ConfigError("demo", str(example), "is part of the project's checkout; run this from its root")
-    command = [sys.executable, "-m", "flows.retrain", "--config", str(example), *context.args]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    raise typer.Exit(load_command("demo")(context.args))

@@ -102,7 +102,8 @@ class CheckpointSettings(Section):
     background: bool | None = None
     """Upload while training goes on; null does so to object storage, and not to a local folder."""
     snapshot: bool = False
-    """In the background, copy the state before it is written: the shortest stand-still, for a second state's memory."""
+    """Write to a local folder in the background, from a copy of the state: the shortest wait, for the memory of a
+    second state; without effect on object storage."""
 
 
 class EarlyStoppingSettings(Section):

@@ -52,8 +52,9 @@ class CheckpointCallback(Callback):
         save_top_k: how many of the best to keep; -1 keeps all checkpoints, 0 writes none.
         every_n_steps: save within epochs too, after every so many optimizer steps, for recovery.
         background: upload while training goes on; None does so to object storage, and not to a local folder.
-        snapshot: in the background, copy the state and write the copy: training stands still for the copy alone, for
-            the memory of a second state (pinned, if it lies on a GPU).
+        snapshot: write to a local folder in the background, from a copy of the state: training waits for the copy
+            alone, at the price of the memory of a second state (pinned, if it lies on a GPU). Without effect on object
+            storage, where a save waits for a local file alone and takes hardly longer.
         flush_s: seconds that the end of ``fit`` waits at most for uploads; after a SIGTERM or an exception at most
             what fits into the time that the launcher leaves (``UNUNENNIUM_GRACE_S``).
 
@@ -191,10 +192,11 @@ class CheckpointCallback(Callback):
         self._store.look_for_generations()  # what is written from here on is newer than all that is there
         self._close()
         background = self._store.storage.is_remote if self.background is None else self.background
-        if background or self.snapshot:
-            self._saver = BackgroundSaver(
-                self._store, self.save_top_k, past, self._resumed_from, snapshot=self.snapshot
-            )
+        snapshot = self.snapshot and not self._store.storage.is_remote
+        if self.snapshot and not snapshot:
+            logger.warning("snapshot is for local folders: to %s a save waits for a local file alone", self.dirpath)
+        if background or snapshot:
+            self._saver = BackgroundSaver(self._store, self.save_top_k, past, self._resumed_from, snapshot=snapshot)
         else:
             self._saver = DirectSaver(self._store, self.save_top_k, past, self._resumed_from)
         return Report(past)
