@@ -12,7 +12,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack stack-status stack-down demo test test-quick lint format hooks docs bench bench-gpu peers clean
+.PHONY: test-unit help setup stack stack-status stack-down demo test test-quick lint format hooks docs bench bench-gpu peers clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -52,10 +52,14 @@ test: lint ## Lint, type-check, and run every test
 test-quick: setup ## The inner loop: tests that take less than a few seconds
 	$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not slow'
 
-lint: setup ## Ruff and mypy
+test-unit: setup ## Tests of one part: ARGS=tests/data
+	$(BIN)/pytest -q -n $(JOBS) $(ARGS)
+
+lint: setup ## Ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .

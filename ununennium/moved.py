@@ -132,7 +132,10 @@ class FormerNames(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         """Specification of a module of a former name; None if ``fullname`` never was one."""
         name = fullname.removeprefix(f"{__package__}.")
-        return importlib.machinery.ModuleSpec(fullname, _Loader(fullname)) if name in MOVED else None
+        if name not in MOVED:
+            return None
+        is_package = any(each.startswith(f"{name}.") for each in MOVED)
+        return importlib.machinery.ModuleSpec(fullname, _Loader(fullname), is_package=is_package)
 
 
 class _Loader(importlib.abc.InspectLoader):

@@ -10,7 +10,7 @@ from pathlib import Path
 NAMES = Path(__file__).with_name("public-names-2928e86.txt")
 
 REMOVED = {
-    "ununennium.data.contents": {"the module"},
+    "ununennium.data.contents": {"Contents", "with_companions"},
     "ununennium.data.labels": {"to_crs"},
     "ununennium.data.raster": {"file_signature"},
     "ununennium.discover": {"LABEL_FIELDS", "LABEL_WORDS", "MAX_CLASSES", "Raster", "Shapes"},

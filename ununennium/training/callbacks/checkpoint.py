@@ -141,7 +141,7 @@ class CheckpointCallback(Callback):
     # ------------------------------------------------------------------ hooks
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        self.monitor.require_validation(trainer)
+        self.monitor.require_validation(trainer.val_loader)
         self._saved_position = _position(trainer)
         self.problem = None
         if self.save_top_k != 0:

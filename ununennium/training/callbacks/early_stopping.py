@@ -66,7 +66,7 @@ class EarlyStopping(Callback):
         self._resumed = True
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        self.monitor.require_validation(trainer)
+        self.monitor.require_validation(trainer.val_loader)
         if self.checks_without_improvement >= self.patience:
             if self._resumed:  # a run that had stopped takes no further step
                 self._stop(trainer)

@@ -6,13 +6,10 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ununennium.errors import ConfigError
 from ununennium.hints import did_you_mean
-
-if TYPE_CHECKING:
-    from ununennium.training.trainer import Trainer
 
 _LIKES_TO_GROW = ("iou", "f1", "acc", "dice", "precision", "recall", "kappa", "auc", "r2", "epoch")
 
@@ -71,13 +68,16 @@ class Monitor:
             raise ConfigError("monitor", self.monitor, f"is not logged; {there}")
         return metrics[self.monitor]
 
-    def require_validation(self, trainer: Trainer) -> None:
+    def require_validation(self, val_loader: object | None) -> None:
         """Refuse a ``val_*`` monitor where nothing validates.
+
+        Args:
+            val_loader: of the Trainer.
 
         Raises:
             ConfigError: the Trainer has no ``val_loader``.
         """
-        if self.monitor.startswith("val_") and trainer.val_loader is None:
+        if self.monitor.startswith("val_") and val_loader is None:
             raise ConfigError(
                 "monitor", self.monitor, "needs a val_loader; give the Trainer one, or monitor 'train_loss'"
             )
