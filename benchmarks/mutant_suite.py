@@ -9,6 +9,7 @@ test that needs others before it, or fails on a busy machine, proves nothing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -18,9 +19,10 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,11 +32,14 @@ from benchmarks.forks import Job, Tell, run
 from benchmarks.harness import say
 from benchmarks.mutation import Loaded, Mutant, Recorder
 
-SERVERS = {"s3", "s3_server", "own_store", "proxy"}
-"""Fixtures, and values of parameters, of tests that are left out: each fork would start a server of its own."""
+SERVER = "s3_server"
+"""The fixture of the whole suite's S3 server: it is started once, and all forks have it."""
 
 _OFFSET = 100_000  # more lines than a file has
 _QUICK_S = 0.5
+_LONGEST_S = 30.0
+"""Tests that take longer are not tried."""
+
 _PATIENCE_S = 30.0
 _SLOWER = 10.0
 """A test hangs if it takes so many times what any of its file took before, and so many seconds more."""
@@ -118,10 +123,6 @@ class Suite:
 
     # ------------------------------------------------------------------ hooks of pytest
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if not _needs_server(item)]
-
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._failed |= report.failed
         self._skipped |= report.skipped
@@ -135,6 +136,11 @@ class Suite:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._items = {item.nodeid: item for item in session.items}
         self._loaded = Loaded(str(source.path) for source in self._sources)
+        with _shared(session, SERVER):
+            self._run_all()
+        return True
+
+    def _run_all(self) -> None:
         self._learn()
         unused = sum(not known.passed for known in self.known.values())
         say(f"{len(self.known)} tests; {unused} of them are skipped, or fail without any change")
@@ -143,7 +149,6 @@ class Suite:
         for job in run(self._jobs, at_once=self._at_once):
             follow_up, trial = job.about
             follow_up(trial, job)
-        return True
 
     # ------------------------------------------------------------------ the suite as it is
 
@@ -237,7 +242,8 @@ class Suite:
 
     def _trial(self, source: Source, mutant: Mutant) -> Trial:
         line = self._offset(source) + mutant.line
-        names = self._ordered(name for name, known in self.known.items() if known.passed and line in known.hits)
+        fit = {name: known for name, known in self.known.items() if known.passed and known.seconds < _LONGEST_S}
+        names = self._ordered(name for name, known in fit.items() if line in known.hits)
         return Trial(source, mutant, names, len(names))
 
     def _change(self, trial: Trial) -> None:
@@ -323,6 +329,23 @@ def _file_of(name: str) -> str:
     return name.partition("::")[0]
 
 
-def _needs_server(item: pytest.Item) -> bool:
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    return bool(SERVERS & {*getattr(item, "fixturenames", ()), *(str(value) for value in parameters.values())})
+@contextlib.contextmanager
+def _shared(session: pytest.Session, name: str) -> Iterator[None]:
+    """Make the session's fixture ``name`` here, and let forks have its value, which they neither make nor end."""
+    definitions = session._fixturemanager.getfixturedefs(name, session.items[0]) if session.items else None
+    if not definitions:
+        yield
+        return
+    definition: Any = definitions[-1]
+    with tempfile.TemporaryDirectory(prefix="mut") as folder:
+        making = definition.func(tmp_path_factory=SimpleNamespace(mktemp=lambda _: Path(folder)))
+        try:
+            value = next(making)
+        except pytest.skip.Exception:  # forks find the same, and skip
+            yield
+            return
+        definition.func = lambda **_: value
+        try:
+            yield
+        finally:
+            making.close()
