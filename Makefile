@@ -12,7 +12,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: test-unit help setup stack stack-status stack-down demo test test-quick lint format hooks docs bench bench-gpu peers clean
+.PHONY: help setup stack stack-status stack-down demo test test-quick test-unit lint format hooks docs bench bench-gpu peers clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -33,13 +33,13 @@ $(STAMP): pyproject.toml constraints.txt
 stack: setup ## Start the whole system on this machine: PostgreSQL, S3, Prefect's server, a worker
 	@$(BIN)/python -m infra.stack up $(if $(NOTIFY),--notify $(NOTIFY))
 
-stack-status: ## Say what of it runs, and where
+stack-status: ## List its running parts and their addresses
 	@$(BIN)/python -m infra.stack status
 
-stack-down: ## End all of it; the data stay (PURGE=1: are removed)
+stack-down: ## End the stack; the data stay (PURGE=1 removes them)
 	@$(BIN)/python -m infra.stack down $(if $(PURGE),--purge)
 
-demo: setup ## Retrain, judge and promote a building model on the sample scene (STORAGE=s3: on a real S3 server)
+demo: setup ## Train, evaluate and promote a building model on the sample scene (STORAGE=s3: on a real S3 server)
 	@$(BIN)/python -m $(if $(filter s3,$(STORAGE)),examples.atlanta.on_s3,flows.retrain --config examples/atlanta/run.yaml)
 
 # Tests with real servers wait with a limit, and a machine that is busy elsewhere may exceed one: what failed runs once
@@ -49,11 +49,11 @@ test: lint ## Lint, type-check, and run every test
 	  echo 'UNSTEADY or broken, as listed above: run once more, one after the other' && \
 	  $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
-test-quick: setup ## The inner loop: tests that take less than a few seconds
+test-quick: setup ## Run every test that takes less than a few seconds
 	$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not slow'
 
-test-unit: setup ## Tests of one part: ARGS=tests/data
-	$(BIN)/pytest -q -n $(JOBS) $(ARGS)
+test-unit: setup ## Run the quick tests of a folder or file: make test-unit ARGS=tests/data
+	$(BIN)/pytest -m 'not slow' $(or $(ARGS),$(error give a folder or file of tests, such as ARGS=tests/data))
 
 lint: setup ## Ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .
@@ -61,11 +61,11 @@ lint: setup ## Ruff, mypy, and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup ## Let ruff mend what it can
+format: setup ## Format, and apply ruff's fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-hooks: setup ## Check each commit before git makes it (.pre-commit-config.yaml)
+hooks: setup ## Install the commit hooks (.pre-commit-config.yaml)
 	@$(BIN)/pre-commit install
 
 docs: setup ## Build the documentation as a site in build/site

@@ -10,7 +10,8 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,18 +101,15 @@ def _in_child(job: Job, writer: int, folder: Path) -> None:
         os._exit(0)
 
 
-def run(jobs: Iterable[Job], *, at_once: int) -> Iterator[Job]:
-    """Run ``jobs``, and give each as it ends."""
-    waiting = iter(jobs)
+def run(jobs: deque[Job], *, at_once: int) -> Iterator[Job]:
+    """Run ``jobs``, and give each as it ends; more may be appended meanwhile."""
     with tempfile.TemporaryDirectory(prefix="mut") as folder, selectors.DefaultSelector() as selector:
         running: list[_Child] = []
-        while True:
-            while len(running) < at_once and (job := next(waiting, None)) is not None:
-                child = _Child(job, Path(folder))
+        while jobs or running:
+            while jobs and len(running) < at_once:
+                child = _Child(jobs.popleft(), Path(folder))
                 running.append(child)
                 selector.register(child.reader, selectors.EVENT_READ, child)
-            if not running:
-                return
             first = min(child.deadline for child in running)
             for key, _ in selector.select(max(0.0, first - time.monotonic())):
                 if not key.data.read():

@@ -1,23 +1,28 @@
 """The pytest plugin behind ``benchmarks.mutants``: tests that are collected once, and run in many forks.
 
-A first pass finds which tests pass, how long each takes, and which statements of the sources each runs, also in
-processes that it starts. Then every mutant gets a fork, in which its function is changed in memory and the tests that
-run the changed statement are tried, quick ones first, until one fails.
+First each test file runs in a fork of its own, to find which of its tests pass, how long each takes, and which
+statements of the sources each runs, also in processes that it starts. Then every mutant gets a fork in which its
+function is changed in memory, and the tests that run the changed statement are tried, quick ones first, until one
+fails. That one has to fail once more alone, and to pass alone without the change; else the next ones are tried, as a
+test that needs others before it, or fails on a busy machine, proves nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import itertools
 import json
 import os
 import statistics
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,14 +32,17 @@ from benchmarks.forks import Job, Tell, run
 from benchmarks.harness import say
 from benchmarks.mutation import Loaded, Mutant, Recorder
 
-SERVERS = {"s3", "s3_server", "own_store", "proxy"}
-"""Fixtures, and values of parameters, of tests that are left out: each fork would start a server of its own."""
+SERVER = "s3_server"
+"""The fixture of the whole suite's S3 server: it is started once, and all forks have it."""
 
 _OFFSET = 100_000  # more lines than a file has
 _QUICK_S = 0.5
+_LONGEST_S = 30.0
+"""Tests that take longer are not tried."""
+
 _PATIENCE_S = 30.0
 _SLOWER = 10.0
-"""A test of a mutant hangs if it takes so many times what it took before, and so many seconds more."""
+"""A test hangs if it takes so many times what any of its file took before, and so many seconds more."""
 
 Record = dict[str, Any]
 
@@ -55,14 +63,36 @@ class Known:
     """A test, as it is without any change.
 
     Attributes:
-        passed: whether it passed both in the order of the files and with quick ones first.
+        passed: whether it passed.
         seconds: how long it took.
         hits: the statements that it ran, as numbers of ``Recorder``.
     """
 
-    passed: bool = False
+    passed: bool
+    seconds: float
+    hits: set[int]
+
+
+@dataclass
+class Trial:
+    """A mutant that is being tried.
+
+    Attributes:
+        source, mutant: the change.
+        names: the tests that are left to try.
+        number: of all tests that run the statement.
+        tried: tests that ran.
+        suspect: the test that failed.
+        seconds: how long all took.
+    """
+
+    source: Source
+    mutant: Mutant
+    names: list[str]
+    number: int
+    tried: int = 0
+    suspect: str = ""
     seconds: float = 0.0
-    hits: set[int] = field(default_factory=set)
 
 
 class Suite:
@@ -85,15 +115,13 @@ class Suite:
         self._at_once = at_once
         self._keep = keep
         self._items: dict[str, pytest.Item] = {}
+        self._jobs: deque[Job] = deque()
+        self._alone: set[str] = set()  # tests that pass alone
         self._failed = self._skipped = False
         self._recorder: Recorder | None = None
         self._at_setup: set[int] = set()
 
     # ------------------------------------------------------------------ hooks of pytest
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if not _needs_server(item)]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._failed |= report.failed
@@ -108,59 +136,57 @@ class Suite:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._items = {item.nodeid: item for item in session.items}
         self._loaded = Loaded(str(source.path) for source in self._sources)
+        with _shared(session, SERVER):
+            self._run_all()
+        return True
+
+    def _run_all(self) -> None:
         self._learn()
         unused = sum(not known.passed for known in self.known.values())
         say(f"{len(self.known)} tests; {unused} of them are skipped, or fail without any change")
-        for job in run(self._jobs(), at_once=self._at_once):
-            record = _record(job)
-            self._keep(record)
-            where = f"{record['target']}:{record['line']}"
-            say(f"{job.seconds:6.1f} s  {record['status']:11}  {where}  {record['change'][:80]}")
-        return True
+        trials = (self._trial(source, mutant) for source in self._sources for mutant in source.mutants)
+        self._jobs.extend(Job(functools.partial(self._try, each), about=(self._tried, each)) for each in trials)
+        for job in run(self._jobs, at_once=self._at_once):
+            follow_up, trial = job.about
+            follow_up(trial, job)
 
     # ------------------------------------------------------------------ the suite as it is
 
     def _learn(self) -> None:
-        """Fill ``known``, from the cache or by two runs of all tests."""
-        digest = self._digest()
-        kept = json.loads(self._cache.read_text(encoding="utf-8")) if self._cache.is_file() else {"digest": ""}
-        if kept["digest"] == digest:
-            self.known = {name: Known(passed, took, set(hits)) for name, (passed, took, hits) in kept["tests"].items()}
-            return
-        say(f"{len(self._items)} tests run in order, and once more with quick ones first")
-        shared: dict[str, set[int]] = defaultdict(set)  # what fixtures of a file run belongs to all of its tests
-        for told in self._run_all(list(self._items), is_first=True):
-            self.known[told["test"]] = Known(told["passed"], told["seconds"], set(told["hits"]))
-            shared[_file_of(told["test"])] |= set(told["at_setup"])
-        for name, known in self.known.items():
-            known.hits |= shared[_file_of(name)]
-        for told in self._run_all(self._ordered(name for name in self.known if self.known[name].passed)):
-            self.known[told["test"]].passed &= told["passed"]
-        tests = {name: (known.passed, known.seconds, sorted(known.hits)) for name, known in self.known.items()}
-        self._cache.write_text(json.dumps({"digest": digest, "tests": tests}), encoding="utf-8")
+        """Fill ``known``, from the cache or by running test files."""
+        kept = json.loads(self._cache.read_text(encoding="utf-8")) if self._cache.is_file() else {}
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for name in self._items:
+            by_file[_file_of(name)].append(name)
+        digests = {file: self._digest(names) for file, names in by_file.items()}
+        kept = {file: entry for file, entry in kept.items() if digests.get(file) in (None, entry["digest"])}
+        new = {file: names for file, names in by_file.items() if file not in kept}
+        jobs = deque(Job(functools.partial(self._watch, names), about=file) for file, names in new.items())
+        say(f"{sum(map(len, new.values()))} tests run once without any change, of {len(self._items)}")
+        for job in run(jobs, at_once=self._at_once):
+            if job.end != "done":
+                say(f"{job.about} {job.end} without any change: what follows in it is left out: {job.messages[-1:]}")
+            told = [message for message in job.messages if "test" in message]
+            at_setup = set().union(*(each["at_setup"] for each in told))  # a fixture may be made for later tests, too
+            tests = {each["test"]: (each["passed"], each["seconds"], [*at_setup.union(each["hits"])]) for each in told}
+            kept[job.about] = {"digest": digests[job.about], "tests": tests}
+            self._cache.write_text(json.dumps(kept), encoding="utf-8")
+            say(f"{job.seconds:6.1f} s  {len(told)} tests  {job.about}")
+        for file in by_file:
+            for name, (passed, seconds, hits) in kept[file]["tests"].items():
+                self.known[name] = Known(passed, seconds, set(hits))
 
-    def _digest(self) -> str:
-        """Hash of the tests, what they share, and the sources."""
-        files = {item.path for item in self._items.values()}
-        files |= {
-            conftest for file in files for folder in file.parents if (conftest := folder / "conftest.py").is_file()
-        }
-        parts = [path.read_bytes() for path in sorted(files)]
-        parts += [text.encode() for text in (*self._items, *(source.text for source in self._sources))]
+    def _digest(self, names: list[str]) -> str:
+        """Hash of a test file, what it shares, and the sources."""
+        path = self._items[names[0]].path
+        files = [path, *(each for folder in path.parents if (each := folder / "conftest.py").is_file())]
+        parts = [file.read_bytes() for file in files]
+        parts += [text.encode() for text in (*names, *(source.text for source in self._sources))]
         return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
-    def _run_all(self, names: list[str], *, is_first: bool = False) -> Iterator[Record]:
-        """What is told of each test, without any change but that statements tell that they run."""
-
-        def work(tell: Tell) -> None:
-            if is_first:
-                self._recorder = self._instrument()
-            self._run(names, tell)
-
-        (job,) = run([Job(work, patience_s=600.0)], at_once=1)
-        if job.end != "done":
-            raise pytest.UsageError(f"the suite {job.end} without any change: {job.messages[-1:]}")
-        return (message for message in job.messages if "test" in message)
+    def _watch(self, names: list[str], tell: Tell) -> None:
+        self._recorder = self._instrument()
+        self._run(names, tell)
 
     def _instrument(self) -> Recorder:
         """Let every statement of the sources tell that it runs, here and in processes that are started from here."""
@@ -192,11 +218,9 @@ class Suite:
 
     def _run(self, names: list[str], tell: Tell, *, until_failure: bool = False) -> None:
         """Run tests and tell how each ended; only in a fork, as what they leave behind goes with it."""
-        for item, following in pairwise([*(self._items[name] for name in names), None]):
+        for item, following in itertools.pairwise([*(self._items[name] for name in names), None]):
             assert item is not None
-            before = self.known.get(item.nodeid)
-            patience_s = 600.0 if before is None else _PATIENCE_S + _SLOWER * before.seconds
-            tell({"begun": item.nodeid, "patience_s": patience_s})
+            tell({"begun": item.nodeid, "patience_s": self._patience_s(item.nodeid)})
             self._failed = self._skipped = False
             started = time.monotonic()
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -210,53 +234,118 @@ class Suite:
                 item.session._setupstate.teardown_exact(None)  # threads and processes that fixtures started
                 return
 
-    def _jobs(self) -> Iterator[Job]:
-        for source in self._sources:
-            for mutant in source.mutants:
-                yield self._job(source, mutant)
+    def _patience_s(self, name: str) -> float:
+        took = [known.seconds for each, known in self.known.items() if _file_of(each) == _file_of(name)]
+        return _PATIENCE_S + _SLOWER * max(took) if took else 600.0
 
-    def _job(self, source: Source, mutant: Mutant) -> Job:
+    # ------------------------------------------------------------------ one mutant
+
+    def _trial(self, source: Source, mutant: Mutant) -> Trial:
         line = self._offset(source) + mutant.line
-        names = self._ordered(name for name, known in self.known.items() if known.passed and line in known.hits)
+        fit = {name: known for name, known in self.known.items() if known.passed and known.seconds < _LONGEST_S}
+        names = self._ordered(name for name, known in fit.items() if line in known.hits)
+        return Trial(source, mutant, names, len(names))
 
-        def work(tell: Tell) -> None:
-            code = mutation.mutated(source.text, str(source.path), mutant.number)
-            if self._loaded.put_into(code, only=(mutant.function, mutant.first_line)):
-                tell({"applied": True})
-                os.environ[mutation.VARIABLE] = json.dumps({"module": source.module, "number": mutant.number})
-                self._run(names, tell, until_failure=True)
+    def _change(self, trial: Trial) -> None:
+        source, mutant = trial.source, trial.mutant
+        code = mutation.mutated(source.text, str(source.path), mutant.number)
+        if not self._loaded.put_into(code, only=(mutant.function, mutant.first_line)):
+            raise LookupError(f"{source.name}: {mutant.function} is not loaded")
+        os.environ[mutation.VARIABLE] = json.dumps({"module": source.module, "number": mutant.number})
 
-        return Job(work, about=(source, mutant, len(names)))
+    def _try(self, trial: Trial, tell: Tell) -> None:
+        self._change(trial)
+        tell({"applied": True})
+        self._run(trial.names, tell, until_failure=True)
+
+    def _try_alone(self, trial: Trial, tell: Tell) -> None:
+        self._change(trial)
+        self._run([trial.suspect], tell)
+
+    def _tried(self, trial: Trial, job: Job) -> None:
+        """Let the test that failed fail once more; without one the mutant survived."""
+        if {"applied": True} not in job.messages:
+            raise pytest.UsageError(f"{trial.source.name}: the change could not be made: {trial.mutant}")
+        trial.tried += sum("test" in message for message in job.messages)
+        trial.seconds += job.seconds
+        trial.suspect = _failed_in(job)
+        if not trial.suspect:
+            self._settle(trial, "survived" if trial.number else "not reached")
+            return
+        trial.names = trial.names[trial.names.index(trial.suspect) + 1 :]
+        self._jobs.appendleft(Job(functools.partial(self._try_alone, trial), about=(self._tried_alone, trial)))
+
+    def _tried_alone(self, trial: Trial, job: Job) -> None:
+        trial.seconds += job.seconds
+        if not _failed_in(job):
+            self._go_on(trial)
+        elif trial.suspect in self._alone:
+            self._settle(trial, "killed", by=trial.suspect, how=job.end)
+        else:
+            work = functools.partial(self._run, [trial.suspect])
+            self._jobs.appendleft(Job(work, about=(functools.partial(self._compared, how=job.end), trial)))
+
+    def _compared(self, trial: Trial, job: Job, *, how: str) -> None:
+        """The mutant is killed if the test passes without it."""
+        if _failed_in(job):
+            self.known[trial.suspect].passed = False
+            self._go_on(trial)
+            return
+        self._alone.add(trial.suspect)
+        self._settle(trial, "killed", by=trial.suspect, how=how)
+
+    def _go_on(self, trial: Trial) -> None:
+        say(f"          unsteady: {trial.suspect}")
+        self._jobs.appendleft(Job(functools.partial(self._try, trial), about=(self._tried, trial)))
+
+    def _settle(self, trial: Trial, status: str, *, by: str | None = None, how: str = "") -> None:
+        source, mutant = trial.source, trial.mutant
+        record = {
+            "target": source.name,
+            "id": mutant.id,
+            "status": status,
+            "kind": mutant.kind,
+            "function": mutant.function,
+            "line": mutant.line,
+            "text": mutant.text,
+            "change": mutant.change,
+            "by": by,
+            "how": {"done": "failed"}.get(how, how),
+            "tests": [trial.tried, trial.number],
+            "seconds": round(trial.seconds, 1),
+        }
+        self._keep(record)
+        say(f"{trial.seconds:6.1f} s  {status:11}  {source.name}:{mutant.line}  {mutant.change[:80]}")
 
 
-def _record(job: Job) -> Record:
-    """How a mutant ended."""
-    source, mutant, number = job.about
-    if not any("applied" in message for message in job.messages):
-        raise pytest.UsageError(f"{source.name}: the change could not be made: {mutant}")
-    tests = [message for message in job.messages if "test" in message]
-    by = next((message["test"] for message in tests if message["failed"]), None)
-    if by is None and job.end != "done":
-        by = f"{job.end}: {job.messages[-1].get('begun')}"
-    return {
-        "target": source.name,
-        "id": mutant.id,
-        "status": "killed" if by else "survived" if number else "not reached",
-        "kind": mutant.kind,
-        "function": mutant.function,
-        "line": mutant.line,
-        "text": mutant.text,
-        "change": mutant.change,
-        "by": by,
-        "tests": [len(tests), number],
-        "seconds": round(job.seconds, 1),
-    }
+def _failed_in(job: Job) -> str:
+    """The test that failed, hung or died; empty if there is none."""
+    failed = [message["test"] for message in job.messages if message.get("failed")]
+    begun = [message["begun"] for message in job.messages if "begun" in message]
+    return failed[0] if failed else begun[-1] if job.end != "done" and begun else ""
 
 
 def _file_of(name: str) -> str:
     return name.partition("::")[0]
 
 
-def _needs_server(item: pytest.Item) -> bool:
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    return bool(SERVERS & {*getattr(item, "fixturenames", ()), *(str(value) for value in parameters.values())})
+@contextlib.contextmanager
+def _shared(session: pytest.Session, name: str) -> Iterator[None]:
+    """Make the session's fixture ``name`` here, and let forks have its value, which they neither make nor end."""
+    definitions = session._fixturemanager.getfixturedefs(name, session.items[0]) if session.items else None
+    if not definitions:
+        yield
+        return
+    definition: Any = definitions[-1]
+    with tempfile.TemporaryDirectory(prefix="mut") as folder:
+        making = definition.func(tmp_path_factory=SimpleNamespace(mktemp=lambda _: Path(folder)))
+        try:
+            value = next(making)
+        except pytest.skip.Exception:  # forks find the same, and skip
+            yield
+            return
+        definition.func = lambda **_: value
+        try:
+            yield
+        finally:
+            making.close()

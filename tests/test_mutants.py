@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import deque
 from pathlib import Path
 from types import ModuleType
 
@@ -102,7 +103,7 @@ def test_forks_that_hang_or_die_end_and_the_others_are_done() -> None:
 
     work = {"done": lambda tell: tell({"answer": 42}), "hung": hang, "died": lambda tell: os._exit(3)}
     started = time.monotonic()
-    jobs = list(forks.run([forks.Job(each, about=end) for end, each in work.items()], at_once=2))
+    jobs = list(forks.run(deque(forks.Job(each, about=end) for end, each in work.items()), at_once=2))
     assert {job.about: job.end for job in jobs} == {end: end for end in work}
     assert next(job for job in jobs if job.about == "done").messages[0] == {"answer": 42}
     assert time.monotonic() - started < 30
@@ -180,10 +181,14 @@ def test_mutants_die_by_failing_by_hanging_and_in_other_processes(tmp_path: Path
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-    ends = {record["change"]: (record["status"], record["by"] or "") for record in records}
+    ends = {record["change"]: (record["status"], record["how"], record["by"]) for record in records}
     assert len(records) == len(mutation.candidates(TOY, "toy"))
-    assert ends["number -= 1 -> nothing"] == ("killed", "hung: tests/toy/test_toy.py::test_counting_ends")
-    assert ends["number + 1 -> number - 1"] == ("killed", "tests/toy/test_toy.py::test_another_process_is_told")
+    assert ends["number -= 1 -> nothing"] == ("killed", "hung", "tests/toy/test_toy.py::test_counting_ends")
+    assert ends["number + 1 -> number - 1"] == (
+        "killed",
+        "failed",
+        "tests/toy/test_toy.py::test_another_process_is_told",
+    )
     assert ends["value < low -> value <= low"][0] == "survived"
     assert ends["number > 0 -> number >= 0"][0] == "killed"
     assert ends["0 -> 1"][0] == "killed"
