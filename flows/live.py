@@ -26,6 +26,9 @@ from ununennium.report.rows import WORDS, data_uri
 from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.runs.heartbeat import Standing
 
+heartbeat = logging.getLogger("flows.heartbeat")
+"""Progress of training every few seconds, for a terminal's live line; never sent to the server."""
+
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 LOOK_S = 1.0
@@ -91,6 +94,8 @@ class _View:
             standing = Standing.of(self._run)
             if standing is None or standing == self._earlier:
                 return
+            if not last:
+                heartbeat.debug("%s", standing_text(standing))
             now = time.monotonic()
             rows = epoch_rows(self._run.metrics_file)
             if last or (now >= self._next_progress and standing != self._told):

@@ -12,7 +12,6 @@ if __name__ == "__main__":  # before Prefect, imported below, reads its settings
 
     raise SystemExit(main())
 
-import logging
 from typing import Any
 
 from prefect import State, Task, flow, get_run_logger, runtime, task
@@ -31,9 +30,6 @@ from ununennium.launch.result import Preempted, TrainingResult
 from ununennium.pipeline.approval import AWAITING, Answer
 from ununennium.pipeline.sessions import started
 from ununennium.runs.directory import RunDirectory, as_link, read_json
-
-heartbeat = logging.getLogger("flows.heartbeat")
-"""Where training stands, every few seconds; for a terminal's live line, and never sent to the server."""
 
 
 @flow(name="retrain")
@@ -133,7 +129,7 @@ def train(run: RunDirectory, check: bool = True) -> TrainingResult:
     """Train under torchrun. Called directly, never submitted: a cancellation must reach the thread that waits."""
     log = get_run_logger()
     with live.shown(run, log):
-        result = pipeline.train(run, check=check, on_line=passed_on(log), on_heartbeat=heartbeat.debug)
+        result = pipeline.train(run, check=check, on_line=passed_on(log))
     finished(run, result)
     link_report(run)
     if result.stop_reason == "preempted":

@@ -134,6 +134,22 @@ def test_a_server_that_never_answers_costs_one_warning_and_a_bounded_time(
     assert "which goes on" in warning.getMessage()
 
 
+def test_a_terminal_hears_of_progress_even_if_the_server_never_answers(
+    run_of: RunDirectory, silent: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from flows import live
+
+    caplog.set_level(logging.DEBUG, "flows.heartbeat")
+    for name, seconds in (("LOOK_S", 0.1), ("REQUEST_S", 0.2), ("END_S", 1.0)):
+        monkeypatch.setattr(live, name, seconds)
+    with live.shown(run_of, logging.getLogger("flows.test")):
+        beat(run_of, 4)
+        time.sleep(0.5)
+    told = [record.getMessage() for record in caplog.records if record.name == "flows.heartbeat"]
+    assert told
+    assert set(told) == {"epoch 1 of 2, batch 4 of 10; 0.0667 batches/s, at most 4 min 00 s left"}
+
+
 @pytest.mark.usefixtures("silent")
 def test_a_cancellation_is_not_kept_waiting(run_of: RunDirectory) -> None:
     from flows import live

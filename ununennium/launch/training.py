@@ -115,7 +115,6 @@ def launch(
     max_restarts: int = 0,
     check: bool = True,
     on_line: OnLine = print,
-    on_heartbeat: OnLine | None = None,
 ) -> TrainingResult:
     """Train ``run`` under torchrun on this machine, and wait for it.
 
@@ -131,7 +130,6 @@ def launch(
         max_restarts: times that training is started again after a process was lost.
         check: train one batch on copies first, unless training goes on from a checkpoint.
         on_line: called with each line that rank 0 prints, and with warnings and errors of others, from a thread.
-        on_heartbeat: called every few seconds with where training stands, in words.
 
     Returns:
         The result, also of a training that failed: ``require_usable`` raises.
@@ -171,7 +169,7 @@ def launch(
             timeout_s=timeout_s,
             grace_s=grace_s,
             on_line=on_output,
-            on_wait=Watch(run, launch_id, stall_timeout_s, on_heartbeat),
+            on_wait=Watch(run, launch_id, stall_timeout_s),
         )
     except Stalled as found:
         stalled = found.error

@@ -1,9 +1,8 @@
-"""Watch training from outside: where it stands, and whether it still moves."""
+"""Supervise the progress of training from outside: end it when it stalls."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ununennium.processes.errors import RankError
 from ununennium.processes.supervise import process_state, send_signal, start_time
-from ununennium.runs.heartbeat import in_words
+from ununennium.runs.heartbeat import Standing
 
 if TYPE_CHECKING:
     from ununennium.runs.directory import RunDirectory
@@ -77,21 +76,17 @@ def processes(run: RunDirectory, launch_id: str | None = None) -> list[RankProce
 
 
 class Watch:
-    """Called every quarter of a second while training runs: passes on where it stands, and raises if it stands still.
+    """Called every quarter of a second while training runs: raises if it stalls.
 
     Args:
         run: its ``heartbeat.json`` is read, which rank 0 rewrites every few seconds as long as batches are done.
         launch_id: of the processes to ask where they are, once it stands still.
         stall_timeout_s: seconds without a change of the heartbeat after which ``Stalled`` is raised.
-        tell: called with where training stands, in words, whenever that has changed.
     """
 
-    def __init__(
-        self, run: RunDirectory, launch_id: str, stall_timeout_s: float | None, tell: OnLine | None = None
-    ) -> None:
-        self._run, self._launch_id, self._stall_timeout_s, self._tell = run, launch_id, stall_timeout_s, tell
+    def __init__(self, run: RunDirectory, launch_id: str, stall_timeout_s: float | None) -> None:
+        self._run, self._launch_id, self._stall_timeout_s = run, launch_id, stall_timeout_s
         self._beat = ""
-        self._told = ""
         self._moved = time.monotonic()
 
     def __call__(self) -> None:
@@ -104,18 +99,8 @@ class Watch:
             beat = self._run.heartbeat_file.read_text(encoding="utf-8")
             if beat != self._beat:
                 self._beat, self._moved = beat, time.monotonic()
-                self._pass_on(beat)
         if self._stall_timeout_s is not None and time.monotonic() - self._moved > self._stall_timeout_s:
             raise Stalled(self._diagnose())
-
-    def _pass_on(self, beat: str) -> None:
-        if self._tell is None:
-            return
-        with contextlib.suppress(ValueError, KeyError):
-            words = in_words(json.loads(beat))
-            if words != self._told:
-                self._told = words
-                self._tell(words)
 
     def _diagnose(self) -> RankError:
         """Ask every process where it stands, and say which ones were stopped from outside."""
@@ -126,9 +111,8 @@ class Watch:
         time.sleep(_STACKS_S)
         stopped = [process.rank for process in ranks if process.alive and process_state(process.pid) == "T"]
         stacks = [_stack(self._run.stacks_folder / f"rank{process.rank}.txt", process.rank) for process in ranks]
-        where = "before the first batch"
-        with contextlib.suppress(ValueError, KeyError):
-            where = f"at {in_words(json.loads(self._beat))}"
+        standing = Standing.of(self._run)
+        where = "before the first batch" if standing is None else f"at {standing.position}"
         message = f"training has not moved for {self._stall_timeout_s:g} s, {where}"
         if stopped:
             message += f"; the process of rank {', '.join(map(str, stopped))} is stopped (SIGSTOP)"

@@ -152,16 +152,13 @@ def check(run: RunDirectory, plan: Plan, *, on_line: OnLine = print) -> Plan:
     return Plan([*plan.rows, ("check", found.pop("words"))], {**plan.details, "check": found})
 
 
-def train(
-    run: RunDirectory, *, check: bool = True, on_line: OnLine = print, on_heartbeat: OnLine | None = None
-) -> TrainingResult:
+def train(run: RunDirectory, *, check: bool = True, on_line: OnLine = print) -> TrainingResult:
     """Train under torchrun; a run that has checkpoints goes on from the newest. ``require_usable`` tells failures.
 
     Args:
         run: a prepared run.
         check: train one batch on copies first, so that a wrong setting shows itself at once.
         on_line: told what rank 0 prints.
-        on_heartbeat: told where training stands.
 
     Raises:
         DataError: the imagery or labels changed since the run indexed them.
@@ -178,7 +175,6 @@ def train(
         max_restarts=settings.max_restarts,
         check=check,
         on_line=on_line,
-        on_heartbeat=on_heartbeat,
     )
     summarise(run)
     run.publish([run.result_file, run.metrics_file, run.summary_file])

@@ -14,11 +14,10 @@ _SCORES = ("val_IoU", "val_F1", "val_RMSE")
 
 def standing_text(standing: Standing) -> str:
     """``epoch 2 of 9, batch 4 of 16; 3.1 batches/s, at most 5 min 10 s left``."""
-    text = f"epoch {standing.epoch} of {standing.epochs}, batch {standing.batches_done} of {standing.batches}"
     left_s = standing.left_s
     if standing.speed is None or left_s is None:
-        return text
-    return f"{text}; {standing.speed:.3g} batches/s, at most {duration_text(left_s)} left"
+        return standing.position
+    return f"{standing.position}; {standing.speed:.3g} batches/s, at most {duration_text(left_s)} left"
 
 
 def metrics_text(row: Mapping[str, Any]) -> str:

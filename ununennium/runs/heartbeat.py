@@ -53,6 +53,11 @@ class Standing:
             return None
 
     @property
+    def position(self) -> str:
+        """``epoch 2 of 9, batch 4 of 16``."""
+        return f"epoch {self.epoch} of {self.epochs}, batch {self.batches_done} of {self.batches}"
+
+    @property
     def left_s(self) -> float | None:
         """Seconds until the last epoch ends, at this speed; None if that is not known."""
         return None if self.speed is None else (1 - self.share) * self.epochs * self.batches / self.speed

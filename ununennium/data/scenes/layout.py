@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from ununennium.data.scenes.reader import FloatArray
-
-Layout = Literal["channels", "stack"]
 
 
 def arrange(image: FloatArray, num_dates: int, layout: str) -> FloatArray:

@@ -38,14 +38,12 @@ class Shapes:
         numbers: int64 (N,), place of each in the file, from 1.
         columns: attribute name to values, (N,) each.
         crs: of the coordinates; None if the file names none.
-        num_features: features of the layer, those without geometry too.
     """
 
     geometries: npt.NDArray[Any]
     numbers: npt.NDArray[np.int64]
     columns: dict[str, npt.NDArray[Any]]
     crs: str | None
-    num_features: int
 
     @property
     def crs_name(self) -> str:
@@ -163,7 +161,6 @@ def read_shapes(
         np.flatnonzero(present) + 1,
         {str(name): values[present] for name, values in zip(meta["fields"], fields, strict=True)},
         crs,
-        len(geometries),
     )
     _check_finite(found, path, what)
     if not may_hold_pixels:
