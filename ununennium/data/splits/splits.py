@@ -22,7 +22,7 @@ from ununennium.config import RegionConfig, SplitConfig
 from ununennium.data.scenes.antimeridian import turn_of
 from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.reader import clip
-from ununennium.data.splits.splits import overlaps
+from ununennium.data.splits import overlaps
 from ununennium.data.splits.stratify import Block
 from ununennium.errors import ConfigError
 
