@@ -153,7 +153,7 @@ def test_a_fetch_that_is_interrupted_is_done_again_as_a_whole(
     read: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """correctness 96"""
-    from ununennium.runs.directory import directory as runs
+    from ununennium.runs import directory as runs
 
     monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path / "work"))
     run = new_run(tmp_path / "storage")

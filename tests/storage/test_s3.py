@@ -174,7 +174,7 @@ def test_another_process_sees_what_this_one_wrote_and_the_other_way_round(url):
     storage.create("mine.json", b"1")
     assert storage.list() == ["mine.json"]
     script = (
-        "import sys; from ununennium.storage.base import open_storage; s = open_storage(sys.argv[1]);"
+        "import sys; from ununennium.storage.open import open_storage; s = open_storage(sys.argv[1]);"
         "assert s.list() == ['mine.json']; s.create('theirs.json', b'{}'); s.delete('mine.json')"
     )
     subprocess.run([sys.executable, "-c", script, url], check=True, timeout=100)

@@ -149,7 +149,7 @@ def test_workers_end_when_their_training_process_is_killed(make, tmp_path):
     config = make.config(make.scene(), num_workers=2)
     with subprocess.Popen(
         [sys.executable, str(tmp_path / "stopped.py"), config.model_dump_json()],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3],
     ) as process:  # fmt: skip
         workers = [int(pid) for pid in process.stdout.readline().split()]
         assert len(workers) == 2

@@ -127,7 +127,7 @@ def test_another_process_sees_what_this_one_wrote_on_disk(tmp_path: Path) -> Non
     storage = open_storage(str(tmp_path / "shared"))
     assert storage.list() == []
     script = (
-        "import sys; from ununennium.storage.base import open_storage;"
+        "import sys; from ununennium.storage.open import open_storage;"
         "open_storage(sys.argv[1]).create('theirs.json', b'{}')"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "shared")], check=True, timeout=200)
