@@ -104,8 +104,8 @@ def run_all(tree: Path, work: Path, tasks: list[str]) -> None:
         if task in ("classification", "multilabel"):
             settings["model"] = {"target": "ununennium.models:PatchClassifier", "kwargs": {}}
         if task == "change":
-            for number, scene in enumerate(settings["data"]["scenes"]):
-                scene["image"] = [f"scenes/image{1 - number}.tif", f"scenes/image{number}.tif"]
+            for scene in settings["data"]["scenes"]:
+                scene["image"] = [earlier_date(work, scene["image"]), scene["image"]]
                 scene["date"] = ["2026-01-15", "2026-07-15"]
         (work / f"{task}.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         for seed in (3, 4):
@@ -116,6 +116,16 @@ def run_all(tree: Path, work: Path, tasks: list[str]) -> None:
         images = image if isinstance(image, list) else [image]
         extra = [] if task == "regression" else ["--outputs", "probabilities", "--outputs", "confidence"]
         ununennium("predict", *images, "--model", task, "-o", f"{task}.tif", *extra)
+
+
+def earlier_date(work: Path, image: str) -> str:
+    """Write another image of the same ground, upside down."""
+    file = Path(image).with_name(f"earlier-{Path(image).name}")
+    with rasterio.open(work / image) as dataset:
+        pixels, profile = dataset.read(), dataset.profile
+    with rasterio.open(work / file, "w", **profile) as dataset:
+        dataset.write(np.ascontiguousarray(pixels[:, ::-1]))
+    return str(file)
 
 
 def values(work: Path, task: str) -> Iterator[tuple[str, Any]]:
