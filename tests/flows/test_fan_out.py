@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from tests.bright_model import expected, promote_bright
 from ununennium.config.maps import MapsConfig
@@ -99,7 +100,8 @@ def test_six_scenes_on_two_workers_one_of_them_corrupt(
                 np.testing.assert_array_equal(dataset.read(1), expected(pixels))
 
     with get_client(sync_client=True) as client:
-        runs = client.read_task_runs()
+        of_flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        runs = client.read_task_runs(flow_run_filter=of_flow_run)
     tries = [run.run_count for run in runs if run.name.startswith("make-")]
     assert len(tries) == 6
     assert max(tries) > 1, "the killed process was not replaced"
