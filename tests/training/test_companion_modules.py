@@ -266,7 +266,7 @@ def test_a_loss_is_in_evaluation_mode_while_the_model_is(kit):
 def test_two_ranks_train_one_loss(kit, tmp_path, sharded):
     """correctness 6, 7, 62, 66, 86: its parameters are rank 0's first, its gradients are shared; a resume is exact."""
     out = tmp_path / "out"
-    kit.on_two_ranks(PROGRAM, out, int(sharded))
+    kit.on_ranks(2, PROGRAM, out, int(sharded))
     ranks = [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
     for rank in ranks:
         for key, value in rank["one"].items():
