@@ -16,6 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from tests.bright_model import expected, promote_bright
+from tests.rasters import write_raster
 from ununennium.config.maps import MapsConfig
 from ununennium.errors import ConfigError
 
@@ -32,11 +33,8 @@ def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndar
     found = {}
     for number, name in enumerate(NAMES):
         found[name] = np.random.default_rng(number).integers(0, 40, (100, 130)).astype(np.uint8)
-        with rasterio.open(
-            tmp_path / f"{name}.tif", "w", driver="GTiff", count=1, height=100, width=130, dtype="uint8",
-            crs="EPSG:32616", transform=rasterio.Affine(0.5, 0, 733601, 0, -0.5, 3725139),
-        ) as dataset:  # fmt: skip
-            dataset.write(found[name], 1)
+        grid = rasterio.Affine(0.5, 0, 733601, 0, -0.5, 3725139)
+        write_raster(tmp_path / f"{name}.tif", found[name], crs="EPSG:32616", transform=grid)
     return found
 
 

@@ -14,18 +14,14 @@ import pyproj
 import pystac
 import pytest
 import rasterio
-import torch
 from rasterio.warp import transform_bounds
-from torch import nn
 
-from ununennium.checkpoints.artifact import write_artifact
-from ununennium.checkpoints.registry import Registry
+from tests.bright_model import THRESHOLD, expected, promote_bright
 from ununennium.config.maps import MapsConfig
 from ununennium.errors import CheckpointError, ConfigError, ProcessLost
 from ununennium.inference.jobs import make_job, run_job
 
 Promote = Callable[[float], str]
-THRESHOLD = 20
 
 
 @pytest.fixture
@@ -33,49 +29,9 @@ def promote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Promote:
     """``promote(20)`` makes a champion of the model ``bright`` that finds pixels above 20."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path / "work"))
-    registry = Registry(str(tmp_path / "storage"), "bright")
 
     def make(threshold: float) -> str:
-        model = nn.Conv2d(1, 2, 1)
-        with torch.no_grad():
-            model.weight.copy_(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1))
-            model.bias.copy_(torch.tensor([threshold, -threshold]))
-        described = {
-            "target": "torch.nn:Conv2d",
-            "kwargs": {"out_channels": 2, "kernel_size": 1},
-            "in_channels": 1,
-            "num_classes": 2,
-        }
-        contract = {
-            "model": described,
-            "classes": ["dark", "bright"],
-            "ignore_index": 255,
-            "bands": [1],
-            "statistics": {"mean": [0.0], "std": [1.0]},
-            "nodata": 0,
-            "resolution": [0.5, 0.5],
-            "crs": "EPSG:32616",
-            "chip_size": 64,
-            "split_sha256": "0",
-            "data_sha256": "0",
-            "git_commit": None,
-            "versions": {},
-            "metrics": {},
-            "run_id": "a-run",
-            "created": "2026-01-01T00:00:00+00:00",
-        }
-        folder = tmp_path / f"artifact{threshold}"
-        write_artifact(folder, model.state_dict(), contract)
-        version = registry.add_version(folder)
-        champion = registry.current()
-        registry.promote(
-            version,
-            expected_generation=0 if champion is None else champion.generation,
-            gate={"verdict": "promoted", "reason": "better"},
-            actor="test",
-            run_id=f"run{threshold}",
-        )
-        return version
+        return promote_bright(tmp_path, threshold)
 
     make(THRESHOLD)
     return make
@@ -95,10 +51,6 @@ def scenes(make_scene: Any, tmp_path: Path) -> dict[str, np.ndarray]:
 
 def config(**changes: Any) -> MapsConfig:
     return MapsConfig.parse({"model": "bright", "images": ["*.tif"], "device": "cpu", **changes})
-
-
-def expected(pixels: np.ndarray, threshold: int = THRESHOLD) -> np.ndarray:
-    return np.where(pixels == 0, 255, (pixels > threshold).astype(np.uint8))
 
 
 def read(path: Path) -> np.ndarray:

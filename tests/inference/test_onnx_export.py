@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.contracts import make_contract
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.cli import run
@@ -19,16 +20,15 @@ from ununennium.errors import CheckpointError, ConfigError
 from ununennium.inference.onnx_export import export_onnx
 from ununennium.models import UNet
 
-CONTRACT = {
-    "model": {
+CONTRACT = make_contract(
+    model={
         "target": "ununennium.models:UNet", "kwargs": {"base_channels": 4, "depth": 2},
         "in_channels": 3, "num_classes": 2,
     },
-    "classes": ["ground", "roof"], "ignore_index": 255, "bands": [3, 2, 1],
-    "statistics": {"mean": [400.0, 300.0, 200.0], "std": [90.0, 80.0, 70.0]}, "nodata": 0, "resolution": [0.5, 0.5],
-    "crs": "EPSG:32616", "chip_size": 32, "split_sha256": "s", "data_sha256": "d", "git_commit": "c",
-    "versions": {"torch": torch.__version__}, "metrics": {}, "run_id": "r", "created": "2026-01-02T03:04:05+00:00",
-}  # fmt: skip
+    classes=["ground", "roof"], bands=[3, 2, 1], statistics={"mean": [400.0, 300.0, 200.0], "std": [90.0, 80.0, 70.0]},
+    nodata=0, resolution=[0.5, 0.5], crs="EPSG:32616", git_commit="c", versions={"torch": torch.__version__},
+    run_id="r", created="2026-01-02T03:04:05+00:00",
+)  # fmt: skip
 
 
 @pytest.fixture

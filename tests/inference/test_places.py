@@ -14,6 +14,7 @@ import rasterio
 import shapely
 
 from tests.bright_model import promote_bright
+from tests.rasters import write_raster
 from ununennium.config.maps import MapsConfig
 from ununennium.config.predictor import PolygonsConfig
 from ununennium.data.scenes.ground import GroundTally
@@ -53,9 +54,7 @@ def write_scene(path: Path, crs: str, longitude: float, latitude: float, pixel: 
     if not known.is_geographic:
         x, y = pyproj.Transformer.from_crs("EPSG:4326", known, always_xy=True).transform(longitude, latitude)
     grid = rasterio.Affine(pixel, 0, x - pixel * WIDTH / 2, 0, -pixel, y + pixel * HEIGHT / 2)
-    about = {"driver": "GTiff", "count": 1, "height": HEIGHT, "width": WIDTH, "dtype": "float32"}
-    with rasterio.open(path, "w", **about, crs=rasterio.CRS.from_wkt(known.to_wkt()), transform=grid) as file:
-        file.write(pixels)
+    write_raster(path, pixels, crs=rasterio.CRS.from_wkt(known.to_wkt()), transform=grid)
     return grid
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.stopping import StopAt
 from ununennium.errors import CheckpointError, ConfigError
-from ununennium.training import StopReason, Trainer, TrainerConfig
+from ununennium.training import Trainer, TrainerConfig
 from ununennium.training.callbacks import EMA, Callback
 
 PROGRAM = Path(__file__).with_name("companion_ranks.py")
@@ -68,15 +69,6 @@ class MeanTeacher(Callback):
         with torch.no_grad():
             for mine, its in zip(self.teacher.parameters(), trainer.module.parameters(), strict=True):
                 mine.lerp_(its, 0.1)
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, trainer):
-        if trainer.state.global_step == self.step:
-            trainer.request_stop(StopReason.PREEMPTED)
 
 
 class OneLoss:

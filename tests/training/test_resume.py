@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.stopping import StopAt
 from ununennium.errors import CheckpointError
-from ununennium.training import StopReason
-from ununennium.training.callbacks import EMA, Callback, CheckpointCallback, EarlyStopping
+from ununennium.training.callbacks import EMA, CheckpointCallback, EarlyStopping
 from ununennium.training.loading import epoch_batches, mark_windows
 from ununennium.training.resume import clean_key
 
@@ -117,15 +117,6 @@ class Startable(Plain):
 
     def set_start(self, start):
         self.start = start
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, trainer):
-        if trainer.state.global_step == self.step:
-            trainer.request_stop(StopReason.PREEMPTED)
 
 
 @pytest.mark.parametrize("make_sampler", [Plain, Startable])
