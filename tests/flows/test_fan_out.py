@@ -19,6 +19,7 @@ from tests.bright_model import expected, promote_bright
 from tests.rasters import write_raster
 from ununennium.config.maps import MapsConfig
 from ununennium.errors import ConfigError
+from ununennium.processes.entry_points import Worker
 
 pytestmark = pytest.mark.slow
 NAMES = [f"scene{number}" for number in range(6)]
@@ -50,7 +51,7 @@ def mapping_processes(work: Path) -> list[int]:
             command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"inference.worker" in command and str(work).encode() in command and b"setpriv" not in command:
+        if Worker.MAP.encode() in command and str(work).encode() in command and b"setpriv" not in command:
             found.append(int(folder.name))
     return found
 

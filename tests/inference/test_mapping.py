@@ -20,6 +20,7 @@ from tests.bright_model import THRESHOLD, expected, promote_bright
 from ununennium.config.maps import MapsConfig
 from ununennium.errors import CheckpointError, ConfigError, ProcessLost
 from ununennium.inference.jobs import make_job, run_job
+from ununennium.processes.entry_points import Worker
 
 Promote = Callable[[float], str]
 
@@ -155,7 +156,7 @@ def test_a_process_that_is_killed_leaves_whole_maps_and_a_second_call_goes_on(
     def kill(line: str) -> None:
         if "scene 1 of 3" in line:
             for folder in Path("/proc").glob("[0-9]*"):
-                if str(tmp_path / "work").encode() in _command(folder) and b"inference.worker" in _command(folder):
+                if str(tmp_path / "work").encode() in _command(folder) and Worker.MAP.encode() in _command(folder):
                     os.kill(int(folder.name), signal.SIGKILL)
 
     with pytest.raises(ProcessLost, match="SIGKILL"):
