@@ -51,7 +51,7 @@ test: lint ## Lint, type-check, and run every test
 	  echo 'UNSTEADY or broken, as listed above: run once more, one after the other' && \
 	  $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
-test-quick: setup ## Run every test that takes less than a few seconds
+test-quick: setup ## Run the tests that take less than a second or two
 	$(PYTEST) -m 'not slow'
 
 test-unit: setup ## Run the quick tests of a folder or file: make test-unit ARGS=tests/data

@@ -41,6 +41,7 @@ def promoted(judged):
     return Path(Registry(judged.storage, "roads").version_url(version))
 
 
+@pytest.mark.slow
 def test_a_promoted_version_has_a_card_and_is_still_what_it_was(promoted):
     assert sorted(file.name for file in promoted.iterdir()) == [
         "README.md", "contract.json", "model.safetensors", "stac.json"
@@ -56,6 +57,7 @@ def test_a_promoted_version_has_a_card_and_is_still_what_it_was(promoted):
     assert "roofs, \\<script" in text
 
 
+@pytest.mark.slow
 def test_the_stac_item_is_read_by_the_extensions_own_library(promoted):
     file = promoted / "stac.json"
     item = pystac.Item.from_file(str(file))

@@ -84,6 +84,7 @@ def champion_of(folder, bands: list[int | str], dates: int) -> None:
     registry.promote(version, expected_generation=0, gate={"verdict": "promoted"}, actor="test", run_id="r", token="t")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ours", "theirs", "dates"),
     [([1], [1, 2], 1), ([1, 2], [1], 1), ([1, 3], [1, 2], 1), (["band1"], [1, 3], 1), ([1], [1, 2], 2), ([1], [1], 1)],

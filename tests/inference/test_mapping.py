@@ -69,6 +69,7 @@ def pixel_m2(path: Path) -> float:
     return abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(x, y)[0])
 
 
+@pytest.mark.slow
 def test_each_scene_gets_its_map_its_picture_and_its_item(
     promote: Promote, scenes: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_each_scene_gets_its_map_its_picture_and_its_item(
     assert not list((tmp_path / "work").iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_there_and_made_alike_is_not_made_again(
     promote: Promote, scenes: dict[str, np.ndarray], make_scene: Any, tmp_path: Path
 ) -> None:
@@ -116,6 +118,7 @@ def test_what_is_there_and_made_alike_is_not_made_again(
     assert run_job(make_job(config(tta=True)), on_line=lambda line: None).reused == []
 
 
+@pytest.mark.slow
 def test_a_promotion_during_a_run_changes_nothing_in_it(
     promote: Promote, scenes: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -131,6 +134,7 @@ def test_a_promotion_during_a_run_changes_nothing_in_it(
     assert (named.version, named.generation) == (first.version, None)
 
 
+@pytest.mark.slow
 def test_a_scene_that_fails_is_named_and_stops_no_other(
     promote: Promote, scenes: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -150,6 +154,7 @@ def test_a_scene_that_fails_is_named_and_stops_no_other(
     assert (read(tmp_path / "maps" / "north" / "map.tif") == expected(scenes["north"])).all()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_whole_maps_and_a_second_call_goes_on(
     promote: Promote, scenes: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

@@ -153,6 +153,7 @@ def test_a_scene_of_the_whole_globe_is_one_box(predictor):
     assert sum(each["area_m2"] for each in mapped.areas.values()) == pytest.approx(510_065_621_724_089, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_job_maps_a_scene_across_the_antimeridian(predictor, tmp_path):
     write_scene(Path("fiji.tif"), "EPSG:32701", 180, -17, 10)
     done = run_job(make_job(MapsConfig.parse({"model": "bright", "device": "cpu", "images": ["fiji.tif"]})))

@@ -55,6 +55,7 @@ def equal(first, second):
     return first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_run_that_is_stopped_and_resumed_in_a_new_process_equals_one_that_was_not(dumps, workers, stop):
