@@ -4,8 +4,10 @@ VENV := .venv
 PEERS := .venv-peers
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
-# Workers for the test suite; torch inside each is held to one thread (tests/conftest.py).
-JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# Processes of the test suite: two for each core, as tests with servers wait for half of their time. Torch inside each is
+# held to one thread (tests/conftest.py). A process that has nothing left takes tests from the one that has most.
+JOBS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 # A run starts a process for each thing that it does: without the bytecode that Python keeps, each of them compiles torch
 # and Prefect anew, for seconds.
@@ -45,12 +47,12 @@ demo: setup ## Train, evaluate and promote a building model on the sample scene 
 # Tests with real servers wait with a limit, and a machine that is busy elsewhere may exceed one: what failed runs once
 # more, alone. What fails then, too, fails here; what passes then is listed as unsteady, to be mended.
 test: lint ## Lint, type-check, and run every test
-	@$(BIN)/pytest -n $(JOBS) --dist loadfile || { test $$? -eq 1 && \
+	@$(PYTEST) || { test $$? -eq 1 && \
 	  echo 'UNSTEADY or broken, as listed above: run once more, one after the other' && \
 	  $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 
-test-quick: setup ## Run every test that takes less than a few seconds
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m 'not slow'
+test-quick: setup ## Run the tests that take less than a second or two
+	$(PYTEST) -m 'not slow'
 
 test-unit: setup ## Run the quick tests of a folder or file: make test-unit ARGS=tests/data
 	$(BIN)/pytest -m 'not slow' $(or $(ARGS),$(error give a folder or file of tests, such as ARGS=tests/data))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tests.contracts import make_contract
 from ununennium.checkpoints.artifact import write_artifact
 from ununennium.checkpoints.registry import Registry
 
@@ -22,33 +23,11 @@ def promote_bright(root: Path, threshold: float = THRESHOLD, **changes: Any) -> 
     with torch.no_grad():
         model.weight.copy_(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1))
         model.bias.copy_(torch.tensor([threshold, -threshold]))
-    described = {
-        "target": "torch.nn:Conv2d",
-        "kwargs": {"out_channels": 2, "kernel_size": 1},
-        "in_channels": 1,
-        "num_classes": 2,
-    }
-    contract = {
-        "model": described,
-        "classes": ["dark", "bright"],
-        "ignore_index": 255,
-        "bands": [1],
-        "statistics": {"mean": [0.0], "std": [1.0]},
-        "nodata": 0,
-        "resolution": [0.5, 0.5],
-        "crs": "EPSG:32616",
-        "chip_size": 64,
-        "split_sha256": "0",
-        "data_sha256": "0",
-        "git_commit": None,
-        "versions": {},
-        "metrics": {},
-        "run_id": "a-run",
-        "created": "2026-01-01T00:00:00+00:00",
-        **changes,
-    }
+    described: dict[str, Any] = {
+        "classes": ["dark", "bright"], "nodata": 0, "resolution": [0.5, 0.5], "crs": "EPSG:32616", "chip_size": 64,
+    }  # fmt: skip
     folder = root / f"artifact{threshold}"
-    write_artifact(folder, model.state_dict(), contract)
+    write_artifact(folder, model.state_dict(), make_contract(**{**described, **changes}))
     version = registry.add_version(folder)
     champion = registry.current()
     registry.promote(

@@ -13,7 +13,24 @@ import pytest
 # Before torch is imported anywhere: the suite runs several workers on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# GDAL's cache would take a twentieth of the machine's memory in each of them.
+os.environ.setdefault("GDAL_CACHEMAX", "128")
+
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest tests first, so that several processes end at about the same time."""
+    items.sort(key=_expected_duration, reverse=True)
+
+
+def _expected_duration(item: pytest.Item) -> float:
+    """Seconds that a slow test may take; 0 for the others, which keep their order."""
+    if item.get_closest_marker("slow") is None:
+        return 0.0
+    timeout = item.get_closest_marker("timeout")
+    return float(timeout.args[0]) if timeout is not None else 1.0
 
 
 @pytest.fixture(scope="session", autouse=True)

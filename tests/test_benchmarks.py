@@ -62,6 +62,7 @@ def test_the_list_names_every_row_with_its_aim(capsys: pytest.CaptureFixture[str
         assert row.aim in listed
 
 
+@pytest.mark.slow
 def test_a_contender_that_fails_costs_only_itself() -> None:
     calls: list[str] = []
 
@@ -201,6 +202,7 @@ def gpu(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
 def test_without_a_card_the_gpu_measurement_says_so() -> None:
     assert gpu("--update") == "not run: no CUDA device\n"

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PROSE = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "correctness.md")]
+PROSE = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "correctness.md"),
+]
 _NOT_PROSE = re.compile(r"```.*?```|<!-- measured: begin -->.*?<!-- measured: end -->", re.DOTALL)
 _SENTENCES = re.compile(r"(?:^[#>*|\-\d. ]*|[.!?:] +|\| +)(\**\w+)", re.MULTILINE)
 _OPENINGS = {"what", "whatever", "which", "whichever", "whether", "where", "who", "whoever", "whose", "how"}

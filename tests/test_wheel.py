@@ -112,6 +112,7 @@ def test_a_command_of_the_flows_says_that_it_needs_a_checkout(installed: Path, t
     assert "use a checkout of the project" in done.stderr
 
 
+@pytest.mark.slow
 def test_flows_of_a_users_own_are_left_alone(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "flows").mkdir()
     (tmp_path / "flows" / "__init__.py").write_text("mine = True\n", encoding="utf-8")

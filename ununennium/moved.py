@@ -46,7 +46,7 @@ MOVED = {
     "data.label_bands": "data.scenes.label_bands",
     "data.label_rasters": "data.targets.label_rasters",
     "data.label_shapes": "data.targets.label_shapes",
-    "data.labels": "data.targets.labels",
+    "data.labels": "data.targets.labels data.scenes.vector_shapes",
     "data.layout": "data.scenes.layout",
     "data.loaders": "data.chips.loaders",
     "data.locations": "data.scenes.locations",
@@ -119,9 +119,17 @@ MOVED = {
     "training.supervise": "processes.supervise",
     "training.torchrun": "launch.torchrun",
     "training.watch": "launch.watch runs.heartbeat",
-    "training.worker": "workers.train workers.callbacks processes.parent",
+    "training.worker": "workers.train workers.build workers.callbacks processes.parent",
 }
 """Former name of a module -> the modules that have its contents now, all below ``ununennium``."""
+
+RENAMED = {
+    "data.contents.Contents": "data.scenes.fingerprints.Fingerprints",
+}
+"""Former name of a function, class or value, with its former module -> its present one.
+
+A module that stayed where it was looks its own former names up by a ``__getattr__`` that calls ``former_name``.
+"""
 
 
 class FormerNames(importlib.abc.MetaPathFinder):
@@ -131,7 +139,7 @@ class FormerNames(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Specification of a module of a former name; None if ``fullname`` never was one."""
-        name = fullname.removeprefix(f"{__package__}.")
+        name = _short(fullname)
         if name not in MOVED:
             return None
         is_package = any(each.startswith(f"{name}.") for each in MOVED)
@@ -161,7 +169,7 @@ class _Loader(importlib.abc.InspectLoader):
 
 def present_modules(fullname: str) -> list[str]:
     """Modules that have what the module of the former name ``fullname`` had."""
-    return [f"{__package__}.{name}" for name in MOVED[fullname.removeprefix(f"{__package__}.")].split()]
+    return [f"{__package__}.{name}" for name in MOVED.get(_short(fullname), "").split()]
 
 
 def former_name(module: str, name: str) -> Any:
@@ -170,13 +178,18 @@ def former_name(module: str, name: str) -> Any:
     Raises:
         AttributeError: it is in none of them.
     """
-    if not name.startswith("__"):
-        for present in present_modules(module):
-            found = getattr(importlib.import_module(present), name, None)
-            if found is not None:
-                warnings.warn(f"{module}.{name} is {present}.{name} now", DeprecationWarning, stacklevel=3)
-                return found
+    renamed = RENAMED.get(f"{_short(module)}.{name}")
+    present = [f"{present}.{name}" for present in present_modules(module)]
+    for candidate in [f"{__package__}.{renamed}"] if renamed else present:
+        home, _, now = candidate.rpartition(".")
+        if not name.startswith("__") and hasattr(importlib.import_module(home), now):
+            warnings.warn(f"{module}.{name} is {candidate} now", DeprecationWarning, stacklevel=3)
+            return getattr(importlib.import_module(home), now)
     raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+def _short(fullname: str) -> str:
+    return fullname.removeprefix(f"{__package__}.")
 
 
 def install() -> None:

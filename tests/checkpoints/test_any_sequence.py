@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ faults = st.tuples(st.just("fault"), st.sampled_from(FAULTS), st.sampled_from(["
 events = st.lists(st.one_of(saves, saves, faults, st.just(("outage",)), st.just(("restart",))), max_size=9)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=events, k=st.integers(1, 3))
 def test_the_kept_are_the_k_best_and_every_manifest_has_a_whole_checkpoint(proxy, monkeypatch, tmp_path, events, k):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.contracts import make_contract
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
 from ununennium.checkpoints.artifact_code import build_from_artifact
 from ununennium.checkpoints.registry import Registry
@@ -205,12 +206,8 @@ def test_a_list_of_the_environment_binds_what_the_configuration_names(own, monke
 
 def stored(tmp_path: Any, target: str) -> str:
     """A version in a registry that names ``target``; returns its URL."""
-    contract = {
-        "model": {"target": target, "kwargs": {}, **COUNTS},
-        "classes": ["a", "b"], "ignore_index": 255, "bands": [1, 2, 3], "nodata": None, "resolution": None, "crs": None,
-        "statistics": {"mean": [0.0] * 3, "std": [1.0] * 3}, "chip_size": 32, "split_sha256": "s", "data_sha256": "d",
-        "git_commit": None, "versions": {}, "metrics": {}, "run_id": "r", "created": "2026-01-01T00:00:00+00:00",
-    }  # fmt: skip
+    model = {"target": target, "kwargs": {}, **COUNTS}
+    contract = make_contract(model=model, bands=[1, 2, 3], statistics={"mean": [0.0] * 3, "std": [1.0] * 3}, run_id="r")
     head = nn.Conv2d(3, 2, 1)
     write_artifact(tmp_path / "artifact", {"head.weight": head.weight, "head.bias": head.bias}, contract)
     registry = Registry(str(tmp_path / "storage"), "roofs")

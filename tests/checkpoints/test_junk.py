@@ -249,6 +249,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return json.dumps(values).encode().replace(b'"@"', rng.choice(text), 1)
 
 
+@pytest.mark.slow
 def test_two_hundred_mutated_objects_are_a_clear_error_or_harmless(tmp_path, versions, registry, state):
     """correctness 92: checkpoints, manifests, contracts, weights, records and notes, in one process."""
     registry.set_alias("staging", versions[0], actor="a")

@@ -77,6 +77,7 @@ def test_what_arrives_damaged_twice_is_an_error_and_not_kept(proxy, url, state, 
     assert store.load(manifest)["number"] == 1
 
 
+@pytest.mark.slow
 def test_a_promoted_model_comes_from_its_copy_and_is_verified_without_it(proxy, url, tmp_path, folder_of_copies):
     registry = Registry(url, "roofs")
     version = add(registry, tmp_path, 1)
@@ -136,6 +137,7 @@ def test_a_copy_that_is_in_use_may_be_pushed_out_by_another_reader(url, folder_o
     assert list(folder_of_copies.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_readers_at_once_each_have_the_whole(url, folder_of_copies):
     storage = open_storage(url)
     key, expected = put(storage, 1, 200_000)

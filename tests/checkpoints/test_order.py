@@ -63,6 +63,7 @@ def without_generation(store):
         store.storage.create(manifest.manifest_key, json.dumps(values).encode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skew", [-DAY, DAY], ids=["behind", "ahead"])
 def test_a_run_goes_on_from_its_last_epoch_on_a_machine_with_another_clock(place, set_clock, make_trainer, skew):
     """correctness 90: three machines, the second a day off, the third right again."""
@@ -78,6 +79,7 @@ def test_a_run_goes_on_from_its_last_epoch_on_a_machine_with_another_clock(place
     assert [manifest.epoch for manifest in manifests] == sorted(manifest.epoch for manifest in manifests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skew", [-DAY, DAY], ids=["behind", "ahead"])
 def test_a_deliberate_return_to_an_earlier_checkpoint_is_the_newest_once_it_has_written(
     place, set_clock, make_trainer, skew

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.contracts import make_contract
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
 from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.errors import CheckpointError, ConfigError, GateError, PromotionConflict, StorageError
@@ -20,14 +21,10 @@ PASSED = {"verdict": "promoted", "reason": "better"}
 
 
 def contract(**changes):
-    return {
-        "model": {"target": "ununennium.models:UNet", "kwargs": {"base_channels": 2, "depth": 2}, "in_channels": 1,
-                  "num_classes": 2},
-        "classes": ["a", "b"], "ignore_index": 255, "bands": [1], "statistics": {"mean": [0.0], "std": [1.0]},
-        "nodata": None, "resolution": [10.0, 10.0], "crs": None, "chip_size": 32, "split_sha256": "s",
-        "data_sha256": "d", "git_commit": None, "versions": {}, "metrics": {"IoU": {"mean": 0.5, "b": float("nan")}},
-        "run_id": "run", "created": "2026-01-01T00:00:00+00:00", **changes,
-    }  # fmt: skip
+    model = {"target": "ununennium.models:UNet", "kwargs": {"base_channels": 2, "depth": 2}}
+    metrics = {"IoU": {"mean": 0.5, "b": float("nan")}}
+    described = {"model": {**model, "in_channels": 1, "num_classes": 2}, "resolution": [10.0, 10.0], "metrics": metrics}
+    return make_contract(**{**described, **changes})
 
 
 def artifact(folder, seed=0, **changes):

@@ -185,6 +185,7 @@ def test_two_processes_that_save_to_one_folder_have_a_spool_each(url, background
 # ---------------------------------------------------------------------- storage that fails
 
 
+@pytest.mark.slow
 def test_training_goes_on_beside_a_black_hole_and_says_what_is_not_uploaded(
     proxy, url, hasty, make_trainer, spool, caplog
 ):
@@ -211,6 +212,7 @@ def outage(proxy, seconds):
     threading.Timer(seconds, proxy.heal).start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [3.0, pytest.param(60.0, marks=pytest.mark.slow)])
 def test_nothing_is_lost_in_an_outage(proxy, url, make_trainer, spool, caplog, seconds):
     callback = CheckpointCallback(url, save_top_k=-1, flush_s=90.0)
@@ -222,6 +224,7 @@ def test_nothing_is_lost_in_an_outage(proxy, url, make_trainer, spool, caplog, s
     assert [store.load(manifest)["state"]["epoch"] for manifest in store.manifests()] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_within_an_upload_leaves_the_old_checkpoint_and_gets_the_new_one(
     own_store, monkeypatch, background
 ):
@@ -330,6 +333,7 @@ def test_an_exception_does_not_take_the_last_checkpoint_with_it(proxy, url, make
     assert waiting_in(spool) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_waits_for_its_upload_no_longer_than_it_may(
     proxy, url, hasty, make_trainer, spool, monkeypatch
 ):
@@ -370,6 +374,7 @@ def test_what_a_process_left_is_uploaded_by_the_next(url, background, state, spo
     assert [each.url for each in spools()] == [url]
 
 
+@pytest.mark.slow
 def test_what_an_earlier_process_left_is_not_deleted_by_the_next(url, background, state):
     folder = Spool.claim(url)
     with folder.new() as (path, file):

@@ -77,6 +77,7 @@ def test_a_run_that_starts_within_a_slow_down_trains_and_leaves_no_probe(proxy, 
     assert not [key for key in open_storage(url).list() if "probe" in key]
 
 
+@pytest.mark.slow
 def test_storage_that_stays_away_is_an_error_that_names_it(proxy, url, monkeypatch):
     monkeypatch.setattr(patience, "PATIENCE_S", 1.0)
     storage = open_storage(url)

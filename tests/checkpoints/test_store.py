@@ -233,6 +233,7 @@ def test_saving_the_same_state_again_is_the_same_checkpoint(folder, state):
     assert len(store.manifests()) == 1
 
 
+@pytest.mark.slow
 def test_many_calls_of_a_killed_save_leave_the_older_checkpoint_whole(tmp_path):
     """correctness 49, 50: killed at every I/O call of a save and of the deletion that follows, enumerated."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

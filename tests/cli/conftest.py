@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import rasterio
 from rasterio.transform import from_origin
 
+from tests.rasters import write_raster as write
 from ununennium.cli import run
 
 
@@ -41,21 +41,7 @@ def _write_raster(
     path: Path, pixels: np.ndarray, *, crs: str | None = "EPSG:32616", nodata: float | None = None
 ) -> None:
     """Write (bands, rows, columns) ``pixels`` as a GeoTIFF of 1 m pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bands, height, width = pixels.shape
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        width=width,
-        height=height,
-        count=bands,
-        dtype=pixels.dtype,
-        crs=crs,
-        transform=from_origin(500_000, 4_000_000, 1, 1),
-        nodata=nodata,
-    ) as target:
-        target.write(pixels)
+    write(path, pixels, crs=crs, transform=from_origin(500_000, 4_000_000, 1, 1), nodata=nodata)
 
 
 @pytest.fixture

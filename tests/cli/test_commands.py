@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.contracts import make_contract
 from ununennium.checkpoints.artifact import write_artifact
 from ununennium.checkpoints.registry import Registry
 
@@ -138,29 +139,8 @@ def champions(tmp_path: Path, cli: Cli) -> Registry:
     for generation in range(2):
         torch.manual_seed(generation)
         model = nn.Conv2d(1, 2, 1)
-        contract = {
-            "model": {
-                "target": "torch.nn:Conv2d",
-                "kwargs": {"out_channels": 2, "kernel_size": 1},
-                "in_channels": 1,
-                "num_classes": 2,
-            },
-            "classes": ["background", "dot"],
-            "ignore_index": 255,
-            "bands": [1],
-            "statistics": {"mean": [0.0], "std": [1.0]},
-            "nodata": None,
-            "resolution": [1.0, 1.0],
-            "crs": "EPSG:32616",
-            "chip_size": 64,
-            "split_sha256": "0",
-            "data_sha256": "0",
-            "git_commit": None,
-            "versions": {},
-            "metrics": {},
-            "run_id": f"run-{generation}",
-            "created": "2026-01-01T00:00:00+00:00",
-        }
+        contract = make_contract(classes=["background", "dot"], resolution=[1.0, 1.0], crs="EPSG:32616")
+        contract |= {"chip_size": 64, "run_id": f"run-{generation}"}
         write_artifact(tmp_path / f"artifact{generation}", model.state_dict(), contract)
         registry.promote(
             registry.add_version(tmp_path / f"artifact{generation}"),

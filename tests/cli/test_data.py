@@ -80,6 +80,7 @@ def test_inputs_are_not_written_over(cli: Cli, two: Path, tmp_path: Path) -> Non
     assert sorted(Path("one").iterdir()) == [Path("one/split.png")]
 
 
+@pytest.mark.slow
 def test_the_map_has_the_colours_of_all_folds_and_of_the_buffer(cli: Cli, two: Path) -> None:
     from matplotlib.image import imread
 

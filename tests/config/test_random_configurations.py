@@ -123,6 +123,7 @@ def spoilt(draw: random.Random, example: dict[str, Any]) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_thousand_random_configurations_are_accepted_or_refused_clearly(tmp_path: Path) -> None:
     """correctness 94"""

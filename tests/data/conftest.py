@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 
+from tests.rasters import write_raster
 from ununennium.config import DataConfig
 
 
@@ -20,15 +20,7 @@ class Maker:
 
     def raster(self, name: str, array: np.ndarray, **profile: Any) -> str:
         """A GeoTIFF of ``array`` (bands, rows, columns) at 10 m in UTM, unless ``profile`` says otherwise."""
-        bands, height, width = array.shape
-        path = self.folder / name
-        settings = {
-            "driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": array.dtype,
-            "crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5000000), **profile,
-        }  # fmt: skip
-        with rasterio.open(path, "w", **settings) as dataset:
-            dataset.write(array)
-        return str(path)
+        return write_raster(self.folder / name, array, **profile)
 
     def scene(self, name: str = "scene", size: int = 256, bands: int = 2, **profile: Any) -> dict[str, str]:
         """An image of positive noise, and labels in two classes: stripes that every block has both of."""

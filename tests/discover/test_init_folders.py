@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from rasterio.rio.main import main_group
 from rasterio.transform import from_origin
 
+from tests.rasters import write_raster
 from ununennium.config import RunConfig
 
 Cli = Callable[..., Any]
@@ -29,11 +30,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def write(path: Path, pixels: np.ndarray, **profile: Any) -> Path:
     """A GeoTIFF of (bands, rows, columns) ``pixels``, in UTM with 10 m pixels unless told otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bands, height, width = pixels.shape
-    settings = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": pixels.dtype}
-    with rasterio.open(path, "w", **{**settings, **UTM, **profile}) as file:
-        file.write(pixels)
+    write_raster(path, pixels, **{**UTM, **profile})
     return path
 
 

@@ -74,6 +74,7 @@ def test_python_that_keeps_no_bytecode_is_slow_in_every_process(
     assert "-m compileall -q " in finding.remedy
 
 
+@pytest.mark.slow
 def test_a_gpu_that_the_driver_sees_and_torch_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # what torch sees, even on a machine with one
     tool = tmp_path / "nvidia-smi"
@@ -124,6 +125,7 @@ def test_checkpoints_that_wait_for_their_upload(tmp_path: Path, monkeypatch: pyt
     assert finding.says.endswith(f"wait in {spool.folder} for their upload to {url}, for 2.0 h already")
 
 
+@pytest.mark.slow
 def test_storage_that_cannot_be_used(
     s3: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -214,6 +216,7 @@ def test_a_server_that_is_not_there_or_is_something_else(monkeypatch: pytest.Mon
         assert "/api" in problems[0].remedy
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="needs the extra pipeline")
 def test_the_command_gives_json_and_an_exit_code(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(["doctor", "--storage", str(tmp_path / "storage"), "--least-free-gb", "0", "--json"]) == 0

@@ -7,6 +7,7 @@ import pytest
 import rasterio
 
 from tests.judged_run import evaluated, new_run
+from tests.rasters import write_raster
 from ununennium.config import DataConfig
 from ununennium.data import build_index, compute_statistics
 from ununennium.data.splits.splits import HOLDOUT
@@ -27,12 +28,8 @@ def two_scenes(tmp_path):
         label[:, rng.random((SIZE, SIZE)) < 0.2] = 255
         paths = {}
         for kind, array in (("image", image), ("label", label)):
-            path = tmp_path / f"{name}_{kind}.tif"
             transform = rasterio.Affine(10, 0, 500000, 0, -10, 5000000 - 100000 * place)
-            settings = {"count": 1, "height": SIZE, "width": SIZE, "crs": "EPSG:32633", "transform": transform}
-            with rasterio.open(path, "w", driver="GTiff", dtype=array.dtype, **settings) as dataset:
-                dataset.write(array)
-            paths[kind] = str(path)
+            paths[kind] = write_raster(tmp_path / f"{name}_{kind}.tif", array, transform=transform)
         scenes.append({"name": name, **paths})
     config = DataConfig.model_validate(
         {
@@ -63,11 +60,7 @@ def predicted(two_scenes, tmp_path):
             wrong = scene.name, row, col
             chip = drawn[row : row + 16, col : col + 32]
             chip[chip != 255] = 1 - chip[chip != 255]
-        with rasterio.open(
-            folder / f"{scene.name}.tif", "w", driver="GTiff", count=1, height=scene.height, width=scene.width,
-            dtype="uint8", crs=scene.crs, transform=scene.affine, nodata=255,
-        ) as dataset:  # fmt: skip
-            dataset.write(drawn, 1)
+        write_raster(folder / f"{scene.name}.tif", drawn, crs=scene.crs, transform=scene.affine, nodata=255)
     return index, folder, wrong
 
 

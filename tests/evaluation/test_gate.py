@@ -68,6 +68,7 @@ def test_the_table_of_decisions(challenger, champion, settings, verdict, words):
 scores = st.floats(0, 1) | st.just(math.nan)
 
 
+@pytest.mark.slow
 @given(scores, scores, scores, scores, st.floats(0, 1), st.floats(0, 0.2), st.none() | st.floats(0, 0.3))
 def test_no_model_with_a_failing_check_is_promoted(a, b, champion_a, champion_b, floor, improvement, drop):
     config = by_value(floors={"IoU.b": floor}, min_improvement=improvement, max_class_drop=drop)

@@ -45,6 +45,7 @@ def test_a_class_in_fewer_than_six_blocks_promotes_nobody_and_the_reason_counts_
             assert f"only {with_rare} of the holdout's 20 block(s) have any rare, and 6 are needed" in check.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [6, 20])
 def test_equal_models_on_a_class_in_six_blocks_replace_each_other_seldom(blocks):
     """correctness 100: one in twenty; three standard errors of 400 holdouts are 3.3 points."""

@@ -10,6 +10,7 @@ import rasterio
 import torch
 from torch import nn
 
+from tests.rasters import write_raster
 from ununennium.config import DataConfig
 from ununennium.data import build_index, compute_statistics
 from ununennium.data.splits.splits import HOLDOUT
@@ -47,12 +48,9 @@ def scenes(tmp_path_factory):
         image[:, :40, :30] = 0
         paths = {}
         for kind, array in (("image", image), ("label", label)):
-            paths[kind] = str(folder / f"{name}_{kind}.tif")
             transform = rasterio.Affine(10, 0, 500000, 0, -10, 5000000 - 100000 * place)
-            settings = {"count": 1, "height": HEIGHT, "width": WIDTH, "crs": "EPSG:32633", "transform": transform}
-            settings |= {"dtype": array.dtype, "nodata": 0 if kind == "image" else 255}
-            with rasterio.open(paths[kind], "w", driver="GTiff", **settings) as dataset:
-                dataset.write(array)
+            nodata = 0 if kind == "image" else 255
+            paths[kind] = write_raster(folder / f"{name}_{kind}.tif", array, transform=transform, nodata=nodata)
         listed.append({"name": name, **paths})
     regions = {f"{fold}_regions": [{"scene": name}] for fold, name in (("validation", "second"), ("holdout", "held"))}
     config = DataConfig.model_validate(

@@ -89,6 +89,7 @@ def test_an_image_without_contrast_is_drawn(image, tmp_path):
     pictures.prediction_panel(image, label, label, ["a", "b"], tmp_path / "panel.png")
 
 
+@pytest.mark.slow
 def test_a_panel_of_noise_still_fits_into_a_report(tmp_path):
     rng = np.random.default_rng(0)
     label = rng.integers(0, 8, (600, 600))

@@ -10,7 +10,9 @@ import rasterio
 import torch
 from torch import nn
 
+from tests.contracts import make_contract
 from tests.evaluation.counts import confused
+from tests.rasters import write_raster
 from ununennium.checkpoints.artifact import write_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.store import CheckpointStore
@@ -30,11 +32,8 @@ MODEL = {"target": "torch.nn:Conv2d", "kwargs": {"out_channels": 2, "kernel_size
 
 
 def write(path, array, transform) -> str:
-    settings = {"count": len(array), "height": SIZE, "width": SIZE, "crs": "EPSG:32633", "transform": transform}
-    with rasterio.open(path, "w", driver="GTiff", dtype=array.dtype, **settings) as dataset:
-        dataset.write(array)
-        dataset.descriptions = tuple(f"band{number}" for number in range(1, len(array) + 1))[: len(array)]
-    return str(path)
+    names = tuple(f"band{number}" for number in range(1, len(array) + 1))
+    return write_raster(path, array, names=names, transform=transform)
 
 
 def holed(folder, dates: int):
@@ -74,31 +73,18 @@ def weights(channels: int) -> nn.Module:
 def champion_of(folder, bands: list[int | str], dates: int) -> None:
     """Promote a model that reads ``bands``."""
     channels = len(bands) * dates
-    contract = {
-        "model": {**MODEL, "in_channels": channels, "num_classes": 2},
-        "classes": ["dark", "bright"],
-        "ignore_index": 255,
-        "bands": bands,
-        "statistics": {"mean": [130.0] * len(bands), "std": [50.0] * len(bands)},
-        "nodata": NODATA,
-        "resolution": [10.0, 10.0],
-        "crs": None,
-        "chip_size": 32,
-        "num_dates": dates,
-        "split_sha256": "s",
-        "data_sha256": "d",
-        "git_commit": None,
-        "versions": {},
-        "metrics": {},
-        "run_id": "r",
-        "created": "2026-01-01T00:00:00+00:00",
-    }
+    contract = make_contract(
+        model={**MODEL, "in_channels": channels, "num_classes": 2}, classes=["dark", "bright"], bands=bands,
+        statistics={"mean": [130.0] * len(bands), "std": [50.0] * len(bands)}, nodata=NODATA, resolution=[10.0, 10.0],
+        num_dates=dates, run_id="r",
+    )  # fmt: skip
     write_artifact(folder / "artifact", weights(channels).state_dict(), contract)
     registry = Registry(str(folder / "storage"), "holed")
     version = registry.add_version(folder / "artifact")
     registry.promote(version, expected_generation=0, gate={"verdict": "promoted"}, actor="test", run_id="r", token="t")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ours", "theirs", "dates"),
     [([1], [1, 2], 1), ([1, 2], [1], 1), ([1, 3], [1, 2], 1), (["band1"], [1, 3], 1), ([1], [1, 2], 2), ([1], [1], 1)],

@@ -19,10 +19,11 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_SERVER_UI_ENABLED"] = "false"
 
 from tests.servers.prefect_server import (  # noqa: E402
+    DATABASE,
     ROOT,
+    deployed_server,
     make_deployed_database,
     make_empty_database,
-    move_deployments,
     prefect_server,
     worker_of,
 )
@@ -48,6 +49,15 @@ def server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, empty_database: Path) -> Path:
+    """The home of Prefect for a flow that is run in ``tmp_path``, as an earlier run leaves it."""
+    home = tmp_path / ".ununennium" / "prefect"
+    home.mkdir(parents=True)
+    shutil.copy(empty_database, home / DATABASE)
+    return home
 
 
 @pytest.fixture(scope="session")
@@ -107,9 +117,8 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.fixture
 def deployed(tmp_path: Path, deployed_database: Path, checkout: Path) -> Iterator[dict[str, str]]:
     """A server with the deployments of the project; gives the environment of its clients and workers."""
-    with prefect_server(tmp_path, database=deployed_database) as environment:
-        move_deployments(environment["PREFECT_API_URL"], checkout)
-        yield {**environment, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    with deployed_server(tmp_path, deployed_database, checkout) as environment:
+        yield environment
 
 
 @pytest.fixture

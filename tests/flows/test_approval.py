@@ -115,6 +115,7 @@ def test_a_suspended_run_holds_no_process_and_goes_on_without_training_when_a_pe
     assert len(events(api, "ununennium.training.finished")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 def test_without_a_deployment_the_run_waits_and_the_flow_run_ends(tiny: Tiny, tmp_path: Path) -> None:
     """Nobody could start it again; 'ununennium promote' promotes it."""

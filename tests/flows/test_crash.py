@@ -72,6 +72,8 @@ def test_a_run_that_is_killed_again_and_again_is_left_alone(deployed: dict[str, 
     """However often Prefect tells of a crash, the run is started again once; and after three times not any more."""
     api = deployed["PREFECT_API_URL"]
     (retrain,) = (each for each in post(api, "/deployments/filter") if each["name"] == "nightly")
+    # What is started again waits in a pool that nobody works on.
+    post(api, f"/deployments/{retrain['id']}", {"work_pool_name": "gpu"}, method="PATCH")
     with worker_of(deployed, checkout):
         for times in range(4):
             tags = [] if times == 0 else [f"resumed-{times}"]

@@ -66,7 +66,7 @@ def heirs_of(home: Path) -> list[str]:
     ids=["docker stop", "docker stop, 2 ranks", "Ctrl-C", "out of memory", "out of memory, 2 ranks"],
 )
 def test_a_flow_that_is_ended_leaves_a_checkpoint_and_no_process(
-    tiny: Tiny, tmp_path: Path, number: signal.Signals, whole_group: bool, status: int, nproc: int
+    tiny: Tiny, tmp_path: Path, embedded: Path, number: signal.Signals, whole_group: bool, status: int, nproc: int
 ) -> None:
     """correctness 75, with an embedded server, which goes, too."""
     config = tmp_path / "run.yaml"
@@ -93,7 +93,7 @@ def test_a_flow_that_is_ended_leaves_a_checkpoint_and_no_process(
             process.wait()
     assert "Traceback" not in log.read_text()
     assert_nothing_left(run, 60)
-    assert wait_until(lambda: not heirs_of(tmp_path / ".ununennium" / "prefect"), 60)
+    assert wait_until(lambda: not heirs_of(embedded), 60)
     assert newest_checkpoint(run)["world_size"] == nproc
     assert '"preempted"' in run.result_file.read_text()
     if number != SIGKILL:  # nobody was left to write it

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import rasterio
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from tests.bright_model import expected, promote_bright
+from tests.rasters import write_raster
 from ununennium.config.maps import MapsConfig
 from ununennium.errors import ConfigError
+from ununennium.processes.entry_points import Worker
 
 pytestmark = pytest.mark.slow
 NAMES = [f"scene{number}" for number in range(6)]
@@ -31,11 +34,8 @@ def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndar
     found = {}
     for number, name in enumerate(NAMES):
         found[name] = np.random.default_rng(number).integers(0, 40, (100, 130)).astype(np.uint8)
-        with rasterio.open(
-            tmp_path / f"{name}.tif", "w", driver="GTiff", count=1, height=100, width=130, dtype="uint8",
-            crs="EPSG:32616", transform=rasterio.Affine(0.5, 0, 733601, 0, -0.5, 3725139),
-        ) as dataset:  # fmt: skip
-            dataset.write(found[name], 1)
+        grid = rasterio.Affine(0.5, 0, 733601, 0, -0.5, 3725139)
+        write_raster(tmp_path / f"{name}.tif", found[name], crs="EPSG:32616", transform=grid)
     return found
 
 
@@ -51,7 +51,7 @@ def mapping_processes(work: Path) -> list[int]:
             command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"inference.worker" in command and str(work).encode() in command and b"setpriv" not in command:
+        if Worker.MAP.encode() in command and str(work).encode() in command and b"setpriv" not in command:
             found.append(int(folder.name))
     return found
 
@@ -99,7 +99,8 @@ def test_six_scenes_on_two_workers_one_of_them_corrupt(
                 np.testing.assert_array_equal(dataset.read(1), expected(pixels))
 
     with get_client(sync_client=True) as client:
-        runs = client.read_task_runs()
+        of_flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        runs = client.read_task_runs(flow_run_filter=of_flow_run)
     tries = [run.run_count for run in runs if run.name.startswith("make-")]
     assert len(tries) == 6
     assert max(tries) > 1, "the killed process was not replaced"

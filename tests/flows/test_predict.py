@@ -1,51 +1,20 @@
-"""The flow ``predict``: by itself after a promotion, through deployments and a worker; and when a scene fails."""
+"""The flow ``predict`` when a scene fails; after a promotion it is in ``test_deployments.py``."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pystac
 import pytest
-import rasterio
 
-from tests.servers.prefect_server import ended, events, flow_runs, prefect_cli
 from ununennium.config import RunConfig
 from ununennium.config.maps import MapsConfig
 
 pytestmark = pytest.mark.slow
 Tiny = Callable[..., RunConfig]
-
-
-def test_a_promotion_makes_the_map(working: dict[str, str], checkout: Path, tiny: Tiny) -> None:
-    """Retrain by hand; the promotion's event starts predict, which records the promoted version."""
-    config = tiny("storage=storage").model_dump(mode="json")
-    prefect_cli(working, checkout, "deployment", "run", "retrain/on-demand", "--param", f"config={json.dumps(config)}")
-    api = working["PREFECT_API_URL"]
-    retrained = ended(api, "retrain")
-    assert retrained["state_type"] == "COMPLETED", retrained
-    predicted = ended(api, "predict")
-    assert (predicted["state_type"], predicted["created_by"]["type"]) == ("COMPLETED", "AUTOMATION"), predicted
-    item = pystac.Item.from_file(str(checkout / "maps" / "atlanta_pan_05m" / "item.json"))
-    (promotion,) = (checkout / "storage" / "models" / "atlanta-buildings" / "promotions").glob("*.json")
-    champion = json.loads(promotion.read_text())
-    about = item.properties
-    assert predicted["parameters"]["version"] == champion["version"] == about["ununennium:version"]
-    assert about["ununennium:generation"] == champion["generation"] == 1
-    assert about["ununennium:run_id"] == champion["run_id"]
-    with rasterio.open(checkout / "maps" / "atlanta_pan_05m" / "map.tif") as made:
-        assert (made.height, made.width, made.crs.to_epsg()) == (900, 900, 32616)
-    (made_event,) = events(api, "ununennium.map.made")
-    assert made_event["payload"]["version"] == champion["version"]
-
-    # By hand, with nothing new: nothing is made twice.
-    prefect_cli(working, checkout, "deployment", "run", "predict/on-demand", "--watch")
-    assert len(flow_runs(api, "predict")) == 2
-    assert item.properties == pystac.Item.from_file(item.self_href).properties
 
 
 @pytest.mark.usefixtures("server")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from tests.rasters import write_raster
 from ununennium.config import SceneConfig
 from ununennium.data.scenes.catalog import open_scene
 
@@ -15,22 +16,9 @@ def make_scene(tmp_path):
     """Write an image (bands, rows, columns) as a GeoTIFF and open it as a scene."""
 
     def make(image, *, name="scene", crs="EPSG:32616", transform=(0.5, 0.0, 733601.0, 0.0, -0.5, 3725139.0), **profile):
-        path = tmp_path / f"{name}.tif"
-        bands, height, width = image.shape
-        with rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            count=bands,
-            height=height,
-            width=width,
-            dtype=image.dtype,
-            crs=crs,
-            transform=rasterio.Affine(*transform),
-            **profile,
-        ) as dataset:
-            dataset.write(image)
-        return open_scene(SceneConfig(image=str(path)))
+        place = {"crs": crs, "transform": rasterio.Affine(*transform)}
+        path = write_raster(tmp_path / f"{name}.tif", image, **place, **profile)
+        return open_scene(SceneConfig(image=path))
 
     return make
 

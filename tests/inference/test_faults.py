@@ -61,6 +61,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_gone_on_from_to_the_same_bytes(
     make_scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def _bytes(url: str) -> bytes:
     return open_storage(folder).read_bytes(name)
 
 
+@pytest.mark.slow
 def test_an_outage_of_the_storage_while_a_map_is_written_loses_nothing(
     proxy: Any, s3: str, bright: np.ndarray, tmp_path: Path
 ) -> None:
@@ -160,6 +162,7 @@ def test_an_outage_of_the_storage_while_a_map_is_written_loses_nothing(
     assert not list((tmp_path / "work").glob("maps/*"))
 
 
+@pytest.mark.slow
 def test_storage_that_refuses_fails_the_scene_and_keeps_its_bands(
     proxy: Any, s3: str, bright: np.ndarray, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import rasterio
 import rasterio.shutil
 
 from tests.bright_model import promote_bright
+from tests.rasters import write_raster
 from ununennium.cli import run
 from ununennium.config.maps import MapsConfig
 from ununennium.errors import ConfigError
@@ -31,11 +32,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def write(name: str, **profile) -> None:
-    about = {"driver": "GTiff", "count": 1, "height": 40, "width": 50, "dtype": "uint8", "crs": "EPSG:32633"}
-    about |= {"transform": rasterio.Affine(10, 0, 500000, 0, -10, 5000000), **profile}
-    Path(name).parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(name, "w", **about) as file:
-        file.write(PIXELS)
+    write_raster(name, PIXELS, **profile)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -47,6 +47,7 @@ def source_of_a_virtual_raster(folder: Path, make_scene: Callable[..., Any]) -> 
     make_scene(DARK, name="part")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "image", "bright"),
     [(mask_beside, "scene.tif", 6500), (same_size_and_time, "scene.tif", 0), (source_of_a_virtual_raster, "m.vrt", 0)],

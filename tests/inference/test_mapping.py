@@ -14,18 +14,15 @@ import pyproj
 import pystac
 import pytest
 import rasterio
-import torch
 from rasterio.warp import transform_bounds
-from torch import nn
 
-from ununennium.checkpoints.artifact import write_artifact
-from ununennium.checkpoints.registry import Registry
+from tests.bright_model import THRESHOLD, expected, promote_bright
 from ununennium.config.maps import MapsConfig
 from ununennium.errors import CheckpointError, ConfigError, ProcessLost
 from ununennium.inference.jobs import make_job, run_job
+from ununennium.processes.entry_points import Worker
 
 Promote = Callable[[float], str]
-THRESHOLD = 20
 
 
 @pytest.fixture
@@ -33,49 +30,9 @@ def promote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Promote:
     """``promote(20)`` makes a champion of the model ``bright`` that finds pixels above 20."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path / "work"))
-    registry = Registry(str(tmp_path / "storage"), "bright")
 
     def make(threshold: float) -> str:
-        model = nn.Conv2d(1, 2, 1)
-        with torch.no_grad():
-            model.weight.copy_(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1))
-            model.bias.copy_(torch.tensor([threshold, -threshold]))
-        described = {
-            "target": "torch.nn:Conv2d",
-            "kwargs": {"out_channels": 2, "kernel_size": 1},
-            "in_channels": 1,
-            "num_classes": 2,
-        }
-        contract = {
-            "model": described,
-            "classes": ["dark", "bright"],
-            "ignore_index": 255,
-            "bands": [1],
-            "statistics": {"mean": [0.0], "std": [1.0]},
-            "nodata": 0,
-            "resolution": [0.5, 0.5],
-            "crs": "EPSG:32616",
-            "chip_size": 64,
-            "split_sha256": "0",
-            "data_sha256": "0",
-            "git_commit": None,
-            "versions": {},
-            "metrics": {},
-            "run_id": "a-run",
-            "created": "2026-01-01T00:00:00+00:00",
-        }
-        folder = tmp_path / f"artifact{threshold}"
-        write_artifact(folder, model.state_dict(), contract)
-        version = registry.add_version(folder)
-        champion = registry.current()
-        registry.promote(
-            version,
-            expected_generation=0 if champion is None else champion.generation,
-            gate={"verdict": "promoted", "reason": "better"},
-            actor="test",
-            run_id=f"run{threshold}",
-        )
-        return version
+        return promote_bright(tmp_path, threshold)
 
     make(THRESHOLD)
     return make
@@ -97,10 +54,6 @@ def config(**changes: Any) -> MapsConfig:
     return MapsConfig.parse({"model": "bright", "images": ["*.tif"], "device": "cpu", **changes})
 
 
-def expected(pixels: np.ndarray, threshold: int = THRESHOLD) -> np.ndarray:
-    return np.where(pixels == 0, 255, (pixels > threshold).astype(np.uint8))
-
-
 def read(path: Path) -> np.ndarray:
     with rasterio.open(path) as dataset:
         return dataset.read(1)
@@ -116,6 +69,7 @@ def pixel_m2(path: Path) -> float:
     return abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(x, y)[0])
 
 
+@pytest.mark.slow
 def test_each_scene_gets_its_map_its_picture_and_its_item(
     promote: Promote, scenes: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -146,6 +100,7 @@ def test_each_scene_gets_its_map_its_picture_and_its_item(
     assert not list((tmp_path / "work").iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_there_and_made_alike_is_not_made_again(
     promote: Promote, scenes: dict[str, np.ndarray], make_scene: Any, tmp_path: Path
 ) -> None:
@@ -163,6 +118,7 @@ def test_what_is_there_and_made_alike_is_not_made_again(
     assert run_job(make_job(config(tta=True)), on_line=lambda line: None).reused == []
 
 
+@pytest.mark.slow
 def test_a_promotion_during_a_run_changes_nothing_in_it(
     promote: Promote, scenes: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -178,6 +134,7 @@ def test_a_promotion_during_a_run_changes_nothing_in_it(
     assert (named.version, named.generation) == (first.version, None)
 
 
+@pytest.mark.slow
 def test_a_scene_that_fails_is_named_and_stops_no_other(
     promote: Promote, scenes: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -197,13 +154,14 @@ def test_a_scene_that_fails_is_named_and_stops_no_other(
     assert (read(tmp_path / "maps" / "north" / "map.tif") == expected(scenes["north"])).all()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_whole_maps_and_a_second_call_goes_on(
     promote: Promote, scenes: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     def kill(line: str) -> None:
         if "scene 1 of 3" in line:
             for folder in Path("/proc").glob("[0-9]*"):
-                if str(tmp_path / "work").encode() in _command(folder) and b"inference.worker" in _command(folder):
+                if str(tmp_path / "work").encode() in _command(folder) and Worker.MAP.encode() in _command(folder):
                     os.kill(int(folder.name), signal.SIGKILL)
 
     with pytest.raises(ProcessLost, match="SIGKILL"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.contracts import make_contract
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
 from ununennium.checkpoints.registry import Registry
 from ununennium.cli import run
@@ -19,16 +20,15 @@ from ununennium.errors import CheckpointError, ConfigError
 from ununennium.inference.onnx_export import export_onnx
 from ununennium.models import UNet
 
-CONTRACT = {
-    "model": {
+CONTRACT = make_contract(
+    model={
         "target": "ununennium.models:UNet", "kwargs": {"base_channels": 4, "depth": 2},
         "in_channels": 3, "num_classes": 2,
     },
-    "classes": ["ground", "roof"], "ignore_index": 255, "bands": [3, 2, 1],
-    "statistics": {"mean": [400.0, 300.0, 200.0], "std": [90.0, 80.0, 70.0]}, "nodata": 0, "resolution": [0.5, 0.5],
-    "crs": "EPSG:32616", "chip_size": 32, "split_sha256": "s", "data_sha256": "d", "git_commit": "c",
-    "versions": {"torch": torch.__version__}, "metrics": {}, "run_id": "r", "created": "2026-01-02T03:04:05+00:00",
-}  # fmt: skip
+    classes=["ground", "roof"], bands=[3, 2, 1], statistics={"mean": [400.0, 300.0, 200.0], "std": [90.0, 80.0, 70.0]},
+    nodata=0, resolution=[0.5, 0.5], crs="EPSG:32616", git_commit="c", versions={"torch": torch.__version__},
+    run_id="r", created="2026-01-02T03:04:05+00:00",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def model() -> nn.Module:
     return UNet(3, 2, base_channels=4, depth=2).eval()
 
 
+@pytest.mark.slow
 def test_onnx_runtime_gives_what_the_model_gives_for_pixels_of_the_file(model: nn.Module, tmp_path: Path) -> None:
     """Against NumPy's normalisation and PyTorch's model, for a batch that the exporter has not seen."""
     file = tmp_path / "made" / "model.onnx"
@@ -57,6 +58,7 @@ def test_onnx_runtime_gives_what_the_model_gives_for_pixels_of_the_file(model: n
     assert json.loads(properties["ununennium.contract"])["classes"] == ["ground", "roof"]
 
 
+@pytest.mark.slow
 def test_dates_keep_their_axis_or_share_the_statistics_as_channels(tmp_path: Path) -> None:
     """Two dates of one band: an axis of the input for ``stack``, channels of it otherwise."""
 
@@ -77,6 +79,7 @@ def test_dates_keep_their_axis_or_share_the_statistics_as_channels(tmp_path: Pat
         np.testing.assert_allclose(session.run(None, {"pixels": given})[0][:, 0], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_leaves_what_was_there(model: nn.Module, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"an older one")
@@ -100,6 +103,7 @@ def test_what_cannot_be_exported_leaves_what_was_there(model: nn.Module, tmp_pat
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 def test_the_command_exports_the_champion(model: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_artifact(tmp_path / "artifact", model.state_dict(), CONTRACT)
     registry = Registry(str(tmp_path / "storage"), "roofs")

@@ -14,6 +14,7 @@ import rasterio
 import shapely
 
 from tests.bright_model import promote_bright
+from tests.rasters import write_raster
 from ununennium.config.maps import MapsConfig
 from ununennium.config.predictor import PolygonsConfig
 from ununennium.data.scenes.ground import GroundTally
@@ -53,9 +54,7 @@ def write_scene(path: Path, crs: str, longitude: float, latitude: float, pixel: 
     if not known.is_geographic:
         x, y = pyproj.Transformer.from_crs("EPSG:4326", known, always_xy=True).transform(longitude, latitude)
     grid = rasterio.Affine(pixel, 0, x - pixel * WIDTH / 2, 0, -pixel, y + pixel * HEIGHT / 2)
-    about = {"driver": "GTiff", "count": 1, "height": HEIGHT, "width": WIDTH, "dtype": "float32"}
-    with rasterio.open(path, "w", **about, crs=rasterio.CRS.from_wkt(known.to_wkt()), transform=grid) as file:
-        file.write(pixels)
+    write_raster(path, pixels, crs=rasterio.CRS.from_wkt(known.to_wkt()), transform=grid)
     return grid
 
 
@@ -154,6 +153,7 @@ def test_a_scene_of_the_whole_globe_is_one_box(predictor):
     assert sum(each["area_m2"] for each in mapped.areas.values()) == pytest.approx(510_065_621_724_089, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_job_maps_a_scene_across_the_antimeridian(predictor, tmp_path):
     write_scene(Path("fiji.tif"), "EPSG:32701", 180, -17, 10)
     done = run_job(make_job(MapsConfig.parse({"model": "bright", "device": "cpu", "images": ["fiji.tif"]})))

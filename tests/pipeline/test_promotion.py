@@ -65,6 +65,7 @@ def champion(run: RunDirectory) -> Any:
     return Registry(run.storage, run.config().name).current()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["a byte of the weights", "no probe"])
 def test_a_model_that_the_storage_does_not_give_back_is_not_promoted(
     judged: RunDirectory, damage: str, monkeypatch: pytest.MonkeyPatch
@@ -93,6 +94,7 @@ def test_a_model_that_the_storage_does_not_give_back_is_not_promoted(
     assert pipeline.summarise(judged)["reason"] == gate["reason"]
 
 
+@pytest.mark.slow
 def test_a_version_that_was_damaged_is_healed_by_promoting_the_same_again(judged: RunDirectory) -> None:
     """correctness 91: the storage gets the artefact again, and the smoke test reads that."""
     registry = Registry(judged.storage, judged.config().name)
@@ -102,6 +104,7 @@ def test_a_version_that_was_damaged_is_healed_by_promoting_the_same_again(judged
     assert registry.check(version)["run_id"] == judged.run_id
 
 
+@pytest.mark.slow
 def test_whole_weights_of_another_model_fail_the_smoke_test(judged: RunDirectory) -> None:
     """Nothing is damaged, but a single layer is not the one that was judged: only its logits tell."""
     contract, _ = read_local_contract(judged.artifact_folder)
@@ -114,6 +117,7 @@ def test_whole_weights_of_another_model_fail_the_smoke_test(judged: RunDirectory
     assert champion(judged) is None
 
 
+@pytest.mark.slow
 def test_a_smoke_test_that_was_lost_refuses_nothing(judged: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """correctness 96"""
     before = read_json(judged.gate_file)
@@ -139,6 +143,7 @@ def test_what_waits_is_no_champion_and_says_so(judged: RunDirectory) -> None:
     assert record_of(judged) == {**(record_of(judged) or {}), "state": "pending", "round": 1, "generation": 0}
 
 
+@pytest.mark.slow
 def test_a_person_who_approves_promotes(judged: RunDirectory) -> None:
     result = judged.result_file.stat().st_mtime_ns
     summary = pipeline.settle(judged, Answer(True, "ada", "looks right"))
@@ -162,6 +167,7 @@ def test_a_person_who_does_not_approve_is_the_reason_and_nobody_lifts_it(judged:
     assert (again["verdict"], champion(judged)) == ("not_promoted", None)
 
 
+@pytest.mark.slow
 def test_a_champion_that_came_meanwhile_is_compared_with_before_anybody_is_asked_again(judged: RunDirectory) -> None:
     registry = Registry(judged.storage, judged.config().name)
     version = registry.add_version(judged.artifact_folder)
@@ -201,6 +207,7 @@ def test_a_process_that_ends_while_its_run_waits_is_not_the_end_of_the_run(
     assert (summary["verdict"], summary["stop_reason"]) == ("awaiting_approval", "completed")
 
 
+@pytest.mark.slow
 def test_an_approval_that_nobody_acted_upon_is_acted_upon(judged: RunDirectory) -> None:
     from ununennium.pipeline import approval
 

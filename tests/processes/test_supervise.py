@@ -69,6 +69,7 @@ def test_stderr_long_lines_and_odd_bytes_are_harmless() -> None:
     assert lines[3:] == ["10%", "20%"]  # no carriage returns, no empty lines
 
 
+@pytest.mark.slow
 def test_a_reader_that_fails_does_not_block_the_writer() -> None:
     def fails(line: str) -> None:
         raise RuntimeError(line)

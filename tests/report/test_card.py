@@ -11,6 +11,7 @@ from pystac.extensions.mlm import MLMExtension
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.contracts import make_contract
 from tests.judged_run import HOSTILE
 from ununennium import pipeline
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
@@ -19,16 +20,11 @@ from ununennium.errors import CheckpointError
 from ununennium.files import write_json
 from ununennium.runs.directory import read_json
 
-CONTRACT = {
-    "model": {
-        "target": "torch.nn:Conv2d", "kwargs": {"out_channels": 2, "kernel_size": 1}, "in_channels": 1, "num_classes": 2
-    },
-    "classes": ["ground", HOSTILE], "ignore_index": 255, "bands": [1], "band_names": ["pan"],
-    "statistics": {"mean": [4.0], "std": [2.0]}, "nodata": None, "resolution": [0.5, 0.5], "crs": "EPSG:32616",
-    "chip_size": 64, "tta": True, "temperature": 1.5, "split_sha256": "s", "data_sha256": "d", "git_commit": "c",
-    "versions": {"torch": torch.__version__}, "metrics": {"IoU": {"mean": 0.5, HOSTILE: None}, "kappa": 0.25},
-    "run_id": "r", "created": "2026-01-02T03:04:05.000+00:00",
-}  # fmt: skip
+CONTRACT = make_contract(
+    classes=["ground", HOSTILE], band_names=["pan"], statistics={"mean": [4.0], "std": [2.0]}, resolution=[0.5, 0.5],
+    crs="EPSG:32616", chip_size=64, tta=True, temperature=1.5, git_commit="c", versions={"torch": torch.__version__},
+    metrics={"IoU": {"mean": 0.5, HOSTILE: None}, "kappa": 0.25}, run_id="r", created="2026-01-02T03:04:05.000+00:00",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -45,6 +41,7 @@ def promoted(judged):
     return Path(Registry(judged.storage, "roads").version_url(version))
 
 
+@pytest.mark.slow
 def test_a_promoted_version_has_a_card_and_is_still_what_it_was(promoted):
     assert sorted(file.name for file in promoted.iterdir()) == [
         "README.md", "contract.json", "model.safetensors", "stac.json"
@@ -60,6 +57,7 @@ def test_a_promoted_version_has_a_card_and_is_still_what_it_was(promoted):
     assert "roofs, \\<script" in text
 
 
+@pytest.mark.slow
 def test_the_stac_item_is_read_by_the_extensions_own_library(promoted):
     file = promoted / "stac.json"
     item = pystac.Item.from_file(str(file))

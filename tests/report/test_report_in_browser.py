@@ -37,6 +37,7 @@ def report(judged, predicted):
     return write_report(judged)
 
 
+@pytest.mark.slow
 def test_the_report_is_whole_quiet_and_reaches_for_nothing(chromium, report, tmp_path):
     for scheme, size in (("light", WIDE), ("dark", WIDE), ("light", NARROW)):
         page = chromium.new_page(color_scheme=scheme, viewport=size)

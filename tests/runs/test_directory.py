@@ -154,6 +154,7 @@ def test_json_is_whole_or_not_there(tmp_path: Path) -> None:
     assert read_json(file) == {"value": 1}
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.floats() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)

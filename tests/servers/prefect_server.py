@@ -97,12 +97,19 @@ def make_deployed_database(file: Path, empty: Path, checkout: Path) -> None:
         database.execute("VACUUM INTO ?", (str(file),))  # a plain copy would lack the write-ahead log
 
 
-def move_deployments(api: str, checkout: Path) -> None:
-    """Let the runs of all deployments work in another checkout."""
+@contextlib.contextmanager
+def deployed_server(folder: Path, database: Path, checkout: Path) -> Iterator[dict[str, str]]:
+    """Start a server on ``make_deployed_database``'s database, whose runs work in ``checkout``.
+
+    Gives the environment of its clients and workers.
+    """
     steps = [{"prefect.deployments.steps.set_working_directory": {"directory": str(checkout)}}]
-    for deployment in post(api, "/deployments/filter"):
-        assert [list(step) for step in deployment["pull_steps"]] == [list(step) for step in steps]
-        post(api, f"/deployments/{deployment['id']}", {"pull_steps": steps}, method="PATCH")
+    with prefect_server(folder, database=database) as environment:
+        api = environment["PREFECT_API_URL"]
+        for deployment in post(api, "/deployments/filter"):
+            assert [list(step) for step in deployment["pull_steps"]] == [list(step) for step in steps]
+            post(api, f"/deployments/{deployment['id']}", {"pull_steps": steps}, method="PATCH")
+        yield {**environment, "PREFECT_WORKER_QUERY_SECONDS": "1"}
 
 
 def healthy(api: str) -> bool:

@@ -195,6 +195,7 @@ class Objects(Dataset):
         return len(self.storage.read_bytes("x")) + number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_loader_workers_use_the_storage_of_their_parent(url, start):
     """Forked they find connections that are not theirs; spawned they are sent the object itself."""
@@ -206,6 +207,7 @@ def test_loader_workers_use_the_storage_of_their_parent(url, start):
     assert storage.list() == ["x"]  # the parent goes on
 
 
+@pytest.mark.slow
 def test_a_store_without_conditional_writes_is_used_only_by_who_vouches_for_it(url, monkeypatch, caplog):
     storage = open_storage(url)
     real = type(storage).create

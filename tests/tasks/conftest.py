@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 
+from tests.rasters import write_raster
 from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.pipeline.sessions import started
@@ -26,16 +26,7 @@ class Scenes:
 
     def write(self, name: str, array: np.ndarray, **profile: Any) -> str:
         """A GeoTIFF of ``array`` (bands, rows, columns), 10 m in UTM unless ``profile`` says otherwise."""
-        bands, height, width = array.shape
-        path = self.folder / f"{name}.tif"
-        settings = {
-            "crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5000000), **profile,
-        }  # fmt: skip
-        with rasterio.open(
-            path, "w", driver="GTiff", count=bands, height=height, width=width, dtype=array.dtype, **settings
-        ) as dataset:
-            dataset.write(array)
-        return str(path)
+        return write_raster(self.folder / f"{name}.tif", array, **profile)
 
     def change(self, seed: int = 0, size: int = SIZE, num_dates: int = 2) -> dict[str, Any]:
         """Two bands of noise at several dates; where squares of 16 pixels changed, the last date is brighter."""

@@ -77,7 +77,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def run_on_two_ranks(program: Path, *arguments: object) -> None:
+def run_on_ranks(num_ranks: int, program: Path, *arguments: object) -> None:
     spec = importlib.util.spec_from_file_location("ranks", Path(__file__).with_name("ranks.py"))
     assert spec is not None
     assert spec.loader is not None
@@ -86,7 +86,7 @@ def run_on_two_ranks(program: Path, *arguments: object) -> None:
     spec.loader.exec_module(module)
     if str(Path(__file__).parent) not in sys.path:
         sys.path.append(str(Path(__file__).parent))
-    module.run_on_two_ranks(program, *arguments)
+    module.run_on_ranks(num_ranks, program, *arguments)
 
 
 class Kit:
@@ -100,7 +100,7 @@ class Kit:
     plain_loop = staticmethod(plain_loop)
     weights = staticmethod(weights)
     same = staticmethod(same)
-    on_two_ranks = staticmethod(run_on_two_ranks)
+    on_ranks = staticmethod(run_on_ranks)
 
     @staticmethod
     def loader(length: int = 24, batch_size: int = 4, **arguments: Any) -> DataLoader[Any]:

@@ -1,4 +1,4 @@
-"""Two ranks in processes that have imported torch already: a program that torchrun would start, in a second."""
+"""Ranks in processes that have imported torch already: a program that torchrun would start, in a second."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import traceback
 from pathlib import Path
 
 
-def run_on_two_ranks(program: Path, *arguments: object, timeout_s: float = 240.0) -> None:
-    """Run ``program`` as ``__main__`` on two ranks of one process group, as ``torchrun`` does.
+def run_on_ranks(num_ranks: int, program: Path, *arguments: object, timeout_s: float = 240.0) -> None:
+    """Run ``program`` as ``__main__`` on the ranks of one process group, as ``torchrun`` does.
 
     Raises:
         AssertionError: a rank failed, or did not end; with what it printed.
@@ -24,7 +24,10 @@ def run_on_two_ranks(program: Path, *arguments: object, timeout_s: float = 240.0
         port = probe.getsockname()[1]
     errors = context.SimpleQueue()
     words = [str(argument) for argument in arguments]
-    processes = [context.Process(target=_rank, args=(str(program), words, rank, port, errors)) for rank in (0, 1)]
+    processes = [
+        context.Process(target=_rank, args=(str(program), words, rank, num_ranks, port, errors))
+        for rank in range(num_ranks)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -34,12 +37,12 @@ def run_on_two_ranks(program: Path, *arguments: object, timeout_s: float = 240.0
         process.kill()
     said = "" if errors.empty() else errors.get()
     assert not late, f"a rank did not end within {timeout_s} s {said}"
-    assert [process.exitcode for process in processes] == [0, 0], said
+    assert [process.exitcode for process in processes] == [0] * num_ranks, said
 
 
-def _rank(program: str, arguments: list[str], rank: int, port: int, errors: object) -> None:
+def _rank(program: str, arguments: list[str], rank: int, num_ranks: int, port: int, errors: object) -> None:
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     sys.argv = [program, *arguments]

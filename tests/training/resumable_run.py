@@ -1,6 +1,6 @@
 """A small training process that test_resume.py starts, stops and resumes.
 
-Usage: resumable_run.py OUT NUM_WORKERS CHECKPOINTS whole | stop STEP | resume
+Usage: resumable_run.py (OUT NUM_WORKERS CHECKPOINTS whole | stop | resume STEP) ...
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Rates(Callback):
             trainer.request_stop(StopReason.PREEMPTED)
 
 
-def main(out: str, workers: str, checkpoints: str, what: str, stop_at: str | None = None) -> None:
+def main(out: str, workers: str, checkpoints: str, what: str, stop_at: str) -> None:
     if what == "resume":
         torch.manual_seed(99)  # the resumed process must not depend on this
     else:
@@ -44,7 +44,7 @@ def main(out: str, workers: str, checkpoints: str, what: str, stop_at: str | Non
     model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.ReLU(), nn.Linear(16, 3))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=20)
-    rates = Rates(int(stop_at) if stop_at else None)
+    rates = Rates(int(stop_at) if what == "stop" else None)
     ema = EMA(0.9)
     trainer = Trainer(
         model,
@@ -63,4 +63,5 @@ def main(out: str, workers: str, checkpoints: str, what: str, stop_at: str | Non
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for start in range(1, len(sys.argv), 5):
+        main(*sys.argv[start : start + 5])

@@ -16,5 +16,5 @@ def test_a_stop_that_comes_just_after_the_ranks_agreed_waits_for_the_next_time(
     kit: Any, tmp_path: Path, step: int, ended: list[object]
 ) -> None:
     """correctness 43, 69: within an epoch, and at the end of one."""
-    kit.on_two_ranks(PROGRAM, tmp_path / "out", step)
+    kit.on_ranks(2, PROGRAM, tmp_path / "out", step)
     assert [json.loads((tmp_path / f"out.{rank}").read_text()) for rank in (0, 1)] == [ended, ended]

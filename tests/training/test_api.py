@@ -150,6 +150,7 @@ def bare_packages(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_training_needs_nothing_beyond_torch_numpy_and_fsspec(bare_packages, tmp_path):
     """A GPU machine without Prefect, pydantic, rasterio or smp trains, writes checkpoints and resumes."""
     code = f"""
@@ -190,6 +191,7 @@ def test_training_needs_nothing_beyond_torch_numpy_and_fsspec(bare_packages, tmp
     assert finished.stdout.strip() == "2 epochs"
 
 
+@pytest.mark.slow
 def test_importing_training_loads_nothing_heavy_beyond_torch():
     """What takes the time is known by name; the seconds themselves are measured in benchmarks/."""
     out = python(
@@ -211,6 +213,7 @@ def test_the_launcher_costs_its_caller_no_torch():
     assert python("import ununennium.launch.training, sys; print('torch' in sys.modules)").strip() == "False"
 
 
+@pytest.mark.slow
 def test_compile_and_channels_last_train(kit):
     """Settings that change the speed, not the result."""
     results = []

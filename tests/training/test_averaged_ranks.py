@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,15 +17,9 @@ PROGRAM = Path(__file__).with_name("averaged_ranks.py")
 
 
 @pytest.mark.slow
-def test_the_validation_loss_of_averaged_weights_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+def test_the_validation_loss_of_averaged_weights_is_that_of_the_checkpoint(kit: Any, tmp_path: Path) -> None:
     """correctness 32: the averaged BatchNorm buffers, too, are rank 0's on every rank before validation."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(PROGRAM)]
-    finished = subprocess.run(
-        [*command, str(tmp_path / "checkpoints"), str(tmp_path / "out")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
+    kit.on_ranks(2, PROGRAM, tmp_path / "checkpoints", tmp_path / "out")
     model = make_model().eval()
     averages = averaged_weights(CheckpointStore.read(str(tmp_path / "checkpoints")))
     assert averages is not None

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.stopping import StopAt
 from ununennium.errors import CheckpointError, ConfigError
-from ununennium.training import StopReason, Trainer, TrainerConfig
+from ununennium.training import Trainer, TrainerConfig
 from ununennium.training.callbacks import EMA, Callback
 
 PROGRAM = Path(__file__).with_name("companion_ranks.py")
@@ -68,15 +69,6 @@ class MeanTeacher(Callback):
         with torch.no_grad():
             for mine, its in zip(self.teacher.parameters(), trainer.module.parameters(), strict=True):
                 mine.lerp_(its, 0.1)
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, trainer):
-        if trainer.state.global_step == self.step:
-            trainer.request_stop(StopReason.PREEMPTED)
 
 
 class OneLoss:
@@ -266,7 +258,7 @@ def test_a_loss_is_in_evaluation_mode_while_the_model_is(kit):
 def test_two_ranks_train_one_loss(kit, tmp_path, sharded):
     """correctness 6, 7, 62, 66, 86: its parameters are rank 0's first, its gradients are shared; a resume is exact."""
     out = tmp_path / "out"
-    kit.on_two_ranks(PROGRAM, out, int(sharded))
+    kit.on_ranks(2, PROGRAM, out, int(sharded))
     ranks = [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
     for rank in ranks:
         for key, value in rank["one"].items():

@@ -10,20 +10,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, default_collate
 
+from tests.stopping import StopAt
 from ununennium.training import CheckpointCallback, StopReason, Trainer, TrainerConfig
 from ununennium.training.callbacks import Callback
 from ununennium.training.generators import generators_of
 
 NUMBERS = TensorDataset(torch.arange(12.0).reshape(12, 1), torch.ones(12, 1))
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, trainer):
-        if trainer.state.global_step == self.step:
-            trainer.request_stop(StopReason.PREEMPTED)
 
 
 class StopInValidation(Callback):

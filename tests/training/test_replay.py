@@ -24,8 +24,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from tests.stopping import StopAt
 from ununennium.errors import CheckpointError
-from ununennium.training import StopReason
 from ununennium.training.callbacks import Callback
 
 NUMBERS = torch.arange(12.0).reshape(12, 1)
@@ -42,19 +42,6 @@ class Recorder(nn.Module):
         if self.training:
             self.seen.append(image.flatten().int().tolist())
         return self.layer(self.dropout(image))
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, trainer):
-        if trainer.state.global_step == self.step:
-            trainer.request_stop(StopReason.PREEMPTED)
-
-    def on_epoch_end(self, trainer):
-        if self.step == f"epoch {trainer.state.epoch}":
-            trainer.request_stop(StopReason.PREEMPTED)
 
 
 class OwnDraws(Callback):

@@ -14,25 +14,35 @@ import pytest
 import torch
 from torch import nn
 
+from tests.stopping import StopAt
 from ununennium.errors import CheckpointError
-from ununennium.training import StopReason
-from ununennium.training.callbacks import EMA, Callback, CheckpointCallback, EarlyStopping
+from ununennium.training.callbacks import EMA, CheckpointCallback, EarlyStopping
 from ununennium.training.loading import epoch_batches, mark_windows
 from ununennium.training.resume import clean_key
 
 PROGRAM = Path(__file__).with_name("resumable_run.py")
 
 
-def run(tmp_path, *arguments):
-    """One training process; returns its dump."""
-    out = tmp_path / "out.pt"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [sys.executable, str(PROGRAM), str(out), *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    return torch.load(out, weights_only=True)
+WORKERS, STOPS = (0, 2), (5, 7)
+
+
+@pytest.fixture(scope="module")
+def dumps(tmp_path_factory):
+    """What each run held at its end: one process runs them whole, one stops them, another resumes them."""
+    folder = tmp_path_factory.mktemp("resumed")
+    cases = [(workers, stop) for workers in WORKERS for stop in STOPS]
+    for what in ("whole", "stop", "resume"):
+        words = []
+        for workers, stop in cases:
+            name = f"{workers}-{stop}"
+            kept = folder / ("whole" if what == "whole" else "halves") / name
+            words += [folder / f"{what}-{name}", workers, kept, what, stop]
+        finished = subprocess.run(
+            [sys.executable, str(PROGRAM), *map(str, words)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert finished.returncode == 0, finished.stderr
+    return lambda what, workers, stop: torch.load(folder / f"{what}-{workers}-{stop}", weights_only=True)
 
 
 def equal(first, second):
@@ -45,13 +55,13 @@ def equal(first, second):
     return first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop", [5, 7])
-def test_a_run_that_is_stopped_and_resumed_in_a_new_process_equals_one_that_was_not(tmp_path, workers, stop):
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_run_that_is_stopped_and_resumed_in_a_new_process_equals_one_that_was_not(dumps, workers, stop):
     """correctness 26, 61, 62, 63: weights, optimizer, learning rates, history; at an epoch's end (5) and within (7)."""
-    whole = run(tmp_path, workers, tmp_path / "whole", "whole")
-    run(tmp_path, workers, tmp_path / "halves", "stop", stop)
-    halves = run(tmp_path, workers, tmp_path / "halves", "resume")
+    whole, halves = dumps("whole", workers, stop), dumps("resume", workers, stop)
+    assert dumps("stop", workers, stop)["rates"] == whole["rates"][:stop]
     assert whole["model"].keys() == halves["model"].keys()
     for part in ("model", "optimizer", "scheduler", "history", "rates", "ema"):
         assert equal(whole[part], halves[part]), part
@@ -108,15 +118,6 @@ class Startable(Plain):
 
     def set_start(self, start):
         self.start = start
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, trainer):
-        if trainer.state.global_step == self.step:
-            trainer.request_stop(StopReason.PREEMPTED)
 
 
 @pytest.mark.parametrize("make_sampler", [Plain, Startable])

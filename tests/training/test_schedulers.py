@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
+from tests.stopping import StopAt
 from ununennium.errors import ConfigError
-from ununennium.training import StopReason
 from ununennium.training.callbacks import Callback
 
 
@@ -254,15 +254,6 @@ def test_a_run_of_unknown_length_ends_with_an_error_of_ours(kit):
     trainer = kit.trainer(model, loader, optimizer=optimizer, scheduler=one_cycle(optimizer, 4))
     with pytest.warns(UserWarning, match="IterableDataset"), pytest.raises(ConfigError, match="make it for the whole"):
         trainer.fit()
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, trainer):
-        if trainer.state.global_step == self.step:
-            trainer.request_stop(StopReason.PREEMPTED)
 
 
 TIMMS = {

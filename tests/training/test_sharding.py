@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 
@@ -37,14 +34,9 @@ PROGRAM = Path(__file__).with_name("sharded_ranks.py")
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def ranks(request, tmp_path_factory):
+def ranks(request, kit, tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks") / "out"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.param}"]
-    finished = subprocess.run(
-        [*launcher, str(PROGRAM), str(out)], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
+    kit.on_ranks(request.param, PROGRAM, out)
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(request.param)]
 
 

@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).with_name("two_ranks.py")
 @pytest.fixture(scope="module")
 def ranks(kit, tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks") / "out"
-    kit.on_two_ranks(PROGRAM, out)
+    kit.on_ranks(2, PROGRAM, out)
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
 
 

@@ -168,6 +168,7 @@ def test_the_history_has_one_python_float_per_epoch_and_key(kit):
         assert all(type(value) is float for value in values)
 
 
+@pytest.mark.slow
 def test_memory_is_constant_over_epochs(kit):
     """correctness 38: no tensor of a finished epoch is held, only its few floats."""
     held = []

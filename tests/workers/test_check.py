@@ -259,6 +259,7 @@ def test_a_real_run_is_opened_by_the_check(atlanta: Path, tmp_path: Path, monkey
     assert not any(line.startswith("epoch") for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("wrong", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_command_line_checks_in_a_dry_run(wrong: bool, atlanta: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from ununennium.data.scenes.images import files_of
 from ununennium.errors import ConfigError, DataError, UnunenniumError
 from ununennium.files import cache_folder, work_root, write_json
 from ununennium.launch.watch import OnLine
+from ununennium.processes.entry_points import Worker
 from ununennium.processes.worker import ProcessTimedOut, run_worker
 from ununennium.runs.directory import read_json
 from ununennium.storage.open import check_writable, open_storage, resolve_storage
@@ -297,7 +298,7 @@ def _in_process(
     names, late = [scene.name for scene in scenes], None
     try:
         run_worker(
-            "ununennium.workers.map",
+            Worker.MAP,
             [work / "job.json"],
             what="mapping process",
             error_file=work / "error.json",

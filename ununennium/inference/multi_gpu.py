@@ -20,6 +20,7 @@ from ununennium.files import write_json
 from ununennium.inference.jobs import MapJob
 from ununennium.inference.predictor import Predictor
 from ununennium.inference.strip_store import BandStore
+from ununennium.processes.entry_points import Worker
 from ununennium.processes.supervise import how_it_ended
 from ununennium.runs.directory import read_json
 
@@ -44,7 +45,7 @@ class Ranks:
         threads = str(max(1, (os.cpu_count() or 1) // self.count))
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         for rank in range(1, self.count):
-            command = [sys.executable, "-m", "ununennium.workers.map", str(self._job_file), str(rank)]
+            command = [sys.executable, "-m", Worker.MAP, str(self._job_file), str(rank)]
             self._processes.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL))
         return self
 

@@ -41,6 +41,7 @@ from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.launch.result import Preempted, TrainingResult, read_result
 from ununennium.launch.watch import OnLine, Stalled, Watch, processes
 from ununennium.processes.console import is_loud
+from ununennium.processes.entry_points import Worker
 from ununennium.processes.parent import PREEMPTED_EXIT_CODE
 from ununennium.processes.supervise import POLL_S, Outcome, Terminated, raise_on_sigterm, send_signal, supervise
 from ununennium.processes.worker import run_worker
@@ -99,7 +100,7 @@ def torchrun_command(
         *(sys.executable, "-m", "ununennium.launch.torchrun", *(nodes or Nodes()).arguments(run.run_id)),
         *(f"--nproc-per-node={nproc}", f"--max-restarts={max_restarts}"),
         *(f"--log-dir={run.logs_folder}", "--tee=3"),
-        *(f"--shutdown-timeout={max(1, round(grace_s))}", "--module", "ununennium.workers.train", str(run.run_file)),
+        *(f"--shutdown-timeout={max(1, round(grace_s))}", "--module", Worker.TRAIN, str(run.run_file)),
         *([] if check else [NO_CHECK]),
     ]
 
@@ -190,8 +191,8 @@ def check_in_subprocess(run: RunDirectory, *, on_line: OnLine = print) -> dict[s
         ProcessLost: the process was killed.
         TrainingError: it failed.
     """
-    worker, error_file = "ununennium.workers.train", run.check_error_file
-    run_worker(worker, [run.run_file, CHECK], what="check", error_file=error_file, on_line=on_line)
+    error_file = run.check_error_file
+    run_worker(Worker.TRAIN, [run.run_file, CHECK], what="check", error_file=error_file, on_line=on_line)
     found: dict[str, Any] = read_json(run.check_file)
     return found
 
@@ -204,7 +205,7 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
         TrainingError: it failed; its traceback is in the exception's notes.
     """
     run_worker(
-        "ununennium.workers.evaluate",
+        Worker.EVALUATE,
         [run.run_file],
         what="evaluation",
         error_file=run.evaluation_error_file,
@@ -233,7 +234,7 @@ def smoke_test(url: str, probe: Path, run_file: Path, *, timeout_s: float = 600.
     with tempfile.TemporaryDirectory(prefix="ununennium-smoke-") as folder:
         answer = Path(folder) / "answer.json"
         run_worker(
-            "ununennium.workers.smoke_test",
+            Worker.SMOKE_TEST,
             [url, probe, answer, run_file],
             what="smoke test",
             error_file=Path(folder) / "error.json",

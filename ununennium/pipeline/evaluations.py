@@ -22,6 +22,7 @@ from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.files import work_root, write_json
 from ununennium.launch.watch import OnLine
+from ununennium.processes.entry_points import Worker
 from ununennium.processes.worker import run_worker
 from ununennium.runs.directory import RunDirectory, read_json
 
@@ -67,7 +68,7 @@ def measure_version(config: RunConfig, storage: str, version: str, *, on_line: O
 
 
 def measure_champion(config: RunConfig, storage: str, *, on_line: OnLine = print) -> dict[str, Any]:
-    """The same of the champion: what ``evaluation.worker.evaluate_champion`` gives."""
+    """The same of the champion: what ``workers.evaluate.evaluate_champion`` gives."""
     return in_process(config, storage, index_of(config, on_line), {}, on_line=on_line)
 
 
@@ -108,7 +109,7 @@ def in_process(
     statistics: Path | None = None,
     on_line: OnLine,
 ) -> dict[str, Any]:
-    """What ``evaluation.measure_worker`` finds for ``job``, in a process of its own that leaves nothing behind."""
+    """The findings of ``workers.evaluate_model`` for ``job``, in a process of its own that leaves nothing behind."""
     work = work_root() / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-measure-{config.name}-{secrets.token_hex(2)}"
     try:
         work.mkdir(parents=True)
@@ -117,7 +118,7 @@ def in_process(
             shutil.copyfile(statistics, work / "statistics.json")
         write_json(work / "job.json", {"storage": storage, "config": config.model_dump(mode="json"), **job})
         run_worker(
-            "ununennium.workers.evaluate_model",
+            Worker.EVALUATE_MODEL,
             [work / "job.json"],
             what="evaluation",
             error_file=work / "error.json",

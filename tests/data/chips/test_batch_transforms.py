@@ -116,6 +116,7 @@ def test_zoom_is_the_loaders(seed, size, scale, masked):
     np.testing.assert_allclose(ours[0].numpy(), image, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(data, tmp_path):
     """correctness 62: with everything drawn on the device."""
 

@@ -43,6 +43,7 @@ def whole(index, scene=0):
     return index.split.folds(its, 0, 0, its.height, its.width)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(block=st.integers(16, 80), buffer=st.integers(0, 12), seed=st.integers(0, 99), holdout=st.integers(0, 200))
 def test_folds_do_not_overlap_and_the_buffer_is_kept(make, block, buffer, seed, holdout):
@@ -215,6 +216,7 @@ def test_class_balance_centres_chips_on_the_rare_class(make):
     assert share[0.0] < 0.6
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     chip=st.integers(16, 100), fold=st.sampled_from([TRAIN, VALIDATION, HOLDOUT]), seed=st.integers(0, 20),

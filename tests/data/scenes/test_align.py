@@ -263,6 +263,7 @@ def test_south_up_and_rotated_scenes_keep_their_labels_in_place(make, tmp_path, 
     assert area == pytest.approx(110 * 140, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_real_scene_in_the_next_zone(shared_data, tmp_path, make):
     """Landsat pixels of UTM zone 21 in zone 22, as a neighbouring path would have them."""
     source = str(shared_data / "landsat8_parana" / "LC08_L1TP_224077_20200518_B2B3B4.tif")

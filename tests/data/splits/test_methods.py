@@ -52,6 +52,7 @@ def seen_from(index, one, other):
 # Cross-validation ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.integers(2, 5), seed=st.integers(0, 99), buffer=st.integers(0, 5), validation=st.sampled_from([0, 0.2]))
 def test_each_pixel_is_held_out_by_exactly_one_of_the_folds(make, parts, seed, buffer, validation):
@@ -70,6 +71,7 @@ def test_each_pixel_is_held_out_by_exactly_one_of_the_folds(make, parts, seed, b
 # Whole scenes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_whole_scenes_are_dealt_and_scenes_of_one_place_go_together(make):
     """Eight places apart from each other; each of the first four is seen twice, on two grids."""
     scenes = [make.scene(f"place{n}", **at(400 * n, 0)) for n in range(8)]
@@ -83,6 +85,7 @@ def test_whole_scenes_are_dealt_and_scenes_of_one_place_go_together(make):
     assert found[:4] == found[8:]
 
 
+@pytest.mark.slow
 def test_scenes_that_share_a_little_ground_do_not_leak_it(make):
     """A row of scenes on grids of their own, each over a fifth of the next."""
     scenes = [make.scene(f"strip{n}", **at(205.5 * n, 0.3 * n)) for n in range(8)]
@@ -98,6 +101,7 @@ def test_scenes_that_share_a_little_ground_do_not_leak_it(make):
     assert all(sum(counts) for counts in index.labelled.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["blocks", "scenes"])
 def test_a_split_that_leaks_is_not_used(make, monkeypatch, method):
     """As if the ground that other scenes judge had been forgotten."""
@@ -150,6 +154,7 @@ def ground(points, crs="EPSG:32633"):
     return list(zip(*transform(crs, "EPSG:4326", x, y), strict=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     corner=st.tuples(st.floats(20, 120), st.floats(20, 120)), place=st.tuples(st.floats(-60, 60), st.floats(-60, 60)),

@@ -52,6 +52,7 @@ def test_scenes_on_one_grid_agree_on_every_place(make, origin, rows, cols):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     place=st.tuples(st.floats(-90, 150), st.floats(-90, 150)), pixel=st.sampled_from([10.0, 14.0, 20.0, 30.0]),
@@ -71,6 +72,7 @@ def test_what_one_grid_judges_another_does_not_train_on(make, place, pixel, buff
         assert (folds == HOLDOUT).any()
 
 
+@pytest.mark.slow
 def test_the_neighbouring_utm_zone_and_an_upside_down_scene(make):
     first = make.scene("first", **at(0, 0))
     x, y = transform("EPSG:32633", "EPSG:32632", [ORIGIN[0] + 400], [ORIGIN[1] - 300])
