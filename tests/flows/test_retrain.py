@@ -150,7 +150,7 @@ def test_two_retrainings_that_finish_together_end_in_one_champion_and_an_explain
             both.wait(240)
         return real(run, actor=actor)
 
-    monkeypatch.setattr(pipeline, "promote", promote_together)
+    monkeypatch.setattr("ununennium.pipeline.stages.promote", promote_together)
     configs = [tiny("name=twins", f"seed={seed}", "gate.min_improvement=0.9") for seed in (0, 1)]
     with ThreadPoolExecutor(2) as threads:
         states = [each.result(timeout=500) for each in [threads.submit(retrain, config) for config in configs]]
