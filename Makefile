@@ -57,11 +57,12 @@ test-quick: setup ## Run the tests that take less than a second or two
 test-unit: setup ## Run the quick tests of a folder or file: make test-unit ARGS=tests/data
 	$(BIN)/pytest -m 'not slow' $(or $(ARGS),$(error give a folder or file of tests, such as ARGS=tests/data))
 
-lint: setup ## Ruff, mypy, and the direction of imports
+lint: setup ## Ruff, mypy, spelling, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs ununennium flows infra tests benchmarks examples
 
 format: setup ## Format, and apply ruff's fixes
 	$(BIN)/ruff check --fix .

@@ -11,8 +11,9 @@ import importlib
 import inspect
 import os
 import re
+import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ununennium.errors import ConfigError, UnunenniumError
@@ -238,3 +239,22 @@ def _forbidden(path: str, field: str, module_name: str, allowed: Sequence[str]) 
         f"code of {module_name} does not run here, only that of {', '.join(allowed) or 'no package at all'}; if it is "
         f"to be trusted, add its package to {ALLOWED_IMPORTS} in the worker's environment",
     )
+
+
+def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package whose public names are imported when they are first used (PEP 562).
+
+    Args:
+        package: its ``__name__``.
+        homes: public name to the module that has it, relative to the package: ``.trainer``, ``..storage.base``.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(homes[name], package), name)
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return get, names

@@ -1,8 +1,9 @@
-"""Every module of commit 2928e86 can still be imported by its path, with its public names."""
+"""Modules, names, commands, options and settings of commit 2928e86 are still there."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 NAMES = Path(__file__).with_name("public-names-2928e86.txt")
+
+INTERFACE = Path(__file__).with_name("interface-2928e86.json")
 
 REMOVED = {
     "ununennium.data.contents": {"with_companions"},
@@ -64,6 +67,16 @@ def test_a_former_name_is_the_present_one_and_says_so() -> None:
         _ = former.nothing
     with pytest.raises(ModuleNotFoundError, match=r"ununennium\.data\.never"):
         import_module("ununennium.data.never")
+
+
+def test_commands_settings_and_flows_take_what_they_took() -> None:
+    before: dict[str, list[str]] = json.loads(INTERFACE.read_text(encoding="utf-8"))
+    command = [sys.executable, str(Path(__file__).with_name("interface.py"))]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    now = json.loads(subprocess.run(command, capture_output=True, check=True, env=environment).stdout)
+    assert len(before) > 30
+    missing = {name: set(parts) - set(now[name]) if name in now else "all" for name, parts in before.items()}
+    assert {name: parts for name, parts in missing.items() if parts} == {}
 
 
 def test_the_launcher_is_started_by_its_module() -> None:

@@ -1,13 +1,14 @@
 """Checkpoints on any storage, the artefact that is promoted, and the registry of champions.
 
-``store`` writes and reads checkpoints, ``artifact`` is a model
-with its contract, ``registry`` says which version is the champion. ``registry`` works without torch,
-so the names below are imported when they are first used.
+``store`` writes and reads checkpoints, ``artifact`` is a model with its contract, ``registry`` says which version is
+the champion. ``registry`` works without torch, so the names below are imported when they are first used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ununennium.importing import lazy_names
 
 if TYPE_CHECKING:
     from ununennium.checkpoints.artifact import load_artifact, write_artifact
@@ -30,21 +31,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CheckpointStore": "ununennium.checkpoints.store",
-    "Manifest": "ununennium.checkpoints.manifest",
-    "Promotion": "ununennium.checkpoints.registry",
-    "Registry": "ununennium.checkpoints.registry",
-    "Storage": "ununennium.storage.base",
-    "load_artifact": "ununennium.checkpoints.artifact",
-    "open_storage": "ununennium.storage.open",
-    "retained": "ununennium.checkpoints.manifest",
-    "write_artifact": "ununennium.checkpoints.artifact",
+    "CheckpointStore": ".store",
+    "Manifest": ".manifest",
+    "Promotion": ".registry",
+    "Registry": ".registry",
+    "Storage": "..storage.base",
+    "load_artifact": ".artifact",
+    "open_storage": "..storage.open",
+    "retained": ".manifest",
+    "write_artifact": ".artifact",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -3,8 +3,9 @@
 Names are imported when first used: looking at imagery and indexing it costs no import of torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ununennium.importing import lazy_names
 
 if TYPE_CHECKING:
     from ununennium.data.chips.dataset import GridChips, TrainingChips
@@ -36,32 +37,24 @@ __all__ = [
     "open_catalog",
 ]
 
-_HOME = {
-    "HOLDOUT": "splits.splits",
-    "TRAIN": "splits.splits",
-    "VALIDATION": "splits.splits",
-    "BandStatistics": "chips.statistics",
-    "ChipIndex": "chips.index",
-    "GridChips": "chips.dataset",
-    "Loaders": "chips.loaders",
-    "BucketedRandomSampler": "chips.sampler",
-    "Scene": "scenes.catalog",
-    "SceneReader": "scenes.reader",
-    "Split": "splits.splits",
-    "TrainingChips": "chips.dataset",
-    "build_index": "chips.index",
-    "build_loaders": "chips.loaders",
-    "compute_statistics": "chips.statistics",
-    "normalise": "chips.statistics",
-    "open_catalog": "scenes.catalog",
+_HOMES = {
+    "HOLDOUT": ".splits.splits",
+    "TRAIN": ".splits.splits",
+    "VALIDATION": ".splits.splits",
+    "BandStatistics": ".chips.statistics",
+    "ChipIndex": ".chips.index",
+    "GridChips": ".chips.dataset",
+    "Loaders": ".chips.loaders",
+    "BucketedRandomSampler": ".chips.sampler",
+    "Scene": ".scenes.catalog",
+    "SceneReader": ".scenes.reader",
+    "Split": ".splits.splits",
+    "TrainingChips": ".chips.dataset",
+    "build_index": ".chips.index",
+    "build_loaders": ".chips.loaders",
+    "compute_statistics": ".chips.statistics",
+    "normalise": ".chips.statistics",
+    "open_catalog": ".scenes.catalog",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

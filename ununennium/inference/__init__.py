@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ununennium.importing import lazy_names
 
 if TYPE_CHECKING:
     from ununennium.inference.predictor import Predictor
 
 __all__ = ["Predictor"]
 
-
-def __getattr__(name: str) -> Any:
-    """``Predictor``, imported when it is asked for: parts of this package are needed where rasterio is not."""
-    if name == "Predictor":
-        from ununennium.inference.predictor import Predictor
-
-        return Predictor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, {"Predictor": ".predictor"})

@@ -4,8 +4,9 @@ Needs torch, NumPy and fsspec only. Names are imported when first used, so that 
 starts training processes, costs its caller no import of torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ununennium.importing import lazy_names
 
 if TYPE_CHECKING:
     from ununennium.training.callbacks import Callback, CheckpointCallback, EarlyStopping
@@ -22,22 +23,14 @@ __all__ = [
     "TrainerState",
 ]
 
-_HOME = {
-    "Callback": "callbacks",
-    "CheckpointCallback": "callbacks",
-    "EarlyStopping": "callbacks",
-    "StopReason": "state",
-    "TrainerState": "state",
-    "Trainer": "trainer",
-    "TrainerConfig": "trainer",
+_HOMES = {
+    "Callback": ".callbacks",
+    "CheckpointCallback": ".callbacks",
+    "EarlyStopping": ".callbacks",
+    "StopReason": ".state",
+    "TrainerState": ".state",
+    "Trainer": ".trainer",
+    "TrainerConfig": ".trainer",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
