@@ -37,25 +37,23 @@ SERVER = "s3_server"
 
 _OFFSET = 100_000  # more lines than a file has
 _QUICK_S = 0.5
-_LONGEST_S = 30.0
-"""Tests that take longer are not tried."""
-
 _PATIENCE_S = 30.0
-_SLOWER = 10.0
-"""A test hangs if it takes so many times what any of its file took before, and so many seconds more."""
+_SLOWER = 5.0
+"""A test hangs if it takes so many times what it took before, and so many seconds more."""
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of the library, and the changes to it that are tried."""
+    """A file of the library, the changes to it that are tried, and the test files that they are tried with."""
 
     name: str
     path: Path
     module: str
     text: str
     mutants: list[Mutant]
+    tests: frozenset[Path]
 
 
 @dataclass
@@ -64,7 +62,8 @@ class Known:
 
     Attributes:
         passed: whether it passed.
-        seconds: how long it took.
+        seconds: how long it took; at least as long as the longest preparation of a test of its file, as it may be the
+            first to need a fixture.
         hits: the statements that it ran, as numbers of ``Recorder``.
     """
 
@@ -102,17 +101,21 @@ class Suite:
         sources: what is changed.
         cache: file that keeps what is known of the tests for as long as they and the sources stay as they are.
         at_once: forks at a time.
+        budget_s: seconds of tests for each mutant; slower ones that exceed it are not tried.
         keep: called with the record of each mutant.
 
     Attributes:
         known: the tests by their ids.
     """
 
-    def __init__(self, sources: Sequence[Source], cache: Path, *, at_once: int, keep: Callable[[Record], None]) -> None:
+    def __init__(
+        self, sources: Sequence[Source], cache: Path, *, at_once: int, budget_s: float, keep: Callable[[Record], None]
+    ) -> None:
         self.known: dict[str, Known] = {}
         self._sources = list(sources)
         self._cache = cache
         self._at_once = at_once
+        self._budget_s = budget_s
         self._keep = keep
         self._items: dict[str, pytest.Item] = {}
         self._jobs: deque[Job] = deque()
@@ -120,6 +123,7 @@ class Suite:
         self._failed = self._skipped = False
         self._recorder: Recorder | None = None
         self._at_setup: set[int] = set()
+        self._setup_s = 0.0
 
     # ------------------------------------------------------------------ hooks of pytest
 
@@ -128,6 +132,7 @@ class Suite:
         self._skipped |= report.skipped
         if report.when == "setup" and self._recorder is not None:
             self._at_setup = self._recorder.take()
+            self._setup_s = report.duration
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -168,7 +173,11 @@ class Suite:
                 say(f"{job.about} {job.end} without any change: what follows in it is left out: {job.messages[-1:]}")
             told = [message for message in job.messages if "test" in message]
             at_setup = set().union(*(each["at_setup"] for each in told))  # a fixture may be made for later tests, too
-            tests = {each["test"]: (each["passed"], each["seconds"], [*at_setup.union(each["hits"])]) for each in told}
+            setup_s = max((each["setup_s"] for each in told), default=0.0)
+            tests = {
+                each["test"]: (each["passed"], max(each["seconds"], setup_s), [*at_setup.union(each["hits"])])
+                for each in told
+            }
             kept[job.about] = {"digest": digests[job.about], "tests": tests}
             self._cache.write_text(json.dumps(kept), encoding="utf-8")
             say(f"{job.seconds:6.1f} s  {len(told)} tests  {job.about}")
@@ -227,6 +236,7 @@ class Suite:
             told = {"test": item.nodeid, "passed": not (self._failed or self._skipped), "failed": self._failed}
             told["seconds"] = round(time.monotonic() - started, 3)
             if self._recorder is not None:
+                told["setup_s"] = self._setup_s
                 told["at_setup"] = sorted(self._at_setup)
                 told["hits"] = sorted(self._at_setup | self._recorder.take())
             tell(told)
@@ -235,16 +245,22 @@ class Suite:
                 return
 
     def _patience_s(self, name: str) -> float:
-        took = [known.seconds for each, known in self.known.items() if _file_of(each) == _file_of(name)]
-        return _PATIENCE_S + _SLOWER * max(took) if took else 600.0
+        if name not in self.known:
+            return 600.0
+        return _PATIENCE_S + _SLOWER * self.known[name].seconds
 
     # ------------------------------------------------------------------ one mutant
 
     def _trial(self, source: Source, mutant: Mutant) -> Trial:
         line = self._offset(source) + mutant.line
-        fit = {name: known for name, known in self.known.items() if known.passed and known.seconds < _LONGEST_S}
-        names = self._ordered(name for name, known in fit.items() if line in known.hits)
-        return Trial(source, mutant, names, len(names))
+        names = self._ordered(
+            name
+            for name, known in self.known.items()
+            if known.passed and line in known.hits and self._items[name].path in source.tests
+        )
+        total = itertools.accumulate(self.known[name].seconds for name in names)
+        within = [name for name, seconds in zip(names, total, strict=True) if seconds <= self._budget_s]
+        return Trial(source, mutant, within or names[:1], len(names))
 
     def _change(self, trial: Trial) -> None:
         source, mutant = trial.source, trial.mutant

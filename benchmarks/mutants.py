@@ -3,7 +3,7 @@
     python -m benchmarks.mutants                            # all files, about 20 changes each
     python -m benchmarks.mutants --only gate store --jobs 2
     python -m benchmarks.mutants --list --only gate         # the changes alone, without a test
-    python -m benchmarks.mutants --again                    # the survivors of the last time once more
+    python -m benchmarks.mutants --again --budget-s 1000    # the survivors of the last time, with all tests
 
 A mutant is one change to one function: a comparison, a constant, an operator, a condition, a statement that is left
 out, a result that becomes None, two arguments that change places (``benchmarks.mutation``). It is killed if a test
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,30 +64,27 @@ TARGETS = {
 
 
 def sources(names: Iterable[str], *, limit: int, seed: int) -> list[Source]:
-    """The files behind ``names`` with the changes that are drawn for each."""
+    """All files, with the changes that are drawn for those of ``names``."""
     found = []
-    for name in names:
-        (path,) = (ROOT / "ununennium").glob(TARGETS[name].file)
+    for name, target in TARGETS.items():
+        (path,) = (ROOT / "ununennium").glob(target.file)
         text = path.read_text(encoding="utf-8")
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        drawn = mutation.sample(mutation.candidates(text, name), limit, seed)
-        found.append(Source(name, path, module, text, drawn))
+        drawn = mutation.sample(mutation.candidates(text, name), limit, seed) if name in names else []
+        found.append(Source(name, path, module, text, drawn, test_files(target)))
     return found
 
 
-def test_files(names: Iterable[str]) -> list[str]:
+def test_files(target: Target) -> frozenset[Path]:
     """The files whose tests are tried.
 
     Raises:
-        FileNotFoundError: a pattern fits none of them.
+        FileNotFoundError: there are none.
     """
-    found: set[str] = set()
-    for pattern in {TARGETS[name].tests for name in names}:
-        files = {str(path) for path in (ROOT / "tests").glob(pattern)}
-        if not files:
-            raise FileNotFoundError(f"there is no test file {pattern}")
-        found |= files
-    return sorted(found)
+    found = frozenset((ROOT / "tests").glob(target.tests))
+    if not found:
+        raise FileNotFoundError(f"there is no test file {target.tests}")
+    return found
 
 
 def explained() -> dict[tuple[str, str, str], str]:
@@ -131,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--limit", type=int, default=20, help="mutants for each file (default: 20)")
     made.add_argument("--seed", type=int, default=0, help="draws them (default: 0)")
     made.add_argument("--jobs", type=int, default=1, help="forks at a time (default: 1)")
+    made.add_argument("--budget-s", type=float, default=60.0, help="of tests for each mutant (default: 60)")
     made.add_argument("--out", type=Path, default=RESULTS, help="default: build/mutants.jsonl")
     made.add_argument("--again", action="store_true", help="try survivors once more")
     made.add_argument("--list", action="store_true", help="list the mutants, and end")
@@ -150,14 +148,9 @@ def main(words: list[str] | None = None) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     records = _read(options.out)
     done = {name for name, record in records.items() if record["status"] == "killed" or not options.again}
-    left = [
-        Source(
-            each.name, each.path, each.module, each.text, [mutant for mutant in each.mutants if mutant.id not in done]
-        )
-        for each in chosen
-    ]
+    left = [replace(each, mutants=[mutant for mutant in each.mutants if mutant.id not in done]) for each in chosen]
     if any(source.mutants for source in left):
-        _try(left, test_files(options.only), options.out, options.jobs)
+        _try(left, options)
         records = _read(options.out)
     wanted = [records[mutant.id] for source in chosen for mutant in source.mutants]
     say("\n" + table(wanted))
@@ -172,17 +165,22 @@ def _read(file: Path) -> dict[str, Record]:
     return {record["id"]: record for record in records}
 
 
-def _try(left: list[Source], tests: list[str], out: Path, jobs: int) -> None:
-    """Run the tests against each mutant, and append the results to ``out``."""
-    with tempfile.TemporaryDirectory() as folder, out.open("a", encoding="utf-8", buffering=1) as file:
+def _try(left: list[Source], options: argparse.Namespace) -> None:
+    """Run the tests against each mutant, and append the results to the file."""
+    with tempfile.TemporaryDirectory() as folder, options.out.open("a", encoding="utf-8", buffering=1) as file:
         hook = "from benchmarks.mutation import install_from_environment\n\ninstall_from_environment()\n"
         Path(folder, "sitecustomize.py").write_text(hook, encoding="utf-8")
         os.environ["PYTHONPATH"] = os.pathsep.join((folder, str(ROOT), os.environ.get("PYTHONPATH", "")))
         suite = Suite(
-            left, out.with_suffix(".tests.json"), at_once=jobs, keep=lambda record: print(json.dumps(record), file=file)
+            left,
+            options.out.with_suffix(".tests.json"),
+            at_once=options.jobs,
+            budget_s=options.budget_s,
+            keep=lambda record: print(json.dumps(record), file=file),
         )
         arguments = ["--rootdir", str(ROOT), "--capture=no", "-o", "addopts=--import-mode=importlib"]
         arguments += ["-p", "no:cacheprovider", "-p", "no:terminal"]
+        tests = sorted({str(path) for source in left if source.mutants for path in source.tests})
         status = pytest.main([*arguments, *tests], plugins=[suite])
     if status:
         raise SystemExit(f"pytest ended with {status!r}")
