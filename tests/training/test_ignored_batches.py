@@ -262,6 +262,60 @@ def test_outputs_of_several_tensors_are_connected_too(kit, wrap):
         assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in model.parameters())
 
 
+def with_mask(output, target, valid):
+    """Takes the mask itself, of pixels or of samples, and has nothing to say of ignored ones."""
+    each = F.cross_entropy(output, target, ignore_index=255, reduction="none")
+    chosen = each[valid & (target != 255)] if valid.ndim > 1 else each.mean((1, 2))[valid]
+    return chosen.mean()
+
+
+@pytest.mark.parametrize("case", ["masked", "labels outside of the mask", "samples without labels"])
+@pytest.mark.parametrize("kind", ["host", "device"])
+def test_labels_count_only_where_the_mask_of_the_loss_is_true(kit, case, kind):
+    """correctness 88: also if mask and labels exist, but nowhere together."""
+    (image, target), (_, ignored) = tiles(kit, [1.0, 0.0])
+    valid = torch.zeros(1, 8, 8, dtype=torch.bool)
+    if case == "labels outside of the mask":
+        valid[0, :4] = True
+        target[0, :4] = 255
+    if case == "samples without labels":
+        target, valid = ignored, torch.ones(1, dtype=torch.bool)
+    loss = {"host": Objective, "device": OnDevice}[kind](with_mask, ignore_index=255)
+    model = kit.segmenter()
+    found = loss(model(image), target, valid)
+    assert (found.value.item(), float(found.weight)) == (0.0, 0.0)
+    found.value.backward()
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in model.parameters())
+
+
+def test_on_a_device_a_mask_and_parts_reach_the_loss_as_they_are(kit):
+    """correctness 73, 88: what has labels has the value that it has on the host."""
+    ((image, target),) = tiles(kit, [0.6])
+    valid = torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    output = kit.segmenter()(image)
+    on_host, on_device = (kind(with_mask, ignore_index=255)(output, target, valid) for kind in (Objective, OnDevice))
+    assert on_host.value > 0
+    assert (on_host.value, on_host.weight) == (on_device.value, on_device.weight)
+
+
+def test_on_a_device_parts_that_are_no_tensors_stay_and_ignored_parts_count_for_nothing(kit):
+    """correctness 88."""
+    names = []
+
+    def of_parts(output, target):
+        names.append(output["name"])
+        return sum(mean_of_labelled(output["out"], part) for part in target.values())
+
+    loss = OnDevice(of_parts, ignore_index=255)
+    (image, target), (_, ignored) = tiles(kit, [1.0, 0.0])
+    output = {"out": kit.segmenter()(image), "name": "segmenter"}
+    full = loss(output, {"mask": target, "edges": target})
+    assert full.value == 2 * mean_of_labelled(output["out"], target)
+    nothing = loss(output, {"mask": ignored, "edges": ignored})
+    assert (nothing.value, nothing.weight) == (0, 0)
+    assert names == ["segmenter", "segmenter"]
+
+
 @pytest.mark.parametrize("loader", [[], torch.utils.data.DataLoader([], batch_size=2)])
 def test_an_empty_validation_loader_is_an_error_before_the_first_step(kit, loader):
     """correctness 88."""

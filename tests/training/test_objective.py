@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from ununennium.errors import ConfigError
 from ununennium.training.objective import Objective
 
 
@@ -85,3 +86,19 @@ def test_probabilities_as_targets_are_the_plain_loss():
     found = Objective(nn.CrossEntropyLoss())(output, target)
     assert torch.equal(found.value, F.cross_entropy(output, target))
     assert (found.weight, found.is_mean) == (4.0, True)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "target"),
+    [(nn.L1Loss(), torch.zeros(2, 3, dtype=torch.long)), (nn.CrossEntropyLoss(ignore_index=255), torch.zeros(2, 3))],
+    ids=["no ignore_index", "float targets"],
+)
+def test_a_mask_that_the_target_cannot_express_is_refused(loss_fn, target):
+    with pytest.raises(ConfigError, match="batches carry a valid mask"):
+        Objective(loss_fn).mask(target, torch.ones(2, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("answer", "found"), [(torch.zeros(4), r"\(4,\)"), (0.5, "float")])
+def test_a_loss_that_is_no_scalar_is_named_by_its_shape_or_type(answer, found):
+    with pytest.raises(ConfigError, match=f"loss_fn = '?{found}'?: return a 0-dim tensor"):
+        Objective(lambda output, target: answer)(torch.zeros(4, 3), torch.zeros(4))
