@@ -6,6 +6,7 @@ import re
 import threading
 import time
 import uuid
+from itertools import pairwise
 
 import pytest
 import torch
@@ -316,6 +317,84 @@ def test_a_file_that_rots_in_the_spool_is_not_uploaded_over_and_over(proxy, url,
     assert saver.flush(FLUSH_S).waiting == []
     assert any("is lost" in text for text in saver.warnings())
     assert CheckpointStore(url).manifests() == []
+
+
+# ---------------------------------------------------------------------- tries and pauses
+
+
+@pytest.fixture
+def blocked(tmp_path, background, state, monkeypatch):
+    """A saver whose folder is a file, so that every upload fails, and the times of its tries; one has failed."""
+
+    def make(first_pause_s, hurry_s=0.2):
+        monkeypatch.setattr("ununennium.checkpoints.savers._FIRST_PAUSE_S", first_pause_s)
+        monkeypatch.setattr("ununennium.checkpoints.savers._LONGEST_PAUSE_S", 300.0)
+        monkeypatch.setattr("ununennium.checkpoints.savers._HURRY_S", hurry_s)
+        (tmp_path / "checkpoints").touch()
+        saver, tries = background(str(tmp_path / "checkpoints")), []
+        publish = saver._store.publish
+        monkeypatch.setattr(saver._store, "publish", lambda *a: (tries.append(time.monotonic()), publish(*a))[1])
+        save(saver, state, 1)
+        wait_for(lambda: saver._trouble)
+        return saver, tries
+
+    return make
+
+
+def wait_for(is_so):
+    deadline = time.monotonic() + FLUSH_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_pauses_between_tries_double(blocked):
+    _, tries = blocked(0.1)
+    wait_for(lambda: len(tries) >= 4)
+    first, second, third = (later - earlier for earlier, later in pairwise(tries[:4]))
+    assert first >= 0.1
+    assert second >= 0.2
+    assert third >= 0.4
+
+
+def test_a_flush_does_not_wait_for_the_end_of_a_long_pause(blocked, tmp_path):
+    saver, _ = blocked(300.0)
+    (tmp_path / "checkpoints").unlink()
+    assert saver.flush(FLUSH_S).waiting == []
+    assert [manifest.epoch for manifest in saver.kept] == [1]
+
+
+def test_a_flush_ends_when_its_time_is_up(blocked):
+    saver, tries = blocked(300.0, hurry_s=300.0)
+    began = time.monotonic()
+    assert len(saver.flush(0.3).waiting) == 1
+    assert 0.3 <= time.monotonic() - began < 30
+    assert len(tries) == 1
+
+
+def test_after_a_flush_there_is_no_hurry_any_more(blocked):
+    saver, tries = blocked(300.0)
+    saver.flush(FLUSH_S)  # one more try, after which there is no hope
+    number = len(tries)
+    time.sleep(1.0)
+    assert len(tries) == number
+
+
+def test_an_upload_that_has_begun_is_finished_though_a_newer_one_replaces_it(tmp_path, background, state, monkeypatch):
+    saver = background(str(tmp_path / "checkpoints"))
+    begun, may_go_on = threading.Event(), threading.Event()
+    publish = saver._store.publish
+    monkeypatch.setattr(saver._store, "publish", lambda *a: (begun.set(), may_go_on.wait(FLUSH_S), publish(*a))[2])
+    save(saver, state, 1)
+    assert begun.wait(FLUSH_S)
+    save(saver, state, 2)
+    assert [manifest.epoch for manifest in saver.expected()] == [2]
+    assert len(saver._report().waiting) == 2
+    may_go_on.set()
+    report = saver.flush(FLUSH_S)
+    assert [manifest.epoch for manifest in report.committed] == [1, 2]
+    assert saver.warnings() == []
+    assert [manifest.epoch for manifest in CheckpointStore(str(tmp_path / "checkpoints")).manifests()] == [2]
 
 
 # ---------------------------------------------------------------------- runs that end

@@ -373,3 +373,19 @@ def test_a_disk_that_fails_while_it_is_written_is_an_error(tmp_path, state, monk
         with pytest.raises(Exception, match="Input/output error"):
             store.save({"large": [torch.zeros(1 << 20) for _ in range(20)]}, epoch=2, step=2)
     assert store.manifests() == [old]
+
+
+def test_a_checkpoint_that_could_not_be_deleted_stays_if_it_is_saved_again(folder, state, monkeypatch):
+    store = CheckpointStore(folder)
+    first, second = save(store, state, 1), save(store, state, 2)
+
+    def refuse(key):
+        raise StorageError(f"{key} is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.storage, "delete", refuse)
+        store.delete(first)
+        store.delete(second)
+    save(store, state, 1)
+    assert [manifest.epoch for manifest in store.manifests()] == [1]
+    assert store.load(first)["number"] == 1
