@@ -8,6 +8,7 @@ import rasterio
 import torch
 
 from ununennium.checkpoints.artifact import load_artifact
+from ununennium.checkpoints.contract import ModelContract
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import AugmentConfig, DataConfig
 from ununennium.data import GridChips, TrainingChips, build_index, build_loaders, compute_statistics
@@ -115,10 +116,10 @@ def test_the_siamese_network_knows_only_what_differs():
 def test_a_champion_of_other_dates_or_another_task_is_not_compared(run_config, scenes):
     config = run_config({"scenes": [scenes.change()], "task": "change", "classes": CLASSES})
     with pytest.raises(ConfigError, match=r"data\.task = 'change'.*made for segmentation"):
-        check_comparable(config, {"classes": CLASSES, "num_dates": 2}, num_dates=2)
+        check_comparable(config, ModelContract(classes=CLASSES, num_dates=2), num_dates=2)
     with pytest.raises(ConfigError, match=r"made for 3 date\(s\)"):
-        check_comparable(config, {"classes": CLASSES, "task": "change", "num_dates": 3}, num_dates=2)
-    check_comparable(config, {"classes": CLASSES, "task": "change", "num_dates": 2}, num_dates=2)
+        check_comparable(config, ModelContract(classes=CLASSES, task="change", num_dates=3), num_dates=2)
+    check_comparable(config, ModelContract(classes=CLASSES, task="change", num_dates=2), num_dates=2)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ununennium.checkpoints.artifact import load_artifact
+from ununennium.checkpoints.contract import ModelContract
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import DataConfig, RunConfig
 from ununennium.data import GridChips, build_index, compute_statistics
@@ -209,10 +211,10 @@ def test_a_champion_of_other_patches_is_not_compared(scenes):
     listed = [own_class(scenes, number, CLASSES[number % 3]) for number in range(3)]
     data = {"scenes": listed, "classes": CLASSES, "task": "classification", "chip_size": 32}
     config = RunConfig.parse({"name": "patches", "data": data})
-    contract = {"task": "classification", "classes": CLASSES, "chip_size": 64}
+    contract = ModelContract(task="classification", classes=CLASSES, chip_size=64)
     with pytest.raises(ConfigError, match=r"data.chip_size = 32: .* made for 64"):
         check_comparable(config, contract)
-    check_comparable(config, {**contract, "chip_size": 32})
+    check_comparable(config, replace(contract, chip_size=32))
 
 
 def test_another_class_is_other_data(scenes):

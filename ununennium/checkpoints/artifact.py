@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ununennium.checkpoints.contract import (
     CONTRACT,
     HEAL,
     WEIGHTS,
+    ModelContract,
     check_contract,
     check_version,
     file_sha256,
@@ -27,13 +29,13 @@ from ununennium.storage.errors import translated_full_disk
 from ununennium.storage.open import open_storage
 
 
-def write_artifact(folder: Path, state_dict: Mapping[str, Tensor], contract: Mapping[str, Any]) -> dict[str, Any]:
+def write_artifact(folder: Path, state_dict: Mapping[str, Tensor], contract: Mapping[str, Any]) -> ModelContract:
     """Write ``model.safetensors`` and ``contract.json`` into a local folder, the contract last.
 
     Args:
         folder: made if it is not there; the two files in it are replaced.
         state_dict: the bare model's parameters and buffers, without wrappers' prefixes.
-        contract: what ``contract.REQUIRED`` lists.
+        contract: a ``ModelContract``, or a mapping of its keys; what ``contract.REQUIRED`` lists must be there.
 
     Returns:
         The contract as it was written, with ``weights_sha256``.
@@ -45,7 +47,8 @@ def write_artifact(folder: Path, state_dict: Mapping[str, Tensor], contract: Map
     """
     from safetensors.torch import save
 
-    check_contract(contract)
+    described = ModelContract.of(contract)
+    check_contract(described.to_json())
     tensors: dict[str, Tensor] = {}
     for name, value in state_dict.items():
         if not isinstance(value, Tensor):
@@ -56,14 +59,14 @@ def write_artifact(folder: Path, state_dict: Mapping[str, Tensor], contract: Map
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONTRACT).unlink(missing_ok=True)  # it must never stand beside weights that are not its own
         (folder / WEIGHTS).write_bytes(save(tensors))
-        complete = {**contract, "weights_sha256": file_sha256(folder / WEIGHTS)}
-        (folder / CONTRACT).write_bytes(to_json(complete))
+        complete = replace(described, weights_sha256=file_sha256(folder / WEIGHTS))
+        (folder / CONTRACT).write_bytes(to_json(complete.to_json()))
     return complete
 
 
 def load_artifact(
     url: str, *, cached: bool = True, trusted: Sequence[NamesCode] = ()
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[nn.Module, ModelContract]:
     """Build the model at ``url`` on the CPU, in evaluation mode, with its contract.
 
     A version of the registry is what its name says: the contract's hash is compared with the folder's name, and the
@@ -91,7 +94,8 @@ def load_artifact(
         if version is not None:
             check_version(data, version, url=storage.url(CONTRACT))
         contract = parse_contract(data, url=storage.url(CONTRACT))
-        expected = Expected(contract["weights_sha256"], None, "the contract", HEAL)
+        assert contract.weights_sha256 is not None  # parse_contract
+        expected = Expected(contract.weights_sha256, None, "the contract", HEAL)
         with verified(storage, WEIGHTS, expected, cached=cached) as path:
             weights = load_file(path, device="cpu")
     except FileNotFoundError as error:
@@ -102,7 +106,7 @@ def load_artifact(
 
 
 def build_model(
-    contract: Mapping[str, Any], weights: Mapping[str, Tensor], *, trusted: Sequence[NamesCode] = ()
+    contract: ModelContract, weights: Mapping[str, Tensor], *, trusted: Sequence[NamesCode] = ()
 ) -> nn.Module:
     """The model that ``contract`` describes with ``weights``, in evaluation mode.
 
@@ -115,28 +119,28 @@ def build_model(
         CheckpointError: the weights do not fit, or the model's own code fails.
         ConfigError: the model may not be built here, or cannot be built.
     """
-    described = contract["model"]
+    described = contract.model
     try:
         with torch.random.fork_rng(devices=[]):  # weights drawn only to be replaced leave no trace
             model = build_from_artifact(
-                described["target"],
-                described["kwargs"],
+                described.target,
+                described.kwargs,
                 field="contract.model",
                 trusted=trusted,
-                in_channels=described["in_channels"],
-                num_classes=described["num_classes"],
-                num_dates=contract.get("num_dates", 1),
+                in_channels=described.in_channels,
+                num_classes=described.num_classes,
+                num_dates=contract.num_dates,
             )
     except UnunenniumError:
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(f"{described['target']} cannot be built as the contract says: {reason}") from error
+        raise CheckpointError(f"{described.target} cannot be built as the contract says: {reason}") from error
     if not isinstance(model, nn.Module):
-        raise CheckpointError(f"{described['target']} makes a {type(model).__name__}, not an nn.Module")
+        raise CheckpointError(f"{described.target} makes a {type(model).__name__}, not an nn.Module")
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"the weights do not fit {described['target']}: {reason}") from error
+        raise CheckpointError(f"the weights do not fit {described.target}: {reason}") from error
     return model.eval()

@@ -6,13 +6,16 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as default
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from ununennium.checkpoints.json_records import is_sha256, parse_json_object, shortened
 from ununennium.errors import CheckpointError, ConfigError
+from ununennium.records import JsonRecord
 
 WEIGHTS = "model.safetensors"
 HEAL = "add the same artefact again, which replaces what is damaged, or use another version"
@@ -37,19 +40,117 @@ REQUIRED = {
     "run_id": "run that trained it",
     "created": "when, UTC, ISO 8601",
 }
-"""Keys that every contract has, and what they say; ``weights_sha256`` is added when the weights are written.
-
-Newer ones add ``task``, ``num_dates``, ``layout``, ``target_scale``, ``tta``; ``class_values``, the values that the
-classes had in the label files (empty where they are their numbers); ``temperature``, by which its
-probabilities are tempered (``ununennium.evaluation.calibration``; 1 if it is not there); and ``confusion``, the
-holdout's confusion matrix, with which areas on its maps are estimated (``ununennium.evaluation.areas``). ``band_names``
-are the bands' names in the first training scene, ``alpha_bands`` the numbers of its alpha bands, ``band_tags`` the
-scale and offset of each band, in whose numbers the statistics are; ``band_nodata`` stands for ``nodata`` where bands
-have values of their own.
-"""
+"""Keys that every contract has, and what they say; ``ModelContract`` has those of newer ones, too."""
 
 _REQUIRED_OF_MODEL: dict[str, type] = {"target": str, "kwargs": Mapping, "in_channels": int, "num_classes": int}
 _VERSION = re.compile("[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture(JsonRecord):
+    """How to build the model.
+
+    Attributes:
+        target: import path of its class or function.
+        kwargs: keyword arguments.
+        in_channels: channels that it reads, all dates together where the layout is ``channels``.
+        num_classes: classes, or values, that it gives.
+    """
+
+    target: str = ""
+    kwargs: Mapping[str, Any] = default(default_factory=dict)
+    in_channels: int = 0
+    num_classes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ModelContract(JsonRecord):
+    """Everything that is needed to use a model's weights, and to trace them back: ``contract.json``.
+
+    A stored contract has all of ``REQUIRED`` (see ``check_contract``); the other fields came later, and their defaults
+    are what an older contract means. ``metrics`` and ``statistics`` are as evaluation and training wrote them.
+
+    Attributes:
+        model: how to build it.
+        task: name of the task, a key of ``ununennium.tasks.TASKS``.
+        num_dates: images of a scene.
+        layout: dates as further ``channels``, or as a dimension of their own.
+        target_scale: mean and standard deviation of a regression's values; None without.
+        classes: names in the order of their values.
+        class_values: values of the classes in the label files; empty where they are their numbers.
+        ignore_index: label value of unlabelled pixels.
+        bands: numbers, from 1, of the bands that it reads, in its order.
+        band_names: their names in the first training scene.
+        alpha_bands: numbers of the alpha bands of that scene.
+        band_tags: scale and offset of each band, in whose numbers the statistics are.
+        band_nodata: of each band; instead of ``nodata`` where bands have values of their own.
+        statistics: mean and standard deviation per band, range and percentiles, of the training fold.
+        nodata: pixel value without data.
+        resolution: ground size of a pixel [x, y] in units of the CRS.
+        crs: coordinate reference system of the training scenes.
+        chip_size: side of a training chip in pixels.
+        tta: whether it was judged as the mean over flips and turns.
+        temperature: by which probabilities are tempered (``ununennium.evaluation.calibration``); null means 1.
+        confusion: the holdout's confusion matrix, with which areas on maps are estimated
+            (``ununennium.evaluation.areas``).
+        split_sha256: hash of the split into folds.
+        data_sha256: hash of the data.
+        git_commit: commit of the code.
+        versions: packages that it was trained with.
+        metrics: on the holdout.
+        run_id: run that trained it.
+        created: UTC, ISO 8601.
+        weights_sha256: hash of the weights' file; added when that is written.
+    """
+
+    model: Architecture = default(default_factory=Architecture)
+    task: str = "segmentation"
+    num_dates: int = 1
+    layout: str = "channels"
+    target_scale: Sequence[float] | None = None
+    classes: Sequence[str] = ()
+    class_values: Mapping[str, str] = default(default_factory=dict)
+    ignore_index: int = 255
+    bands: Sequence[int] = ()
+    band_names: Sequence[str] = ()
+    alpha_bands: Sequence[int] = ()
+    band_tags: Sequence[Sequence[float]] = ()
+    band_nodata: Sequence[float | None] | None = None
+    statistics: Mapping[str, Any] = default(default_factory=dict)
+    nodata: float | None = None
+    resolution: Sequence[float] | None = None
+    crs: str | None = None
+    chip_size: int = 0
+    tta: bool = False
+    temperature: float | None = 1.0
+    confusion: Sequence[Sequence[float]] | None = None
+    split_sha256: str = ""
+    data_sha256: str = ""
+    git_commit: str | None = None
+    versions: Mapping[str, str] = default(default_factory=dict)
+    metrics: Mapping[str, Any] = default(default_factory=dict)
+    run_id: str = ""
+    created: str = ""
+    weights_sha256: str | None = None
+
+    @classmethod
+    def _parsed(cls, name: str, value: Any) -> Any:
+        return Architecture.of(value) if name == "model" and isinstance(value, Mapping) else value
+
+    @property
+    def inputs(self) -> list[str]:
+        """Bands for people: by name where they have names, else by number."""
+        return [str(band) for band in self.band_names or self.bands]
+
+    @property
+    def dates_as_channels(self) -> int:
+        """How often the bands repeat along the channels."""
+        return self.num_dates if self.layout == "channels" else 1
+
+    def band_entries(self) -> dict[str, Any]:
+        """What ``BandSet.from_contract`` takes."""
+        names = ("bands", "band_names", "alpha_bands", "band_tags", "band_nodata", "nodata")
+        return {name: getattr(self, name) for name in names}
 
 
 def check_contract(contract: Mapping[str, Any]) -> None:
@@ -94,7 +195,7 @@ def to_json(values: Any) -> bytes:
     return (json.dumps(_finite(values), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def parse_contract(data: bytes, *, url: str) -> dict[str, Any]:
+def parse_contract(data: bytes, *, url: str) -> ModelContract:
     """The contract in ``data``.
 
     Raises:
@@ -108,7 +209,7 @@ def parse_contract(data: bytes, *, url: str) -> dict[str, Any]:
         raise CheckpointError(f"{problem}: {error}") from error
     if not is_sha256(contract.get("weights_sha256")):
         raise CheckpointError(f"{problem}: weights_sha256 is {shortened(contract.get('weights_sha256'))}, not a hash")
-    return contract
+    return ModelContract.from_json(contract)
 
 
 def version_of(data: bytes) -> str:
@@ -140,7 +241,7 @@ def named_version(url: str) -> str | None:
     return name if is_version(name) or folder.rpartition("/")[2] == "versions" else None
 
 
-def read_local_contract(folder: Path) -> tuple[dict[str, Any], bytes]:
+def read_local_contract(folder: Path) -> tuple[ModelContract, bytes]:
     """The contract of the artefact in ``folder``, and its bytes, after the weights' hash has been checked.
 
     Raises:
@@ -158,16 +259,16 @@ def read_local_contract(folder: Path) -> tuple[dict[str, Any], bytes]:
     return contract, data
 
 
-def check_weights(sha256: str, contract: Mapping[str, Any], *, url: str) -> None:
+def check_weights(sha256: str, contract: ModelContract, *, url: str) -> None:
     """Compare the hash of weights with the contract's.
 
     Raises:
         CheckpointError: they differ; the message names both.
     """
-    if sha256 != contract["weights_sha256"]:
+    if sha256 != contract.weights_sha256:
         raise CheckpointError(
             f"{url} is damaged or belongs to another contract: its SHA-256 is {sha256}, the contract says "
-            f"{contract['weights_sha256']}; {HEAL}"
+            f"{contract.weights_sha256}; {HEAL}"
         )
 
 

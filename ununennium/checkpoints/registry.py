@@ -27,6 +27,7 @@ from ununennium.checkpoints.contract import (
     CONTRACT,
     HEAL,
     WEIGHTS,
+    ModelContract,
     check_version,
     check_weights,
     is_version,
@@ -90,9 +91,9 @@ class Registry:
         contract, contract_bytes = read_local_contract(folder)
         version = version_of(contract_bytes)
         weights_key, contract_key = self._version_key(version, WEIGHTS), self._version_key(version, CONTRACT)
-        if read_back(self._storage, weights_key)[1] != contract["weights_sha256"]:
+        if read_back(self._storage, weights_key)[1] != contract.weights_sha256:
             self._storage.put_file(folder / WEIGHTS, weights_key)
-            if read_back(self._storage, weights_key)[1] != contract["weights_sha256"]:
+            if read_back(self._storage, weights_key)[1] != contract.weights_sha256:
                 raise StorageError(f"{self._storage.url(weights_key)} was not stored whole; try again")
         try:
             self._storage.create(contract_key, contract_bytes)  # from here on the version exists
@@ -102,7 +103,7 @@ class Registry:
         self.check(version)
         return version
 
-    def check(self, version: str) -> dict[str, Any]:
+    def check(self, version: str) -> ModelContract:
         """Read all of a version, and make sure that it is what its name says; returns its contract.
 
         Raises:
@@ -145,7 +146,7 @@ class Registry:
         """Folder of a version, for ``load_artifact``."""
         return self._storage.url(f"models/{self.model}/versions/{version}")
 
-    def contract(self, version: str) -> dict[str, Any]:
+    def contract(self, version: str) -> ModelContract:
         """The contract of a version.
 
         Raises:

@@ -61,7 +61,7 @@ def predict(
         model, storage=storage, version=version, device=device, tta=tta, settings=config.predictor, fit=config.fit
     )
     contract = predictor.contract
-    shown = f"version {predictor.version} of run {contract['run_id']}"
+    shown = f"version {predictor.version} of run {contract.run_id}"
     say(f"{model}: {shown}, classes {', '.join(predictor.classes)}")
     output = local_output(output)
     quicklook = quicklook or output.with_suffix(".png")

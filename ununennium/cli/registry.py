@@ -62,7 +62,7 @@ def show(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json =
             {
                 "model": model,
                 "champion": asdict(history[0]),
-                "contract": contract,
+                "contract": contract.to_json(),
                 "history": list(map(asdict, history)),
             }
         )
@@ -72,11 +72,11 @@ def show(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json =
             ("model", model),
             ("champion", f"generation {history[0].generation}, version {history[0].version}"),
             ("where", registry.version_url(history[0].version)),
-            ("built from", f"{contract['model']['target']}, run {contract['run_id']}, commit {contract['git_commit']}"),
-            ("classes", ", ".join(contract["classes"])),
-            ("bands", ", ".join(str(band) for band in contract.get("band_names") or contract["bands"])),
-            ("pixel", resolution_text(contract["crs"], contract["resolution"])),
-            ("CRS", crs_text(contract["crs"])),
+            ("built from", f"{contract.model.target}, run {contract.run_id}, commit {contract.git_commit}"),
+            ("classes", ", ".join(contract.classes)),
+            ("bands", ", ".join(contract.inputs)),
+            ("pixel", resolution_text(contract.crs, contract.resolution)),
+            ("CRS", crs_text(contract.crs)),
         ]
     )
     typer.echo()

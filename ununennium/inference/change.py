@@ -17,6 +17,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.windows import Window
 
+from ununennium.checkpoints.contract import ModelContract
 from ununennium.data.scenes.align import same_crs
 from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.ground import pixel_areas
@@ -92,7 +93,7 @@ class LastMaps:
 
 
 def write_change(
-    last: LastMaps, mapped: MappedScene, name: str, contract: Mapping[str, Any], folder: Path
+    last: LastMaps, mapped: MappedScene, name: str, contract: ModelContract, folder: Path
 ) -> Change | None:
     """Compare a map with the last one of its place.
 
@@ -106,8 +107,8 @@ def write_change(
     Returns:
         None if there is no other map on its grid with the same classes, or classes are not what the model maps.
     """
-    classes = list(contract["classes"])
-    if contract.get("task", "segmentation") in ("regression", "multilabel"):
+    classes = list(contract.classes)
+    if contract.task in ("regression", "multilabel"):
         return None
     found = last.find(name, mapped.scene, classes)
     if found is None:

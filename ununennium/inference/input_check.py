@@ -12,6 +12,7 @@ import numpy as np
 import rasterio
 from rasterio.enums import Resampling
 
+from ununennium.checkpoints.contract import ModelContract
 from ununennium.config import DataConfig, SceneConfig
 from ununennium.config.data import Image
 from ununennium.config.parsing import make_section
@@ -66,14 +67,14 @@ def open_fitting(
     Raises:
         DataError: the scene cannot be read, or does not fit: the message says what differs.
     """
-    fit = fit or FitConfig()
+    fit, described = fit or FitConfig(), ModelContract.of(contract)
     given = list(image) if isinstance(image, Sequence) and not isinstance(image, str) else image
     settings = make_section(SceneConfig, {"image": given, "name": name, "date": date}, field="scene")
     scene = open_scene(settings, max_pixels=fit.max_pixels, limit="fit.max_pixels")
     sources = list(scene.files)
-    _check_dates(scene, contract)
-    bands = bands_for(scene, contract, fit)
-    problem = _placing_problem(scene, contract) or _grid_problem(scene, contract, fit)
+    _check_dates(scene, described)
+    bands = bands_for(scene, described, fit)
+    problem = _placing_problem(scene, described) or _grid_problem(scene, described, fit)
     if problem and fit.align == "refuse" and scene.placed_by == "points" and scene.crs is not None:
         # Control points say where an image lies, not how large its pixels are meant to be.
         warnings.warn(f"{problem}; it is placed by ground control points, and mapped on its own pixels", stacklevel=2)
@@ -82,13 +83,13 @@ def open_fitting(
             raise DataError(problem)
         if folder is None:
             raise ConfigError("align", "warp", "needs a folder for the warped files")
-        scene = _warped(settings, scene, contract, fit, folder)
+        scene = _warped(settings, scene, described, fit, folder)
     if fit.values == "check":
-        bands = _in_a_fitting_unit(scene, bands, contract, fit)
+        bands = _in_a_fitting_unit(scene, bands, described, fit)
     return FittingScene(scene, SceneReader(scene, bands, max_unreadable=fit.max_unreadable), sources)
 
 
-def bands_for(scene: Scene, contract: Mapping[str, Any], fit: FitConfig | None = None) -> BandSet:
+def bands_for(scene: Scene, contract: ModelContract, fit: FitConfig | None = None) -> BandSet:
     """The bands that a model reads of a scene, in its order and unit: by name, wherever both know names.
 
     Args:
@@ -99,7 +100,7 @@ def bands_for(scene: Scene, contract: Mapping[str, Any], fit: FitConfig | None =
     Raises:
         DataError: the scene lacks one.
     """
-    bands = BandSet.from_contract(contract)
+    bands = BandSet.from_contract(contract.band_entries())
     if fit is not None and (fit.scale, fit.offset) != (1.0, 0.0):
         bands = replace(bands, tags=())
     for image in scene.bands_of_images:
@@ -120,8 +121,8 @@ def bands_for(scene: Scene, contract: Mapping[str, Any], fit: FitConfig | None =
     return bands
 
 
-def _check_dates(scene: Scene, contract: Mapping[str, Any]) -> None:
-    num_dates = contract.get("num_dates", 1)
+def _check_dates(scene: Scene, contract: ModelContract) -> None:
+    num_dates = contract.num_dates
     if scene.num_dates != num_dates:
         raise DataError(
             f"scene {scene.name!r} has {scene.num_dates} date(s), and the model reads {num_dates}; give one image for "
@@ -129,21 +130,21 @@ def _check_dates(scene: Scene, contract: Mapping[str, Any]) -> None:
         )
 
 
-def _placing_problem(scene: Scene, contract: Mapping[str, Any]) -> str | None:
+def _placing_problem(scene: Scene, contract: ModelContract) -> str | None:
     """The reason why a map of the scene could not be placed; None if it can, or if the model knows no ground either."""
     if scene.crs is not None or scene.placed_by in ("transform", "none"):
         return None
     with open_raster(scene.images[0], f"image of scene {scene.name!r}") as dataset:
         problem = georeference(dataset).refusal(shown(scene.images[0]), "so that its map could not be placed")
-    if contract["crs"] is not None:
+    if contract.crs is not None:
         return f"scene {scene.name!r}: {problem}"
     warnings.warn(f"scene {scene.name!r}: {problem}; its map has no georeference", stacklevel=3)
     return None
 
 
-def _grid_problem(scene: Scene, contract: Mapping[str, Any], fit: FitConfig) -> str | None:
+def _grid_problem(scene: Scene, contract: ModelContract, fit: FitConfig) -> str | None:
     """What differs in pixel size or CRS; None if the scene fits, or nobody knows."""
-    theirs, size = contract["crs"], contract["resolution"]
+    theirs, size = contract.crs, contract.resolution
     if theirs is None or scene.crs is None or size is None:
         return None
     if fit.crs == "same" and not same_crs(scene.crs, theirs):
@@ -163,18 +164,19 @@ def _grid_problem(scene: Scene, contract: Mapping[str, Any], fit: FitConfig) -> 
     return None
 
 
-def _warped(settings: SceneConfig, scene: Scene, contract: Mapping[str, Any], fit: FitConfig, folder: Path) -> Scene:
+def _warped(settings: SceneConfig, scene: Scene, contract: ModelContract, fit: FitConfig, folder: Path) -> Scene:
     """The scene on a grid of the model's pixel size: in the model's CRS if it must be, or if the scene's is in degrees
     and the model's is not; else in its own."""
-    theirs = rasterio.CRS.from_user_input(contract["crs"])
-    own = rasterio.CRS.from_user_input(scene.crs or contract["crs"])
-    x, y = contract["resolution"]
+    theirs = rasterio.CRS.from_user_input(contract.crs)
+    own = rasterio.CRS.from_user_input(scene.crs or contract.crs)
+    assert contract.resolution is not None  # or there would be nothing that differs
+    x, y = contract.resolution
     keep = scene.crs is not None and fit.crs == "any" and own.is_projected and theirs.is_projected
     crs = own if keep else theirs
     unit = float(theirs.linear_units_factor[1] / own.linear_units_factor[1]) if keep else 1.0
     grid = {"crs": crs.to_wkt(), "resolution": unit * (x + y) / 2}
     tagged = any(value is not None for image in scene.bands_of_images for value in image.nodata)
-    nodata = None if tagged else contract["nodata"]
+    nodata = None if tagged else contract.nodata
     config = DataConfig.model_validate(
         {
             "scenes": [settings],
@@ -189,7 +191,7 @@ def _warped(settings: SceneConfig, scene: Scene, contract: Mapping[str, Any], fi
     return warped
 
 
-def _in_a_fitting_unit(scene: Scene, bands: BandSet, contract: Mapping[str, Any], fit: FitConfig) -> BandSet:
+def _in_a_fitting_unit(scene: Scene, bands: BandSet, contract: ModelContract, fit: FitConfig) -> BandSet:
     """The bands in the unit in which the scene's values are like those of training.
 
     That is the unit that the files' scale and offset say. Where the training scenes had neither, they may have been
@@ -212,9 +214,9 @@ def _in_a_fitting_unit(scene: Scene, bands: BandSet, contract: Mapping[str, Any]
     raise DataError(problem)
 
 
-def _value_problem(scene: Scene, bands: BandSet, contract: Mapping[str, Any], fit: FitConfig) -> str | None:
+def _value_problem(scene: Scene, bands: BandSet, contract: ModelContract, fit: FitConfig) -> str | None:
     """Another unit, in words: at a date, every band's values lie far below, or far above, those of training."""
-    percentiles = contract["statistics"].get("percentiles") or {}
+    percentiles = contract.statistics.get("percentiles") or {}
     if not {"p2", "p98"} <= percentiles.keys():  # of an older contract: nobody knows
         return None
     low, high = np.asarray(percentiles["p2"]), np.asarray(percentiles["p98"])

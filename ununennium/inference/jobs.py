@@ -200,7 +200,7 @@ def make_job(config: MapsConfig, version: str | None = None) -> MapJob:
             remedy = f"has no champion in {storage}; 'ununennium registry list' shows who has"
             raise ConfigError("model", config.model, remedy)
         version = champion.version
-    check_outputs(config.outputs, str(registry.contract(version).get("task", "segmentation")))
+    check_outputs(config.outputs, registry.contract(version).task)
     scenes, output = _wanted(config), resolve_storage(config.output)
     _check_overwriting(config, scenes, output, registry.url)
     is_champion = champion is not None and champion.version == version

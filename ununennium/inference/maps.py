@@ -84,7 +84,7 @@ def _about(job: MapJob, predictor: Predictor, fingerprint: str) -> dict[str, Any
         "ununennium:model": job.model,
         "ununennium:version": job.version,
         "ununennium:generation": job.generation,
-        "ununennium:run_id": predictor.contract["run_id"],
+        "ununennium:run_id": predictor.contract.run_id,
         "ununennium:tta": predictor.tta,
         "ununennium:fingerprint": fingerprint,
     }

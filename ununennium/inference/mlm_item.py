@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from ununennium.checkpoints.contract import WEIGHTS
+from ununennium.checkpoints.contract import WEIGHTS, ModelContract
 from ununennium.checkpoints.registry import Registry
 from ununennium.data.scenes.places import crs_text, resolution_text
 from ununennium.runs.directory import as_link
@@ -21,7 +20,7 @@ _TASKS = {
 _SAFETENSORS = "application/octet-stream; framework=pytorch; profile=safetensors"
 
 
-def mlm_item(contract: Mapping[str, Any], model: str, version: str, *, storage: str) -> dict[str, Any]:
+def mlm_item(contract: ModelContract, model: str, version: str, *, storage: str) -> dict[str, Any]:
     """The item of a version of a model.
 
     Args:
@@ -30,11 +29,11 @@ def mlm_item(contract: Mapping[str, Any], model: str, version: str, *, storage: 
         version: which.
         storage: where the registry is.
     """
-    described, task = contract["model"], contract.get("task", "segmentation")
+    described, task = contract.model, contract.task
     # A model has no place: it can be applied wherever scenes fit. The item's geometry is the whole Earth.
     ring = [[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]
     url = Registry(storage, model).version_url(version)
-    versions = contract["versions"]
+    versions = contract.versions
     return {
         "type": "Feature",
         "stac_version": "1.0.0",
@@ -43,20 +42,20 @@ def mlm_item(contract: Mapping[str, Any], model: str, version: str, *, storage: 
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "bbox": [-180, -90, 180, 90],
         "properties": {
-            "datetime": contract["created"],
-            "description": f"version {version} of the model {model}, of run {contract['run_id']}",
+            "datetime": contract.created,
+            "description": f"version {version} of the model {model}, of run {contract.run_id}",
             "mlm:name": model,
-            "mlm:architecture": str(described["target"]),
+            "mlm:architecture": str(described.target),
             "mlm:tasks": [_TASKS[task]],
             "mlm:framework": "pytorch",
             "mlm:framework_version": str(versions.get("torch", "unknown")),
             "mlm:batch_size_suggestion": 4,
-            "mlm:hyperparameters": dict(described["kwargs"]),
+            "mlm:hyperparameters": dict(described.kwargs),
             "mlm:input": [_input(contract)],
             "mlm:output": [_output(contract, task)],
             "ununennium:version": version,
-            "ununennium:run_id": contract["run_id"],
-            "ununennium:metrics": contract["metrics"],
+            "ununennium:run_id": contract.run_id,
+            "ununennium:metrics": contract.metrics,
         },
         "links": [],
         "assets": {
@@ -77,11 +76,11 @@ def mlm_item(contract: Mapping[str, Any], model: str, version: str, *, storage: 
     }
 
 
-def _input(contract: Mapping[str, Any]) -> dict[str, Any]:
-    statistics, size = contract["statistics"], int(contract["chip_size"])
-    names = [str(band) for band in contract.get("band_names") or contract["bands"]]
-    dates = contract.get("num_dates", 1)
-    over_time = dates > 1 and contract.get("layout", "channels") != "channels"
+def _input(contract: ModelContract) -> dict[str, Any]:
+    statistics, size = contract.statistics, int(contract.chip_size)
+    names = contract.inputs
+    dates = contract.num_dates
+    over_time = dates > 1 and contract.layout != "channels"
     shape = [-1, dates, len(names), size, size] if over_time else [-1, len(names) * dates, size, size]
     order = ["batch", "time", "bands", "height", "width"] if over_time else ["batch", "bands", "height", "width"]
     # MLM knows a standard deviation by the name "stddev".
@@ -89,7 +88,7 @@ def _input(contract: Mapping[str, Any]) -> dict[str, Any]:
         {"type": "z-score", "mean": mean, "stddev": std}
         for mean, std in zip(statistics["mean"], statistics["std"], strict=True)
     ]
-    crs, resolution = contract["crs"], contract["resolution"]
+    crs, resolution = contract.crs, contract.resolution
     return {
         "name": "pixels",
         "bands": names,
@@ -99,11 +98,11 @@ def _input(contract: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _output(contract: Mapping[str, Any], task: str) -> dict[str, Any]:
-    number, size = len(contract["classes"]), int(contract["chip_size"])
+def _output(contract: ModelContract, task: str) -> dict[str, Any]:
+    number, size = len(contract.classes), int(contract.chip_size)
     patches = task in ("classification", "multilabel")
     output: dict[str, Any] = {
-        "name": contract["classes"][0] if task == "regression" else "logits",
+        "name": contract.classes[0] if task == "regression" else "logits",
         "tasks": [_TASKS[task]],
         "result": {
             "shape": [-1, number] if patches else [-1, number, size, size],
@@ -112,6 +111,6 @@ def _output(contract: Mapping[str, Any], task: str) -> dict[str, Any]:
         },
     }
     if task != "regression":
-        names = list(contract["classes"])
+        names = list(contract.classes)
         output["classification:classes"] = [{"value": value, "name": name} for value, name in enumerate(names)]
     return output

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ununennium.checkpoints.contract import ModelContract
 from ununennium.errors import CheckpointError, ConfigError
 
 TOLERANCE = 1e-4
@@ -31,12 +32,12 @@ class WithNormalisation(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, contract: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, contract: ModelContract) -> None:
         super().__init__()
         self.model = model
-        dates = contract.get("num_dates", 1) if contract.get("layout", "channels") == "channels" else 1
+        dates = contract.dates_as_channels
         for name in ("mean", "std"):
-            values = torch.tensor(list(contract["statistics"][name]) * dates, dtype=torch.float32)
+            values = torch.tensor(list(contract.statistics[name]) * dates, dtype=torch.float32)
             self.register_buffer(name, values[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -73,9 +74,10 @@ def export_onnx(model: nn.Module, contract: Mapping[str, Any], file: Path, *, ti
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError("onnx", str(error.name), "is not installed: `pip install 'ununennium-eo[onnx]'`") from error
-    side = tile or int(contract["chip_size"])
-    whole = WithNormalisation(model, contract).eval()
-    examples = [_pixels(contract, number, side) for number in _BATCHES]
+    described = ModelContract.of(contract)
+    side = tile or int(described.chip_size)
+    whole = WithNormalisation(model, described).eval()
+    examples = [_pixels(described, number, side) for number in _BATCHES]
     with torch.no_grad():
         try:
             expected = [whole(example) for example in examples]
@@ -89,13 +91,13 @@ def export_onnx(model: nn.Module, contract: Mapping[str, Any], file: Path, *, ti
             try:
                 program = torch.onnx.export(
                     whole, (examples[-1],), dynamo=True, verbose=False, input_names=["pixels"],
-                    output_names=[_output_name(contract)], dynamic_shapes=({0: torch.export.Dim("batch")},),
+                    output_names=[_output_name(described)], dynamic_shapes=({0: torch.export.Dim("batch")},),
                 )  # fmt: skip
             except Exception as error:  # torch.export raises what it likes
                 raise CheckpointError(f"the model cannot be written as ONNX: {_line(error)}") from error
         assert program is not None
         written = program.model_proto
-        onnx.helper.set_model_props(written, {"ununennium.contract": json.dumps(dict(contract), sort_keys=True)})
+        onnx.helper.set_model_props(written, {"ununennium.contract": json.dumps(described.to_json(), sort_keys=True)})
         onnx.save(written, str(temporary))
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         worst = 0.0
@@ -108,18 +110,18 @@ def export_onnx(model: nn.Module, contract: Mapping[str, Any], file: Path, *, ti
     return worst
 
 
-def _output_name(contract: Mapping[str, Any]) -> str:
-    return "values" if contract.get("task", "segmentation") == "regression" else "logits"
+def _output_name(contract: ModelContract) -> str:
+    return "values" if contract.task == "regression" else "logits"
 
 
-def _pixels(contract: Mapping[str, Any], number: int, side: int) -> Tensor:
+def _pixels(contract: ModelContract, number: int, side: int) -> Tensor:
     """Pixels that might be the scene's, some of them without data."""
-    statistics, dates = contract["statistics"], contract.get("num_dates", 1)
+    statistics, dates = contract.statistics, contract.num_dates
     mean, std = (torch.tensor(statistics[name], dtype=torch.float32)[:, None, None] for name in ("mean", "std"))
     drawn = torch.randn(number, dates, len(mean), side, side, generator=torch.Generator().manual_seed(number))
     pixels = drawn * std + mean
     pixels[..., 0, : max(1, side // 8)] = float("nan")
-    return pixels if contract.get("layout", "channels") != "channels" else pixels.flatten(1, 2)
+    return pixels if contract.layout != "channels" else pixels.flatten(1, 2)
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ununennium.checkpoints.contract import ModelContract
 from ununennium.config.predictor import PolygonsConfig
 from ununennium.data.scenes.catalog import Scene
 from ununennium.evaluation.pictures import class_map_picture, presence_map_picture, value_map_picture
@@ -77,7 +78,7 @@ def write_outputs(
     opened: FittingScene,
     outputs: Collection[str],
     scores: Scores,
-    contract: Mapping[str, Any],
+    contract: ModelContract,
     target: Path,
     polygons: PolygonsConfig,
     *,
@@ -100,7 +101,7 @@ def write_outputs(
         StorageError: a file cannot be written, or a band cannot be read back.
         ConfigError: ``polygons`` names a class that the model does not have, or a package is missing.
     """
-    scene, classes = opened.scene, list(contract["classes"])
+    scene, classes = opened.scene, list(contract.classes)
     files = paths_of_outputs(target, outputs, polygons, prefix)
     table = AreaTable(scene, scores, classes)
     with contextlib.ExitStack() as stack:
@@ -128,12 +129,12 @@ def write_outputs(
     return MappedScene(scene, target, pixels, table.unmapped, table.areas, files, num_polygons)
 
 
-def draw(path_of_map: Path, contract: Mapping[str, Any], path: Path) -> None:
+def draw(path_of_map: Path, contract: ModelContract, path: Path) -> None:
     """Draw a map with a legend, as its task wants it."""
-    classes = list(contract["classes"])
-    if contract.get("task") == "multilabel":
+    classes = list(contract.classes)
+    if contract.task == "multilabel":
         presence_map_picture(path_of_map, classes, path)
-    elif contract.get("task") == "regression":
+    elif contract.task == "regression":
         value_map_picture(path_of_map, classes[0], path)
     else:
         class_map_picture(path_of_map, classes, path)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ununennium.checkpoints.contract import ModelContract
 from ununennium.config.data import Image
 from ununennium.config.maps import check_outputs
 from ununennium.config.predictor import FitConfig, PolygonsConfig, PredictorConfig
@@ -89,23 +90,21 @@ class Predictor:
         settings: PredictorConfig | None = None,
         fit: FitConfig | None = None,
     ) -> None:
-        self.contract = dict(contract)
+        self.contract = described = ModelContract.of(contract)
         self.settings = settings or PredictorConfig()
         self.fit = fit or FitConfig()
         self.device = torch.device(device)
-        self.classes = list(contract["classes"])
-        self.tta = bool(contract.get("tta", False)) if tta is None else tta
-        self.temperature = temperature_of(contract)
-        self.task = TASKS[contract.get("task", "segmentation")]
+        self.classes = list(described.classes)
+        self.tta = bool(described.tta) if tta is None else tta
+        self.temperature = temperature_of(described)
+        self.task = TASKS[described.task]
         self.tile, self.overlap = self._tiling()
         precision = resolve_precision(self.settings.mixed_precision, self.device)
         self.autocast = None if precision.name == "fp32" else precision.dtype
         self.model: Any = self.task.dense(network).to(self.device).eval()
         if self.settings.compile:
             self.model = torch.compile(self.model)
-        self.scores = self.task.scores(
-            self.classes, contract.get("ignore_index", 255), contract.get("target_scale"), self.tile
-        )
+        self.scores = self.task.scores(self.classes, described.ignore_index, described.target_scale, self.tile)
         self.version: str | None = None
         self.source: str | None = None
         self._batch_size: int | None = None
@@ -228,8 +227,8 @@ class Predictor:
         opened = open_fitting(listed, self.contract, self.fit, name=name, date=date, folder=folder)
         read = window_reader(
             opened.reader,
-            BandStatistics(**self.contract["statistics"], num_pixels=0),
-            layout=self.contract.get("layout", "channels"),
+            BandStatistics(**self.contract.statistics, num_pixels=0),
+            layout=self.contract.layout,
             scale=self.fit.scale,
             offset=self.fit.offset,
             cache_bytes=blocks_of_a_row(opened.reader, self.tile),
@@ -274,7 +273,7 @@ class Predictor:
     def key(self, images: Sequence[Any], outputs: Sequence[str]) -> dict[str, Any]:
         """All that decides a pixel of what is kept, JSON-ready."""
         return {
-            "weights": self.contract.get("weights_sha256"),
+            "weights": self.contract.weights_sha256,
             "files": fingerprint(images),
             "tta": self.tta,
             "temperature_of_blended": self.temperature,
@@ -313,7 +312,7 @@ class Predictor:
         return self._batch_size
 
     def _tiling(self) -> tuple[int, int]:
-        chip = int(self.contract["chip_size"])
+        chip = int(self.contract.chip_size)
         tile, overlap = self.task.tiling(chip)
         wanted = self.settings
         if overlap == 0 and (wanted.tile is not None or wanted.overlap is not None):

@@ -180,7 +180,7 @@ def _of_the_champion(storage: str, model: str) -> str | None:
     """Hash of the data that the champion was trained on."""
     registry = Registry(storage, model)
     champion = registry.current()
-    return None if champion is None else str(registry.contract(champion.version)["data_sha256"])
+    return None if champion is None else registry.contract(champion.version).data_sha256
 
 
 def _folder(model: str) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ununennium.checkpoints.contract import ModelContract
 from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.config import RunConfig
 from ununennium.errors import CheckpointError, ConfigError, GateError
@@ -125,7 +125,7 @@ def check_champion(config: RunConfig, *, tolerance: float, actor: str, on_line: 
 
 def compare(
     now: Evaluation,
-    contract: Mapping[str, Any],
+    contract: ModelContract,
     champion: Promotion,
     *,
     model: str,
@@ -137,7 +137,7 @@ def compare(
 
     A metric that cannot be measured any more counts as worse; one that never was, does not.
     """
-    then = Evaluation(list(contract["classes"]), [], contract["metrics"], 0, "", "")
+    then = Evaluation(list(contract.classes), [], dict(contract.metrics), 0, "", "")
     value, baseline = _number(now.metric(metric)), _number(then.metric(metric))
     if baseline is None:
         degraded, reason = False, f"{metric} was not measured when the champion was trained: nothing to compare with"
@@ -162,7 +162,7 @@ def compare(
         metrics=now.metrics,
         num_pixels=now.num_pixels,
         data_sha256=now.data_sha256,
-        data_changed=now.data_sha256 != contract["data_sha256"],
+        data_changed=now.data_sha256 != contract.data_sha256,
         split_sha256=now.split_sha256,
         checked=datetime.now(UTC).isoformat(timespec="milliseconds"),
         actor=actor,

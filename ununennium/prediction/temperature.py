@@ -7,11 +7,10 @@ this one function, and the most probable class stays the most probable, so class
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from ununennium.checkpoints.contract import ModelContract
 
 TINY = torch.finfo(torch.float32).tiny
 """Probabilities below this, which float32 does not hold, count as this."""
@@ -38,6 +37,6 @@ def tempered(probabilities: Tensor, temperature: float) -> Tensor:
     return found
 
 
-def temperature_of(contract: Mapping[str, Any]) -> float:
+def temperature_of(contract: ModelContract) -> float:
     """The temperature that a contract holds; 1 if it is of an earlier version, or was not fitted."""
-    return float(contract.get("temperature") or 1.0)
+    return float(contract.temperature or 1.0)

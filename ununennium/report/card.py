@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ununennium.checkpoints.contract import CONTRACT, ModelContract
 from ununennium.data.scenes.places import crs_text, resolution_text
 from ununennium.files import finite, write_json, write_text
 from ununennium.report.rows import number
@@ -42,7 +43,7 @@ def write_card(run: RunDirectory, version: str, gate: Mapping[str, Any]) -> list
     from ununennium.inference.mlm_item import mlm_item
 
     folder, name = run.artifact_folder, str(run.record()["name"])
-    contract = read_json(folder / "contract.json")
+    contract = ModelContract.from_json(read_json(folder / CONTRACT))
     said = run.config().card.model_dump()
     item = mlm_item(contract, name, version, storage=run.storage)
     item["properties"]["license"] = said["licence"] or "other"
@@ -53,7 +54,7 @@ def write_card(run: RunDirectory, version: str, gate: Mapping[str, Any]) -> list
 
 
 def card(
-    name: str, version: str, contract: Mapping[str, Any], gate: Mapping[str, Any], said: Mapping[str, str | None]
+    name: str, version: str, contract: ModelContract, gate: Mapping[str, Any], said: Mapping[str, str | None]
 ) -> str:
     """The card as Markdown; of what a user wrote nothing is taken as markup.
 
@@ -68,7 +69,7 @@ def card(
         "---",
         f"license: {json.dumps(said.get('licence') or 'other')}",
         "library_name: pytorch",
-        f"tags: {json.dumps(['earth-observation', contract.get('task', 'segmentation')])}",
+        f"tags: {json.dumps(['earth-observation', contract.task])}",
         "---",
         f"# {_plain(name)}, version {version}",
     ]
@@ -76,7 +77,7 @@ def card(
         text = said.get(field)
         parts += [f"## {title}", _plain(text) if text else _UNSAID.format(field)]
     parts += ["## What it reads and gives", _table(("", ""), _use(contract))]
-    parts += ["## Measured on the holdout", _table(("metric", "value"), _metrics(contract["metrics"]))]
+    parts += ["## Measured on the holdout", _table(("metric", "value"), _metrics(contract.metrics))]
     parts += [
         "## Why it was let through",
         f"{_plain(gate['reason'])}.",
@@ -89,19 +90,19 @@ def card(
     return "\n\n".join(["\n".join(parts[:5]), *parts[5:]]) + "\n"
 
 
-def _use(contract: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "task", contract.get("task", "segmentation")
-    yield "classes", ", ".join(contract["classes"])
-    yield "bands", ", ".join(str(band) for band in contract.get("band_names") or contract["bands"])
-    if contract.get("num_dates", 1) > 1:
-        yield "dates", str(contract["num_dates"])
-    yield "pixel size", resolution_text(contract["crs"], contract["resolution"])
-    yield "trained in", crs_text(contract["crs"])
-    yield "pixels without data", str(contract["nodata"])
-    yield "model", str(contract["model"]["target"])
-    if contract.get("temperature", 1.0) != 1.0:
-        yield "temperature of its probabilities", f"{contract['temperature']:.4g}"
-    if contract.get("tta"):
+def _use(contract: ModelContract) -> Iterator[tuple[str, str]]:
+    yield "task", contract.task
+    yield "classes", ", ".join(contract.classes)
+    yield "bands", ", ".join(contract.inputs)
+    if contract.num_dates > 1:
+        yield "dates", str(contract.num_dates)
+    yield "pixel size", resolution_text(contract.crs, contract.resolution)
+    yield "trained in", crs_text(contract.crs)
+    yield "pixels without data", str(contract.nodata)
+    yield "model", str(contract.model.target)
+    if (contract.temperature or 1.0) != 1.0:
+        yield "temperature of its probabilities", f"{contract.temperature:.4g}"
+    if contract.tta:
         yield "applied as", "the mean over eight flips and turns"
 
 
@@ -113,13 +114,17 @@ def _metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, number(value)
 
 
-def _origin(contract: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "run", str(contract["run_id"])
-    yield "created", str(contract["created"])
-    yield "commit", str(contract["git_commit"])
-    for part in ("data", "split", "weights"):
-        yield f"{part}, SHA-256", str(contract[f"{part}_sha256"])
-    yield "made with", ", ".join(f"{package} {version}" for package, version in contract["versions"].items())
+def _origin(contract: ModelContract) -> Iterator[tuple[str, str]]:
+    yield "run", str(contract.run_id)
+    yield "created", str(contract.created)
+    yield "commit", str(contract.git_commit)
+    for part, value in {
+        "data": contract.data_sha256,
+        "split": contract.split_sha256,
+        "weights": contract.weights_sha256,
+    }.items():
+        yield f"{part}, SHA-256", str(value)
+    yield "made with", ", ".join(f"{package} {version}" for package, version in contract.versions.items())
 
 
 def _table(columns: tuple[str, str], rows: Any) -> str:

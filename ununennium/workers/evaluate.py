@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from torch import nn
 
 from ununennium.checkpoints.artifact import load_artifact, write_artifact
+from ununennium.checkpoints.contract import ModelContract
 from ununennium.checkpoints.manifest import Manifest, manifest_key
 from ununennium.checkpoints.parts import check_parts, taking_over
 from ununennium.checkpoints.registry import Promotion, Registry
@@ -155,7 +156,7 @@ def _bands_of(
     except CheckpointError:  # said when it is measured
         return None
     first = index.scenes[0]
-    return index.band_set.of_model(its_contract).numbers(first.bands_of_images[0], first.name)
+    return index.band_set.of_model(its_contract.band_entries()).numbers(first.bands_of_images[0], first.name)
 
 
 def evaluate_champion(
@@ -193,13 +194,13 @@ def evaluate_champion(
         return found | {"champion_error": str(error)}
     champion = evaluate_artifact(model, its_contract, config, index, device, beside=beside)
     _say(f"champion (generation {current.generation}) on the same holdout: {_in_words(champion)}")
-    before = {key: its_contract[key] for key in ("split_sha256", "data_sha256")}
+    before = {"split_sha256": its_contract.split_sha256, "data_sha256": its_contract.data_sha256}
     return found | {"champion": champion.to_json(), "champion_holdout": before}
 
 
 def evaluate_artifact(
     model: nn.Module,
-    its_contract: Mapping[str, Any],
+    its_contract: ModelContract,
     config: RunConfig,
     index: ChipIndex,
     device: torch.device,
@@ -217,41 +218,41 @@ def evaluate_artifact(
     """
     check_comparable(config, its_contract, num_dates=index.num_dates)
     its_index = copy.copy(index)
-    its_index.band_set = index.band_set.of_model(its_contract)
-    its_index.layout = its_contract.get("layout", "channels")
-    its_scale = its_contract.get("target_scale")
+    its_index.band_set = index.band_set.of_model(its_contract.band_entries())
+    its_index.layout = its_contract.layout
+    its_scale = its_contract.target_scale
     its_index.target_scale = None if its_scale is None else TargetScale(*its_scale)
     return evaluate(
         model.to(device),
         its_index,
-        BandStatistics(**its_contract["statistics"], num_pixels=0),
+        BandStatistics(**its_contract.statistics, num_pixels=0),
         config.data,
         device=device,
-        tta=bool(its_contract.get("tta", False)),
+        tta=bool(its_contract.tta),
         temperature=temperature_of(its_contract),
         prediction_path=prediction_path,
         beside=beside,
     )
 
 
-def check_comparable(config: RunConfig, champion: Mapping[str, Any], *, num_dates: int = 1) -> None:
+def check_comparable(config: RunConfig, champion: ModelContract, *, num_dates: int = 1) -> None:
     """Raise a ConfigError if a champion's contract and ``config`` do not speak of the same task, dates and classes."""
     # What a patch is, the size says: F1 over other patches is another quantity.
     per_patch = config.data.task in ("classification", "multilabel")
     for field, ours, theirs in (
-        *([("data.chip_size", config.data.chip_size, champion["chip_size"])] if per_patch else []),
-        ("data.task", config.data.task, champion.get("task", "segmentation")),
-        ("data.scenes", f"{num_dates} date(s)", f"{champion.get('num_dates', 1)} date(s)"),
+        *([("data.chip_size", config.data.chip_size, champion.chip_size)] if per_patch else []),
+        ("data.task", config.data.task, champion.task),
+        ("data.scenes", f"{num_dates} date(s)", f"{champion.num_dates} date(s)"),
     ):
         if ours != theirs:
             raise ConfigError(
                 field, ours, f"the champion of {config.name!r} was made for {theirs}; give the new model its own name"
             )
-    if list(champion["classes"]) != list(config.data.classes):
+    if list(champion.classes) != list(config.data.classes):
         raise ConfigError(
             "data.classes",
             list(config.data.classes),
-            f"the champion of {config.name!r} knows {champion['classes']}; give the new model a name of its own",
+            f"the champion of {config.name!r} knows {champion.classes}; give the new model a name of its own",
         )
 
 

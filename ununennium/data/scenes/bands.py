@@ -129,20 +129,20 @@ class BandSet:
         return cls(**{**{name: tuple(entries) for name, entries in values.items()}, "tags": tags})
 
     @classmethod
-    def from_contract(cls, contract: Mapping[str, Any]) -> BandSet:
-        """Bands of a promoted model."""
-        bands = tuple(contract["bands"])
-        nodata = contract.get("band_nodata") or [contract.get("nodata")] * len(bands)
-        tags = tuple((float(scale), float(offset)) for scale, offset in contract.get("band_tags") or ())
-        names = tuple(contract.get("band_names") or ())
-        return cls(bands, names, tuple(contract.get("alpha_bands") or ()), tags, tuple(nodata))
+    def from_contract(cls, entries: Mapping[str, Any]) -> BandSet:
+        """Bands of a promoted model, from entries of its contract about bands; see ``to_contract``."""
+        bands = tuple(entries["bands"])
+        nodata = entries.get("band_nodata") or [entries.get("nodata")] * len(bands)
+        tags = tuple((float(scale), float(offset)) for scale, offset in entries.get("band_tags") or ())
+        names = tuple(entries.get("band_names") or ())
+        return cls(bands, names, tuple(entries.get("alpha_bands") or ()), tags, tuple(nodata))
 
-    def of_model(self, contract: Mapping[str, Any]) -> BandSet:
+    def of_model(self, entries: Mapping[str, Any]) -> BandSet:
         """Bands of a promoted model as it reads the scenes that these bands are of.
 
         Images are valid where these say so; a contract that is older than its tags means the numbers of these.
         """
-        its = BandSet.from_contract(contract)
+        its = BandSet.from_contract(entries)
         tags = its.tags or (self.tags if len(its.bands) == len(self.bands) else ())
         return replace(its, tags=tags, nodata=self.nodata)
 
