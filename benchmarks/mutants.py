@@ -87,10 +87,10 @@ def test_files(target: Target) -> frozenset[Path]:
     return found
 
 
-def explained() -> dict[tuple[str, str, str], str]:
-    """Why a mutant is equivalent, by its target, line of code and change."""
+def explained() -> dict[str, dict[str, str]]:
+    """Mutants that are equivalent, by their ids: target, line of code, change, and why."""
     entries = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]
-    return {(entry["target"], entry["line"], entry["change"]): entry["why"] for entry in entries}
+    return {entry["id"]: entry for entry in entries}
 
 
 def table(records: Iterable[Record]) -> str:
@@ -102,7 +102,7 @@ def table(records: Iterable[Record]) -> str:
     for name in TARGETS:
         its = [record for record in known if record["target"] == name]
         alive = [record for record in its if record["status"] != "killed"]
-        gaps = [record for record in alive if _key(record) not in why]
+        gaps = [record for record in alive if record["id"] not in why]
         counts = [len(its), len(its) - len(alive), len(alive) - len(gaps), len(gaps)]
         sums = [total + count for total, count in zip(sums, counts, strict=True)]
         survivors += gaps
@@ -110,13 +110,13 @@ def table(records: Iterable[Record]) -> str:
             lines.append(f"| {name} | {' | '.join(map(str, counts))} |")
     lines.append(f"| all | {' | '.join(map(str, sums))} |")
     for record in survivors:
-        lines += ["", f"{record['status']}: {record['target']}:{record['line']} {record['function']}", record["text"]]
+        lines += [
+            "",
+            f"{record['status']}: {record['target']}:{record['line']} {record['function']} {record['id']}",
+            record["text"],
+        ]
         lines.append(f"    {record['change']}")
     return "\n".join(lines)
-
-
-def _key(record: Record) -> tuple[str, str, str]:
-    return record["target"], record["text"], record["change"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,7 +154,7 @@ def main(words: list[str] | None = None) -> int:
         records = _read(options.out)
     wanted = [records[mutant.id] for source in chosen for mutant in source.mutants]
     say("\n" + table(wanted))
-    return int(any(record["status"] != "killed" and _key(record) not in explained() for record in wanted))
+    return int(any(record["status"] != "killed" and record["id"] not in explained() for record in wanted))
 
 
 def _read(file: Path) -> dict[str, Record]:

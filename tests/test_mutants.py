@@ -153,13 +153,13 @@ def test_another_process_is_told():
 
 @pytest.mark.slow
 def test_mutants_die_by_failing_by_hanging_and_in_other_processes(tmp_path: Path) -> None:
+    (same,) = (each for each in mutation.candidates(TOY, "toy") if each.change == "value < low -> value <= low")
     for name, text in {
         "pyproject.toml": "",
         "ununennium/__init__.py": "",
         "ununennium/toy.py": TOY,
         "tests/toy/test_toy.py": TOY_TESTS,
-        "equivalent.toml": '[[equivalent]]\ntarget = "toy"\nline = "if value < low:"\n'
-        'change = "value < low -> value <= low"\nwhy = "either gives low"\n',
+        "equivalent.toml": f'[[equivalent]]\nid = "{same.id}"\ntarget = "toy"\nwhy = "either gives low"\n',
         "program.py": textwrap.dedent(f"""
             import sys
             from pathlib import Path
@@ -197,7 +197,10 @@ def test_mutants_die_by_failing_by_hanging_and_in_other_processes(tmp_path: Path
 
 
 def test_what_is_said_to_be_equivalent_can_still_be_changed_so() -> None:
-    sources = {source.name: source for source in mutants.sources(mutants.TARGETS, limit=0, seed=0)}
-    for name, text, change in mutants.explained():
-        changes = {(each.text, each.change) for each in mutation.candidates(sources[name].text, name)}
-        assert (text, change) in changes, f"{name}: {text}"
+    found = {
+        mutant.id: {"target": source.name, "line": mutant.text, "change": mutant.change}
+        for source in mutants.sources(mutants.TARGETS, limit=0, seed=0)
+        for mutant in mutation.candidates(source.text, source.name)
+    }
+    for number, entry in mutants.explained().items():
+        assert {**found[number], "id": number, "why": entry["why"]} == entry

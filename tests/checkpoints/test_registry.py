@@ -188,6 +188,39 @@ def test_a_store_that_ignores_exclusive_creation_is_refused(registry, tmp_path, 
         registry.promote(version, expected_generation=0, gate=PASSED, actor="a", run_id="r")
 
 
+def test_a_single_writer_is_vouched_for_where_creation_is_not_exclusive(registry, folder, monkeypatch):
+    assert registry.probe() is True
+    monkeypatch.setattr(type(registry._storage), "create", lambda self, key, data: None)
+    assert registry.probe() is True  # asked once
+    assert Registry(folder, "roofs", unsafe_single_writer=True).probe() is False
+
+
+def test_a_record_that_storage_refuses_is_an_error_with_its_reason(registry, tmp_path, monkeypatch):
+    version = add(registry, tmp_path, 1)
+    registry.probe()
+
+    def refuse(self, key, data):
+        raise StorageError("no quota is left")
+
+    monkeypatch.setattr(type(registry._storage), "create", refuse)
+    with pytest.raises(StorageError, match=r"promotions/.*\.json could not be created: no quota is left"):
+        registry.promote(version, expected_generation=0, gate=PASSED, actor="a", run_id="r")
+    assert registry.current() is None
+
+
+def test_files_that_describe_a_version_lie_beside_it_and_replace_none_of_its_parts(registry, tmp_path):
+    version = add(registry, tmp_path, 1)
+    for text in ("a card", "a better card"):
+        (tmp_path / "README.md").write_text(text)
+        registry.describe(version, [tmp_path / "README.md"])
+        assert registry._storage.read_bytes(f"models/roofs/versions/{version}/README.md") == text.encode()
+    for part in ("model.safetensors", "contract.json"):
+        with pytest.raises(CheckpointError, match=f"{part} is a part of the version"):
+            registry.describe(version, [tmp_path / "artifact1" / part])
+    assert registry.versions() == [version]
+    registry.check(version)
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "contract.json"])
 def test_a_damaged_artifact_is_refused(tmp_path, file):
     artifact(tmp_path / "artifact")
