@@ -26,6 +26,7 @@ from flows.logs import passed_on
 from ununennium import pipeline, report
 from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import LaunchError, ProcessLost, StorageUnavailable
+from ununennium.evaluation.records import GateRecord
 from ununennium.launch.result import Preempted, TrainingResult
 from ununennium.pipeline.approval import AWAITING, Answer
 from ununennium.pipeline.sessions import started
@@ -95,7 +96,7 @@ def until_settled(run: RunDirectory, summary: dict[str, Any]) -> dict[str, Any]:
 
 
 @task(cache_policy=NO_CACHE)
-def index(run: RunDirectory) -> pipeline.Plan:
+def index(run: RunDirectory) -> pipeline.RunPlan:
     """Check and index the imagery, and say what the run is going to do."""
     log = get_run_logger()
     plan = pipeline.prepare(run)
@@ -105,7 +106,7 @@ def index(run: RunDirectory) -> pipeline.Plan:
 
 
 @task(cache_policy=NO_CACHE)
-def try_one_batch(run: RunDirectory, plan: pipeline.Plan) -> pipeline.Plan:
+def try_one_batch(run: RunDirectory, plan: pipeline.RunPlan) -> pipeline.RunPlan:
     """Build every component and train one batch, in a process of its own; nothing of it is kept."""
     log = get_run_logger()
     checked = pipeline.check(run, plan, on_line=passed_on(log))
@@ -159,7 +160,7 @@ def settle(run: RunDirectory, answer: Answer) -> dict[str, Any]:
 def publish(run: RunDirectory, summary: dict[str, Any]) -> None:
     """Tell the world: the event that downstream flows wait for, and artifacts for people."""
     name = run.config().name
-    evaluation, gate = read_json(run.evaluation_file), read_json(run.gate_file)
+    evaluation, gate = read_json(run.evaluation_file), GateRecord.load(run.gate_file)
     if summary["verdict"] == "promoted":
         champion = summary["champion"]
         emit(

@@ -124,6 +124,7 @@ MOVED = {
 """Former name of a module -> the modules that have its contents now, all below ``ununennium``."""
 
 RENAMED = {
+    "pipeline.Plan": "pipeline.plan.RunPlan",
     "data.contents.Contents": "data.scenes.fingerprints.Fingerprints",
 }
 """Former name of a function, class or value, with its former module -> its present one.

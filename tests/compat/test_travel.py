@@ -90,5 +90,5 @@ def test_a_run_reaches_its_promotion_through_few_files(stored: Path, kinds: tupl
     """The stored run has been promoted; promoting it again finds the record that is there."""
     (run,) = [RunDirectory.fetch("store", folder.name) for folder in stored.glob("store/runs/*-heights-????")]
     files = FLOW | handed(lambda: pipeline.promote(run, actor="me"), kinds)
-    assert {"ununennium/pipeline/stages.py", "ununennium/report/card.py"} <= files
+    assert {"ununennium/pipeline/promotion.py", "ununennium/report/card.py"} <= files
     assert len(files) <= bound, sorted(files)

@@ -122,7 +122,7 @@ def test_a_smoke_test_that_was_lost_refuses_nothing(judged: RunDirectory, monkey
     """correctness 96"""
     before = read_json(judged.gate_file)
     with monkeypatch.context() as patch:
-        patch.setattr("ununennium.pipeline.stages.smoke_test", functools.partial(smoke_test, timeout_s=0.01))
+        patch.setattr("ununennium.pipeline.promotion.smoke_test", functools.partial(smoke_test, timeout_s=0.01))
         with pytest.raises(ProcessLost, match="did not end in"):
             pipeline.settle(judged, Answer(True, "ada"))
     assert champion(judged) is None

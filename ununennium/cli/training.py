@@ -130,15 +130,13 @@ def evaluate(
     pipeline.report(directory, on_line=say)
     evaluation = read_json(directory.evaluation_file)
     if as_json:
-        print_json({"evaluation": evaluation, "gate": gate})
+        print_json({"evaluation": evaluation, "gate": gate.to_json()})
         return
     print_table(report.metric_rows(evaluation), empty="no metrics")
     typer.echo()
     print_table(report.gate_rows(gate), empty="no checks: the gate asks for nothing")
-    typer.echo(
-        f"\n{'passes the gate' if gate['verdict'] == 'promoted' else 'does not pass the gate'}: {gate['reason']}"
-    )
-    if gate["verdict"] == "promoted":
+    typer.echo(f"\n{'passes the gate' if gate.verdict == 'promoted' else 'does not pass the gate'}: {gate.reason}")
+    if gate.verdict == "promoted":
         say(f"Next: ununennium promote {directory.run_id} --storage {directory.storage}")
 
 
@@ -167,8 +165,9 @@ def promote(
     The smoke test comes first: a fresh process loads the model from the storage. A flow run that waits goes on.
     """
     from ununennium import pipeline, report
+    from ununennium.evaluation.records import GateRecord
     from ununennium.pipeline.approval import Answer
-    from ununennium.runs.directory import RunDirectory, read_json
+    from ununennium.runs.directory import RunDirectory
 
     directory = RunDirectory.fetch(storage, run)
     pipeline.refresh(directory)
@@ -178,7 +177,7 @@ def promote(
     if asked or directory.config().gate.approval == "manual":
         summary = pipeline.settle(directory, Answer(not reject, user(), reason), on_line=say)
     else:
-        if read_json(directory.gate_file)["verdict"] == "promoted":
+        if GateRecord.load(directory.gate_file).verdict == "promoted":
             pipeline.promote(directory, actor=user())
         summary = pipeline.summarise(directory)
         pipeline.report(directory, on_line=say)

@@ -51,6 +51,21 @@ class Check:
         """JSON-ready; what is not finite is null."""
         return {name: _finite(value) for name, value in asdict(self).items()}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Check:
+        """The check in ``gate.json``; earlier versions wrote neither kind nor interval."""
+        interval = values.get("interval")
+        return cls(
+            name=str(values.get("name", "")),
+            value=values.get("value"),
+            threshold=values.get("threshold"),
+            baseline=values.get("baseline"),
+            passed=bool(values.get("passed", False)),
+            reason=str(values.get("reason", "")),
+            kind=values.get("kind", ""),
+            interval=None if interval is None else (interval[0], interval[1]),
+        )
+
 
 @dataclass(frozen=True)
 class Noise:

@@ -18,8 +18,8 @@ generation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ununennium.config import GateConfig
@@ -31,6 +31,7 @@ from ununennium.evaluation.checks import KINDS, Check, Noise
 from ununennium.evaluation.correlation import merge_factor
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.measures import measures_of
+from ununennium.evaluation.records import GateRecord
 from ununennium.evaluation.slices import DATE, SCENE
 from ununennium.hints import did_you_mean
 from ununennium.tasks import TASKS
@@ -132,15 +133,13 @@ def decide(
     )
 
 
-def with_check(gate: Mapping[str, Any], check: Check) -> dict[str, Any]:
+def with_check(gate: GateRecord, check: Check) -> GateRecord:
     """``gate.json`` with one more check instead of any of its kind; it can refuse, and never lifts a refusal."""
-    others = [other for other in gate["checks"] if other.get("kind") != check.kind]
-    gone = {other["reason"] for other in gate["checks"] if other.get("kind") == check.kind}
-    words = [line for line in gate.get("words", []) if line not in gone]
-    changed = {**gate, "checks": [*others, check.to_json()], "words": [*words, check.reason]}
-    if not check.passed:
-        changed |= {"verdict": "not_promoted", "reason": check.reason}
-    return changed
+    others = [other for other in gate.checks if other.kind != check.kind]
+    gone = {other.reason for other in gate.checks if other.kind == check.kind}
+    words = [line for line in gate.words if line not in gone]
+    changed = replace(gate, checks=(*others, check), words=[*words, check.reason])
+    return changed if check.passed else replace(changed, verdict="not_promoted", reason=check.reason)
 
 
 def check_metrics(config: GateConfig, classes: Sequence[str], task: str = "segmentation") -> None:

@@ -28,7 +28,8 @@ from ununennium.files import write_json
 from ununennium.launch.result import Preempted
 from ununennium.launch.watch import processes
 from ununennium.pipeline.approval import AWAITING
-from ununennium.pipeline.stages import refresh, report, summarise
+from ununennium.pipeline.stages import refresh
+from ununennium.pipeline.summary import report, summarise
 from ununennium.processes.supervise import POLL_S
 from ununennium.runs.directory import RunDirectory
 from ununennium.runs.listing import newest_summaries

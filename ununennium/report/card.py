@@ -10,7 +10,9 @@ from typing import Any
 
 from ununennium.checkpoints.contract import CONTRACT, ModelContract
 from ununennium.data.scenes.places import crs_text, resolution_text
+from ununennium.evaluation.records import GateRecord
 from ununennium.files import finite, write_json, write_text
+from ununennium.inference.mlm_item import mlm_item
 from ununennium.report.rows import number
 from ununennium.runs.directory import RunDirectory, read_json
 
@@ -26,7 +28,7 @@ _SAID = {
 }
 
 
-def write_card(run: RunDirectory, version: str, gate: Mapping[str, Any]) -> list[Path]:
+def write_card(run: RunDirectory, version: str, gate: GateRecord) -> list[Path]:
     """Write the card and the STAC item of the candidate of ``run`` into its artefact's folder.
 
     Args:
@@ -40,8 +42,6 @@ def write_card(run: RunDirectory, version: str, gate: Mapping[str, Any]) -> list
     Raises:
         ConfigError: the contract is missing or damaged.
     """
-    from ununennium.inference.mlm_item import mlm_item
-
     folder, name = run.artifact_folder, str(run.record()["name"])
     contract = ModelContract.from_json(read_json(folder / CONTRACT))
     said = run.config().card.model_dump()
@@ -53,9 +53,7 @@ def write_card(run: RunDirectory, version: str, gate: Mapping[str, Any]) -> list
     return [folder / CARD, folder / ITEM]
 
 
-def card(
-    name: str, version: str, contract: ModelContract, gate: Mapping[str, Any], said: Mapping[str, str | None]
-) -> str:
+def card(name: str, version: str, contract: ModelContract, gate: GateRecord, said: Mapping[str, str | None]) -> str:
     """The card as Markdown; of what a user wrote nothing is taken as markup.
 
     Args:
@@ -80,11 +78,9 @@ def card(
     parts += ["## Measured on the holdout", _table(("metric", "value"), _metrics(contract.metrics))]
     parts += [
         "## Why it was let through",
-        f"{_plain(gate['reason'])}.",
-        _table(
-            ("check", "passed"), [(check["reason"], "yes" if check["passed"] else "no") for check in gate["checks"]]
-        ),
-        *(f"Note: {_plain(note)}." for note in gate.get("notes") or []),
+        f"{_plain(gate.reason)}.",
+        _table(("check", "passed"), [(check.reason, "yes" if check.passed else "no") for check in gate.checks]),
+        *(f"Note: {_plain(note)}." for note in gate.notes),
     ]
     parts += ["## Where it comes from", _table(("", ""), _origin(contract))]
     return "\n\n".join(["\n".join(parts[:5]), *parts[5:]]) + "\n"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ununennium.evaluation.records import GateRecord
 from ununennium.runs.directory import RunDirectory
 
 
@@ -37,7 +38,7 @@ class Facts:
     result: dict[str, Any] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
-    gate: dict[str, Any] = field(default_factory=dict)
+    gate: GateRecord = field(default_factory=GateRecord)
     promotion: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     chips: dict[str, Any] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class Facts:
             result=read(run.result_file),
             epochs=epoch_rows(run.metrics_file),
             evaluation=read(run.evaluation_file),
-            gate=read(run.gate_file),
+            gate=GateRecord.from_json(read(run.gate_file)),
             promotion=read(run.promotion_file),
             summary=read(run.summary_file),
             chips=read(run.pictures_folder / "chips.json"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ununennium.evaluation.records import GateRecord
 from ununennium.tasks import headline
 
 WORDS = {
@@ -44,17 +45,17 @@ def metric_rows(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def gate_rows(gate: Mapping[str, Any]) -> list[dict[str, str]]:
+def gate_rows(gate: GateRecord) -> list[dict[str, str]]:
     """Every check of the gate."""
     return [
         {
-            "check": str(check["name"]),
-            "value": number(check.get("value")),
-            "threshold": number(check.get("threshold")),
-            "champion": number(check.get("baseline")),
-            "passed": "yes" if check["passed"] else "no",
+            "check": check.name,
+            "value": number(check.value),
+            "threshold": number(check.threshold),
+            "champion": number(check.baseline),
+            "passed": "yes" if check.passed else "no",
         }
-        for check in gate["checks"]
+        for check in gate.checks
     ]
 
 
@@ -86,9 +87,7 @@ def closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def markdown(
-    summary: Mapping[str, Any], evaluation: Mapping[str, Any], gate: Mapping[str, Any], pictures: list[Path]
-) -> str:
+def markdown(summary: Mapping[str, Any], evaluation: Mapping[str, Any], gate: GateRecord, pictures: list[Path]) -> str:
     """One page with the verdict, the tables and the pictures, which are embedded so that the page is whole anywhere."""
     parts = [
         f"# {summary['name']}: {str(summary['verdict']).replace('_', ' ')}",

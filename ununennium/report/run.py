@@ -125,7 +125,7 @@ def _missing(facts: Facts) -> Iterator[str]:
     if not facts.champion:
         why = facts.evaluation.get("champion_error")
         yield f"Champion: {f'it cannot be measured: {why}' if why else 'there was none to compare with'}."
-    elif not facts.gate.get("bootstrap"):
+    elif not facts.gate.bootstrap:
         yield "Intervals: the gate drew none (gate.confidence, or spatial blocks too few)."
     for name, word in (("calibration", "Reliability"), ("areas", "Areas"), ("slices", "Parts of the holdout")):
         if not facts.challenger.get(name):

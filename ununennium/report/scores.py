@@ -90,7 +90,7 @@ def _single(facts: Facts, single: Mapping[str, Any]) -> Table:
 
 
 def _beside_champion(facts: Facts, there: bool, with_intervals: bool) -> list[str]:
-    confidence = (facts.gate.get("bootstrap") or {}).get("confidence")
+    confidence = (facts.gate.bootstrap or {}).get("confidence")
     share = f"{confidence:.0%} " if isinstance(confidence, int | float) else ""
     return ["champion", "difference"] * there + [f"{share}interval of the difference"] * with_intervals
 
@@ -109,9 +109,9 @@ def difference_interval(facts: Facts, metric: str) -> tuple[float, float] | None
 
     The gate counts what is better as positive; this is the plain difference, of an error negative where it is better.
     """
-    for check in facts.gate.get("checks") or []:
-        if check.get("name") in (f"improvement of {metric}", f"class drop {metric}") and check.get("interval"):
-            low, high = check["interval"]
+    for check in facts.gate.checks:
+        if check.name in (f"improvement of {metric}", f"class drop {metric}") and check.interval:
+            low, high = check.interval
             if metric.partition(".")[0] in LOWER_IS_BETTER:
                 low, high = -high, -low
             return low, high

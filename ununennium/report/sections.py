@@ -39,23 +39,23 @@ def failure(facts: Facts) -> Section | None:
 
 def gate(facts: Facts) -> Section | None:
     """Every check of the gate."""
-    checks = facts.gate.get("checks")
+    checks = facts.gate.checks
     if not checks:
         return None
-    with_interval = any(check.get("interval") for check in checks)
+    with_interval = any(check.interval for check in checks)
     columns = ["check", "verdict", "value", "threshold", "champion"]
     columns += ["how much better (interval)"] * with_interval + ["in words"]
     rows = []
     for check in checks:
-        verdict = Cell("passed", "good") if check.get("passed") else Cell("failed", "bad")
-        row: list[Cell | str] = [str(check.get("name", "")), verdict]
-        row += [number(check.get(key)) for key in ("value", "threshold", "baseline")]
+        verdict = Cell("passed", "good") if check.passed else Cell("failed", "bad")
+        row: list[Cell | str] = [check.name, verdict]
+        row += [number(value) for value in (check.value, check.threshold, check.baseline)]
         if with_interval:
-            row.append(interval_text(check.get("interval")))
-        rows.append([*row, str(check.get("reason", ""))])
-    failed = sum(not check.get("passed") for check in checks)
+            row.append(interval_text(check.interval))
+        rows.append([*row, check.reason])
+    failed = sum(not check.passed for check in checks)
     words = f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed"
-    said = [note for note in facts.gate.get("notes") or [] if note not in (facts.challenger.get("worst") or [])]
+    said = [note for note in facts.gate.notes if note not in (facts.challenger.get("worst") or [])]
     notes = [Text(f"Note: {note}.", "quiet") for note in said]
     return section("gate", "Gate", [Table(f"What the model had to show: {words}", columns, rows), *notes])
 
