@@ -91,7 +91,7 @@ MOVED = {
     "evaluation.measure_worker": "workers.evaluate_model",
     "evaluation.smoke": "workers.smoke_test",
     "evaluation.units": "evaluation.block_sums",
-    "evaluation.worker": "workers.evaluate",
+    "evaluation.worker": "workers.evaluate evaluation.promoted",
     "inference.fit": "inference.input_check",
     "inference.forward": "prediction.forward",
     "inference.predict": "prediction.strips",

@@ -14,9 +14,9 @@ from ununennium.config import AugmentConfig, DataConfig
 from ununennium.data import GridChips, TrainingChips, build_index, build_loaders, compute_statistics
 from ununennium.data.splits.splits import HOLDOUT, TRAIN, VALIDATION
 from ununennium.errors import ConfigError, DataError
+from ununennium.evaluation.promoted import check_comparable
 from ununennium.inference.scene import map_scene
 from ununennium.models import SiameseUNet
-from ununennium.workers.evaluate import check_comparable
 
 SPLIT = {"block_size": 32, "buffer": 4, "validation": 0.2, "holdout": 0.2}
 CLASSES = ["same", "changed"]

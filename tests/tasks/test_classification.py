@@ -25,12 +25,12 @@ from ununennium.data.splits.splits import HOLDOUT, VALIDATION
 from ununennium.data.targets.patch_labels import PatchTargets, SceneLabelReader, classes_present, most_common_class
 from ununennium.errors import ConfigError, DataError
 from ununennium.evaluation.evaluate import evaluate
+from ununennium.evaluation.promoted import check_comparable
 from ununennium.inference.scene import map_scene
 from ununennium.losses import PresenceLoss
 from ununennium.metrics import PresenceCounts
 from ununennium.models import PatchClassifier, Patchwise
 from ununennium.runs.directory import read_json
-from ununennium.workers.evaluate import check_comparable
 
 CLASSES = ["water", "field", "town"]
 

@@ -22,13 +22,14 @@ from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.statistics import BandStatistics
 from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
+from ununennium.evaluation.promoted import evaluate_artifact
 from ununennium.files import write_json
 from ununennium.processes.console import mark_levels
 from ununennium.processes.parent import die_with_parent
 from ununennium.processes.reporting import report_error
 from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.training.config import TrainerConfig, resolve_device
-from ununennium.workers.evaluate import evaluate_artifact, evaluate_champion, load_checkpoint
+from ununennium.workers.evaluate import evaluate_champion, load_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> int:
