@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,34 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest tests first, so that several processes end at about the same time."""
-    items.sort(key=_expected_duration, reverse=True)
+    """Give each process of pytest-xdist its share of the slow tests, the longest first, so that all end together."""
+    items[:] = _dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _dealt(items: list[pytest.Item], num_processes: int) -> list[pytest.Item]:
+    """Order the tests for ``--dist worksteal``.
+
+    It cuts the list into equal parts, one a process; who has nothing left takes from the end of another's part, where
+    the quick tests are. The slow tests of a file stay together, as they may share what is made once.
+    """
+    quick = [item for item in items if _expected_duration(item) == 0]
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        if _expected_duration(item) > 0:
+            files.setdefault(item.path, []).append(item)
+    slow = sorted(files.values(), key=lambda file: max(map(_expected_duration, file)), reverse=True)
+    ordered: list[pytest.Item] = []
+    for number in range(num_processes):
+        share = list(chain.from_iterable(slow[number::num_processes]))
+        size = (len(items) - len(ordered)) // (num_processes - number)
+        count = max(0, size - len(share))
+        ordered += share + quick[:count]
+        quick = quick[count:]
+    return ordered + quick
 
 
 def _expected_duration(item: pytest.Item) -> float:
-    """Seconds that a slow test may take; 0 for the others, which keep their order."""
+    """Seconds that a slow test may take; 0 for the others."""
     if item.get_closest_marker("slow") is None:
         return 0.0
     timeout = item.get_closest_marker("timeout")
