@@ -23,7 +23,5 @@ def test_kills_at_random_moments_change_nothing(
     monkeypatch.setenv("UNUNENNIUM_WORK", str(tmp_path / "work"))  # restored afterwards
     kills = 3 if ranks == 1 else 2  # each start of two ranks takes as long as three of one
     result = soak(tmp_path, kills=kills, epochs=14, ranks=ranks, seed=seed, starter=starter, workers=workers)
-        tmp_path, kills=3 if ranks == 1 else 2, epochs=14, ranks=ranks, seed=seed, starter=starter, workers=workers
-    )
     assert result["kills"] >= 1
     assert (result["lost_checkpoints"], result["differs"]) == (0, [])
