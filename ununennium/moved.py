@@ -29,7 +29,7 @@ MOVED = {
     "data.batch_transforms": "data.chips.batch_transforms",
     "data.bounds": "data.chips.bounds",
     "data.cache": "files",
-    "data.catalog": "data.scenes.catalog",
+    "data.catalog": "data.scenes.catalog data.scenes.scene data.scenes.open",
     "data.class_attributes": "data.targets.class_attributes",
     "data.class_numbers": "data.targets.class_numbers",
     "data.contents": "data.scenes.fingerprints files",

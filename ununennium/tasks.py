@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ununennium.data.chips.index import ChipIndex
-    from ununennium.data.scenes.catalog import Scene
     from ununennium.data.scenes.reader import SceneReader
+    from ununennium.data.scenes.scene import Scene
     from ununennium.data.splits.splits import Split
     from ununennium.data.targets.labels import LabelReader
     from ununennium.data.targets.patch_labels import OfPatch

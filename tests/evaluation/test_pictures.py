@@ -10,7 +10,7 @@ import rasterio
 from matplotlib.image import imread
 
 from ununennium.config import SceneConfig
-from ununennium.data.scenes.catalog import open_scene
+from ununennium.data.scenes.open import open_scene
 from ununennium.evaluation import pictures
 from ununennium.prediction.writers import ClassMapWriter, colour
 from ununennium.report import MAX_PICTURE_BYTES

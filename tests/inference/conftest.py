@@ -8,7 +8,7 @@ import rasterio
 
 from tests.rasters import write_raster
 from ununennium.config import SceneConfig
-from ununennium.data.scenes.catalog import open_scene
+from ununennium.data.scenes.open import open_scene
 
 
 @pytest.fixture

@@ -14,17 +14,14 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ununennium.checkpoints import object_cache as load_cache
 from ununennium.checkpoints.contract import CONTRACT, WEIGHTS
 from ununennium.checkpoints.manifest import Manifest, manifest_key
 from ununennium.checkpoints.spool import DESTINATION, TEMPORARY, Spool, spools
+from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.storage.base import Storage
-
-if TYPE_CHECKING:
-    from ununennium.checkpoints.store import CheckpointStore
 
 SAFE_HOURS = 24.0
 _LEAST_HOURS = 1.0
@@ -124,8 +121,6 @@ def _unless_committed(storage: Storage, key: str, committed_by: str) -> Callable
 
 
 def _in_spools(storage: Storage, judged: Callable[..., Finding]) -> Iterator[Finding]:
-    from ununennium.checkpoints.store import CheckpointStore
-
     for spool in spools():
         if spool.url != storage.root and not spool.url.startswith(f"{storage.root}/"):
             continue

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from ununennium.data.chips.loaders import Loaders, build_loaders
     from ununennium.data.chips.sampler import BucketedRandomSampler
     from ununennium.data.chips.statistics import BandStatistics, compute_statistics, normalise
-    from ununennium.data.scenes.catalog import Scene, open_catalog
+    from ununennium.data.scenes.catalog import open_catalog
     from ununennium.data.scenes.reader import SceneReader
+    from ununennium.data.scenes.scene import Scene
     from ununennium.data.splits.splits import HOLDOUT, TRAIN, VALIDATION, Split
 
 __all__ = [
@@ -46,7 +47,7 @@ _HOMES = {
     "GridChips": ".chips.dataset",
     "Loaders": ".chips.loaders",
     "BucketedRandomSampler": ".chips.sampler",
-    "Scene": ".scenes.catalog",
+    "Scene": ".scenes.scene",
     "SceneReader": ".scenes.reader",
     "Split": ".splits.splits",
     "TrainingChips": ".chips.dataset",

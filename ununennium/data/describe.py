@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ununennium.data.chips.index import ChipIndex
 from ununennium.data.scenes.bands import BandSet
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.places import crs_text, length_text, pixel_text, size_text
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.splits.overlaps import overlapping
-
-if TYPE_CHECKING:
-    from ununennium.data.chips.index import ChipIndex
 
 _MOST_NAMED = 12
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.data.chips.index import ChipIndex
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.raster import open_raster
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.splits.splits import FOLDS, HOLDOUT, NONE
 from ununennium.errors import DataError
 from ununennium.evaluation import pictures

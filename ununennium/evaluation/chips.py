@@ -14,7 +14,7 @@ import torch
 from rasterio.windows import Window
 
 from ununennium.data.chips.index import ChipIndex
-from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.targets.patch_labels import has_class
 from ununennium.data.targets.regression import ValueReader
 from ununennium.prediction.writers import NODATA

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from ununennium.config import DataConfig
 from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.statistics import BandStatistics
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.ground import GroundTally
 from ununennium.data.scenes.overwriting import refuse_overwriting
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.splits.splits import FOLDS, HOLDOUT, VALIDATION, place_on_grid
 from ununennium.data.targets.regression import ValueReader
 from ununennium.errors import DataError

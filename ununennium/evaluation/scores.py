@@ -21,8 +21,8 @@ from ununennium.prediction.writers import ClassMapWriter, PresenceMapWriter, Val
 _LEAST_SHOWN = 0.5
 
 if TYPE_CHECKING:
-    from ununennium.data.scenes.catalog import Scene
     from ununennium.data.scenes.reader import BoolArray
+    from ununennium.data.scenes.scene import Scene
     from ununennium.prediction.strips import Band, Output
 
 

@@ -12,7 +12,7 @@ import rasterio
 from rasterio.warp import transform
 
 from ununennium.data.chips.index import ChipIndex
-from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.splits.label_counts import CELL
 from ununennium.data.splits.splits import FOLDS, HOLDOUT, NONE, TRAIN, VALIDATION
 

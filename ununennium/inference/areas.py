@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.ground import GroundTally
+from ununennium.data.scenes.scene import Scene
 from ununennium.evaluation.scores import Scores
 
 

@@ -19,9 +19,9 @@ from rasterio.windows import Window
 
 from ununennium.checkpoints.contract import ModelContract
 from ununennium.data.scenes.align import same_crs
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.ground import pixel_areas
 from ununennium.data.scenes.raster import bounded_cache, open_raster
+from ununennium.data.scenes.scene import Scene
 from ununennium.evaluation.pictures import change_picture
 from ununennium.inference.jobs import ITEM
 from ununennium.inference.outputs import MappedScene

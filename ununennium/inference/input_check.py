@@ -19,11 +19,12 @@ from ununennium.config.parsing import make_section
 from ununennium.config.predictor import FitConfig
 from ununennium.data.scenes.align import in_words, metres, open_aligned, same_crs
 from ununennium.data.scenes.bands import BandSet, ImagePlan, are_names
-from ununennium.data.scenes.catalog import Scene, open_scene
 from ununennium.data.scenes.georeference import georeference
+from ununennium.data.scenes.open import open_scene
 from ununennium.data.scenes.places import crs_text
 from ununennium.data.scenes.raster import open_raster, shown
 from ununennium.data.scenes.reader import SceneReader
+from ununennium.data.scenes.scene import Scene
 from ununennium.errors import ConfigError, DataError
 
 _ANOTHER_UNIT = 10.0

@@ -10,7 +10,7 @@ from typing import Any
 
 from ununennium.checkpoints.contract import ModelContract
 from ununennium.config.predictor import PolygonsConfig
-from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.scene import Scene
 from ununennium.evaluation.pictures import class_map_picture, presence_map_picture, value_map_picture
 from ununennium.evaluation.scores import Scores
 from ununennium.inference.areas import AreaTable, write_table

@@ -19,8 +19,8 @@ import pyproj
 import shapely
 
 from ununennium.data.scenes.antimeridian import bbox_of, split, to_degrees
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.ground import straight_pixels
+from ununennium.data.scenes.scene import Scene
 from ununennium.inference.outputs import MappedScene
 from ununennium.prediction.writers import PROBABILITY_STEP
 from ununennium.version import __version__

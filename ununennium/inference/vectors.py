@@ -18,8 +18,8 @@ import shapely
 
 from ununennium.config.predictor import PolygonsConfig
 from ununennium.data.scenes.antimeridian import split, to_degrees
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.ground import area_of_outline, pixel_areas, straight_pixels
+from ununennium.data.scenes.scene import Scene
 from ununennium.errors import ConfigError, StorageError
 from ununennium.inference.polygons import trace_map
 

@@ -20,8 +20,9 @@ import fsspec
 
 from ununennium.checkpoints.registry import Registry
 from ununennium.config import RunConfig
-from ununennium.data.scenes.catalog import Scene, open_catalog
+from ununennium.data.scenes.catalog import open_catalog
 from ununennium.data.scenes.fingerprints import Fingerprints
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.sources import scenes_of
 from ununennium.errors import CheckpointError
 from ununennium.files import cache_folder

@@ -18,8 +18,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.shutil import copy as raster_copy
 from rasterio.windows import Window
 
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.raster import bounded_cache
+from ununennium.data.scenes.scene import Scene
 from ununennium.errors import ConfigError, StorageError
 
 NODATA = 255

@@ -15,6 +15,7 @@ from typing import IO, Any, ClassVar
 from ununennium.errors import ConfigError, StorageError, StorageUnavailable
 from ununennium.storage.base import CHUNK_BYTES, Entry, Leftover, check_key, folder_of
 from ununennium.storage.errors import translated_errors
+from ununennium.storage.s3_client import ATTEMPTS, PUT_OPTIONS, s3_options
 
 _S3 = ("s3", "s3a")
 _FEW = 10
@@ -66,8 +67,6 @@ class ObjectStorage:
             yield Path(file.name), file
 
     def put_file(self, local: Path, key: str) -> None:
-        from ununennium.storage.s3_client import PUT_OPTIONS
-
         with open(local, "rb"):  # a local file that is missing is no matter of the storage's
             pass
         with translated_errors("written", self.url(key)):
@@ -202,8 +201,6 @@ class ObjectStorage:
             return self._opened[1], self._opened[2]
         import fsspec
         from fsspec.core import url_to_fs
-
-        from ununennium.storage.s3_client import ATTEMPTS, s3_options
 
         options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         try:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from ununennium.checkpoints.parts import check_parts, taking_over
+from ununennium.checkpoints.savers import upload_left
+from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError
 from ununennium.training import distributed
 from ununennium.training.state import TrainerState, random_state, set_random_state
@@ -121,9 +123,6 @@ def read_checkpoint(url: str) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    from ununennium.checkpoints.savers import upload_left
-    from ununennium.checkpoints.store import CheckpointStore
-
     if distributed.rank() == 0:
         upload_left(url)  # what an earlier process could not upload may be the newest
     if not distributed.is_distributed():

@@ -29,7 +29,7 @@ from ununennium.checkpoints.store import CheckpointStore
 from ununennium.config import DataConfig, RunConfig
 from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.statistics import BandStatistics
-from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.targets.regression import ValueReader
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.evaluation import pictures

@@ -15,8 +15,8 @@ from ununennium.data import build_index, compute_statistics, open_catalog
 from ununennium.data.chips.index import ChipIndex
 from ununennium.data.describe import scene_facts, scene_rows
 from ununennium.data.scenes.bands import BandSet
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.reader import SceneReader
+from ununennium.data.scenes.scene import Scene
 from ununennium.errors import ConfigError, DataError
 
 WEST = rasterio.Affine(10, 0, 400000, 0, -10, 5000000)

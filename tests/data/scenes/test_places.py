@@ -9,7 +9,7 @@ import rasterio
 
 from ununennium.config import SceneConfig
 from ununennium.data.describe import scene_facts
-from ununennium.data.scenes.catalog import open_scene
+from ununennium.data.scenes.open import open_scene
 from ununennium.data.scenes.places import crs_text, pixel_text, resolution_text, size_text, window_text
 from ununennium.evaluation.block_sums import Units, UnitScene
 from ununennium.evaluation.slices import slices_of

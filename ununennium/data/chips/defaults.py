@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from ununennium.config import DataConfig
 from ununennium.data.scenes.bands import BandSet
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.reader import SceneReader
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.targets.class_attributes import with_attribute
 from ununennium.data.targets.class_numbers import ClassNumbers
 

@@ -18,11 +18,12 @@ from ununennium.config import DataConfig
 from ununennium.data.chips.defaults import fill_in
 from ununennium.data.scenes.align import check_grids
 from ununennium.data.scenes.bands import BandSet
-from ununennium.data.scenes.catalog import Scene, open_catalog
+from ununennium.data.scenes.catalog import open_catalog
 from ununennium.data.scenes.fingerprints import Fingerprints
 from ununennium.data.scenes.layout import arrange, channels
 from ununennium.data.scenes.places import size_text
 from ununennium.data.scenes.reader import FloatArray, SceneReader
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.units import check_bands, check_magnitudes
 from ununennium.data.splits.label_counts import CELL, Cells, Survey, count_cells
 from ununennium.data.splits.methods import check_no_leak, expected_folds, make_split

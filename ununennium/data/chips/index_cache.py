@@ -14,8 +14,9 @@ from pathlib import Path
 from ununennium.config import DataConfig
 from ununennium.data.chips.index import VERSION, ChipIndex, check_classes, fingerprints_of_settings, index_scenes
 from ununennium.data.chips.statistics import BandStatistics, compute_statistics
-from ununennium.data.scenes.catalog import Scene, open_catalog
+from ununennium.data.scenes.catalog import open_catalog
 from ununennium.data.scenes.fingerprints import Fingerprints
+from ununennium.data.scenes.scene import Scene
 from ununennium.errors import DataError, UnunenniumError
 from ununennium.files import cache_folder
 from ununennium.files import write_text as write_whole

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.data.chips.randomness import generator
-from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.scene import Scene
 from ununennium.errors import ConfigError
 
 LANES = 8

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.percentiles import Histogram
 from ununennium.data.scenes.reader import BoolArray, FloatArray
 from ununennium.data.splits.splits import TRAIN
 from ununennium.errors import DataError
-
-if TYPE_CHECKING:
-    from ununennium.data.chips.index import ChipIndex
-
 
 PERCENTILES = (2.0, 50.0, 98.0)
 

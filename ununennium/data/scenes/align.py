@@ -23,14 +23,15 @@ from rasterio.vrt import WarpedVRT
 
 from ununennium.config import DataConfig, SceneConfig
 from ununennium.data.scenes.bands import ImageBands
-from ununennium.data.scenes.catalog import Scene, is_vector, label_files, name_of, open_scene
 from ununennium.data.scenes.delivered import MAX_PIXELS, check_raster, check_sources
 from ununennium.data.scenes.fingerprints import Fingerprints
 from ununennium.data.scenes.georeference import Georeference, georeference
 from ununennium.data.scenes.label_bands import label_bands, unlabelled_value, write_labels_alone
 from ununennium.data.scenes.nan_copy import has_one_validity, write_nan_copy
+from ununennium.data.scenes.open import is_vector, label_files, name_of, open_scene
 from ununennium.data.scenes.places import crs_text, pixel_text
 from ununennium.data.scenes.raster import bounded_cache, open_raster, shown
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.sources.virtual import opened_image
 from ununennium.data.scenes.warp_points import warp_image, warp_label
 from ununennium.errors import ConfigError, DataError

@@ -1,166 +1,21 @@
-"""Scenes: what the files say of themselves, checked before anything is trained."""
+"""The scenes of a configuration, opened and checked together before anything is trained."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import PurePosixPath
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
-import rasterio
-
-from ununennium.config import DataConfig, RegionConfig, SceneConfig
-from ununennium.data.scenes.bands import BandSet, ImageBands, ImagePlan
-from ununennium.data.scenes.delivered import MAX_PIXELS, check_raster, check_sources
-from ununennium.data.scenes.georeference import Georeference, georeference, lie_together
-from ununennium.data.scenes.label_bands import label_bands
+from ununennium.config import DataConfig
+from ununennium.data.scenes.align import open_aligned
+from ununennium.data.scenes.bands import ImagePlan
+from ununennium.data.scenes.open import open_scene
 from ununennium.data.scenes.places import size_text
-from ununennium.data.scenes.raster import open_raster, shown
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.sources import scenes_of
-from ununennium.data.scenes.sources.virtual import block_shape_of, opened_image, sources_of
-from ununennium.data.scenes.vector_shapes import choose_layer, layer_info
 from ununennium.errors import ConfigError, DataError
-
-_VECTOR_ENDINGS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", ".parquet")
-_SUBPIXEL = 0.01  # two grids agree if their corners are closer than this share of a pixel
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One image with its labels.
-
-    Attributes:
-        name: unique among the scenes.
-        images: what rasterio opens for each date, all on one grid: a path, a URL, or the text of a GDAL VRT.
-        dates: day of each image (ISO 8601), where known.
-        files: every file that the images and labels are read from: the scene changes if one of them does.
-        label: path or URL of the labels; None if it has none.
-        label_kind: ``raster`` on the image's grid, or ``vector``.
-        label_field: vector attribute with the class; None if every shape is ``label_value``.
-        label_value: class value of shapes without a field; None for the second class.
-        outside: what pixels outside every shape are; None if nobody said (``data.chips.defaults`` finds out).
-        width: columns.
-        height: rows.
-        num_bands: bands in the first image, without alpha bands: those are masks.
-        dtype: of the pixels, that of all bands and dates.
-        crs: WKT of the coordinate reference system; None without one.
-        transform: affine coefficients (a, b, c, d, e, f): x = a col + b row + c, y = d col + e row + f.
-        nodata: pixel value without data, by the first image's tag.
-        band_names: of the first image, without alpha bands: the file's descriptions; ``band <n>`` where it has none.
-        has_mask: whether an image carries a mask or alpha band.
-        block_shape: (rows, columns) of the blocks in which the file is compressed.
-        classes: of the scene as a whole, where it has no label file.
-        placed_by: ``transform``, ``points`` (the transform is fitted to ground control points), or ``none``; without a
-            CRS, ``points``, ``polynomials`` or ``arrays`` place the image only when it is warped.
-        attributes: names and values of what else is known of it, by which evaluations are sliced.
-        label_layer: layer of a vector file with labels.
-        label_buffer_m: metres on the ground by which its shapes are grown.
-        label_unknown: ``error`` or ``unlabelled``, for labels that are no class.
-        labelled_area: vector file of the area in which labels are complete; None for the whole image.
-        labelled_regions: the same as rectangles (first row, row after the last, first column, column after the last).
-        class_values: (label value, class number) pairs, where they differ; empty where they do not.
-        image_bands: properties of the bands of each image, as its file states them; empty in indexes of version 4.
-    """
-
-    name: str
-    images: tuple[str, ...]
-    dates: tuple[str | None, ...]
-    files: tuple[str, ...]
-    label: str | None
-    label_kind: Literal["raster", "vector"] | None
-    label_field: str | None
-    label_value: int | None
-    outside: Literal["background", "unlabelled"] | None
-    width: int
-    height: int
-    num_bands: int
-    dtype: str
-    crs: str | None
-    transform: tuple[float, float, float, float, float, float]
-    nodata: float | None
-    band_names: tuple[str, ...]
-    has_mask: bool
-    block_shape: tuple[int, int]
-    classes: tuple[str, ...] = ()
-    attributes: tuple[tuple[str, str], ...] = ()
-    placed_by: str = "transform"
-    label_layer: str | None = None
-    label_buffer_m: float | None = None
-    label_unknown: Literal["error", "unlabelled"] = "error"
-    labelled_area: str | None = None
-    labelled_regions: tuple[tuple[int, int, int, int], ...] = ()
-    class_values: tuple[tuple[int, int], ...] = ()
-    image_bands: tuple[ImageBands, ...] = ()
-
-    @property
-    def affine(self) -> rasterio.Affine:
-        """The transform as an ``Affine``."""
-        return rasterio.Affine(*self.transform)
-
-    @property
-    def resolution(self) -> tuple[float, float]:
-        """Size of a pixel in units of the CRS, (x, y), both positive."""
-        a, b, _, d, e, _ = self.transform
-        return (a**2 + d**2) ** 0.5, (b**2 + e**2) ** 0.5
-
-    @property
-    def num_dates(self) -> int:
-        """Images in the stack; 1 for a single one."""
-        return len(self.images)
-
-    @property
-    def bands_of_images(self) -> tuple[ImageBands, ...]:
-        """Properties of the bands of each image; in indexes of version 4 the first image's hold for all."""
-        if self.image_bands:
-            return self.image_bands
-        count, masks = self.num_bands, (1 if self.has_mask else 0,) * self.num_bands
-        scales, offsets, nodata = (1.0,) * count, (0.0,) * count, (self.nodata,) * count
-        alike = ImageBands(self.band_names, (self.dtype,) * count, nodata, masks, scales, offsets)
-        return (alike,) * self.num_dates
-
-    def band_set(self, bands: Sequence[int | str] | None = None) -> BandSet:
-        """Bands that are meant by name, or by number from 1, in the order given; all but alpha bands if not given.
-
-        Raises:
-            ConfigError: the first image has no such band.
-        """
-        found = BandSet.of(self.bands_of_images[0], bands, self.name)
-        return found if self.image_bands else replace(found, names=(), tags=())
-
-    def band_numbers(self, bands: Sequence[int | str]) -> tuple[int, ...]:
-        """Numbers from 1 in the first image of the bands that are meant by name, or by number, in the order given.
-
-        Raises:
-            ConfigError: the scene has no such band.
-        """
-        image = self.bands_of_images[0]
-        return BandSet(tuple(bands), alpha=image.alpha).numbers(image, self.name)
-
-    def names_of(self, bands: BandSet | Sequence[int | str] | None = None) -> list[str]:
-        """Names in the first image of bands, those of another scene among them; of all but alpha bands if not given.
-
-        Raises:
-            ConfigError: the scene has no such band.
-        """
-        image = self.bands_of_images[0]
-        wanted = bands if isinstance(bands, BandSet) else BandSet(tuple(bands or image.inputs), alpha=image.alpha)
-        return [image.names[number - 1] for number in wanted.numbers(image, self.name)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Scene:
-        """The inverse of ``to_dict``."""
-        names = ("images", "dates", "files", "transform", "band_names", "block_shape", "classes")
-        tuples = {name: tuple(values[name]) for name in names}
-        for name in ("attributes", "labelled_regions", "class_values"):
-            tuples[name] = tuple(tuple(each) for each in values.get(name, ()))
-        images = tuple(ImageBands.from_dict(image) for image in values.get("image_bands", ()))
-        return cls(**{**values, **tuples, "image_bands": images})
+from ununennium.files import cache_folder
 
 
 def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = None) -> list[Scene]:
@@ -176,9 +31,6 @@ def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = No
         ConfigError: two scenes of one name, or bands that the files do not have.
     """
     if config.align == "warp":
-        from ununennium.data.scenes.align import open_aligned
-        from ununennium.files import cache_folder
-
         scenes = open_aligned(scenes_of(config), config, cache_folder() / "aligned", progress)
     else:
         opened = enumerate(scenes_of(config))
@@ -202,107 +54,8 @@ def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = No
     return scenes
 
 
-def open_scene(
-    settings: SceneConfig, place: int = 0, *, max_pixels: int = MAX_PIXELS, limit: str = "data.max_pixels"
-) -> Scene:
-    """Read what one scene's files say of themselves.
-
-    Args:
-        settings: the scene.
-        place: its number in the configuration, for messages.
-        max_pixels: rows times columns at most.
-        limit: the setting that says so.
-
-    Raises:
-        DataError: a file cannot be read, is larger, or has no pixels, or labels are on another grid.
-    """
-    name = settings.name or name_of(settings)
-    given = settings.image if isinstance(settings.image, list) else [settings.image]
-    opened = [opened_image(image, name) for image in given]
-    images = [image for image, _ in opened]
-    dates = settings.date if isinstance(settings.date, list) else [settings.date] * len(images)
-    for each in images:
-        check_sources(each, f"image of scene {name!r}")
-    with open_raster(images[0], f"image of scene {name!r}") as image:
-        check_raster(image, f"image of scene {name!r}", shown(images[0]), max_pixels, limit)
-        bands = _bands_of(image, images[0], name)
-        placed = georeference(image)
-        kind: Literal["raster", "vector"] | None = None
-        if settings.label is not None:
-            kind = "vector" if is_vector(settings.label) else "raster"
-        scene = Scene(
-            name=name,
-            images=tuple(images),
-            dates=tuple(dates),
-            files=(*(file for _, files in opened for file in files), *label_files(settings)),
-            label=settings.label,
-            label_kind=kind,
-            label_field=settings.label_field,
-            label_value=settings.label_value,
-            outside=settings.outside,
-            classes=tuple(settings.classes),
-            attributes=tuple(settings.attributes.items()),
-            label_layer=settings.label_layer,
-            label_buffer_m=settings.label_buffer_m,
-            label_unknown=settings.label_unknown,
-            labelled_area=settings.labelled_area if isinstance(settings.labelled_area, str) else None,
-            width=image.width,
-            height=image.height,
-            num_bands=len(bands.inputs),
-            dtype=_dtype_of([bands]),
-            crs=placed.crs.to_wkt() if placed.crs else None,
-            transform=tuple(placed.transform)[:6],
-            placed_by=placed.kind,
-            nodata=next((bands.nodata[k - 1] for k in bands.inputs if bands.nodata[k - 1] is not None), None),
-            band_names=tuple(bands.names[number - 1] for number in bands.inputs),
-            has_mask=bool(bands.alpha) or any(bands.masks),
-            block_shape=block_shape_of(images[0], image.block_shapes[0])
-            if images[0].startswith("<")
-            else image.block_shapes[0],
-        )
-    later = [_later_image(scene, image) for image in images[1:]]
-    scene = replace(
-        scene,
-        image_bands=(bands, *later),
-        dtype=_dtype_of([bands, *later]),
-        has_mask=scene.has_mask or any(its.alpha or any(its.masks) for its in later),
-    )
-    if kind == "raster":
-        _check_label_grid(scene)
-    elif kind == "vector":
-        scene = _with_layer(scene, place, placed)
-    if isinstance(settings.labelled_area, list):
-        scene = replace(scene, labelled_regions=_rectangles(settings.labelled_area, scene, place))
-    return scene
-
-
-def label_files(settings: SceneConfig) -> list[str]:
-    """Files that say what is labelled, and how."""
-    area = settings.labelled_area if isinstance(settings.labelled_area, str) else None
-    return [file for file in (settings.label, area) if file is not None]
-
-
 def _class_values(config: DataConfig) -> tuple[tuple[int, int], ...]:
     return tuple((value, config.classes.index(name)) for value, name in sorted(config.class_values.items()))
-
-
-def _rectangles(regions: Sequence[RegionConfig], scene: Scene, place: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Rectangles as (first row, row after the last, first column, column after the last)."""
-    found = []
-    for number, region in enumerate(regions):
-        for (start, stop), size, name in (
-            (region.rows, scene.height, "rows"),
-            (region.columns, scene.width, "columns"),
-        ):
-            if start >= size or (stop is not None and stop > size):
-                raise ConfigError(
-                    f"data.scenes.{place}.labelled_area.{number}.{name}",
-                    [start, stop],
-                    f"lies beyond scene {scene.name!r}, which has {name} 0..{size - 1}; null is its far edge",
-                )
-        rows, columns = region.rows, region.columns
-        found.append((rows[0], rows[1] or scene.height, columns[0], columns[1] or scene.width))
-    return tuple(found)
 
 
 def _check_distinct(scenes: Sequence[Scene]) -> None:
@@ -318,118 +71,6 @@ def _check_distinct(scenes: Sequence[Scene]) -> None:
                 f"{', '.join(scene.files)}; leave one out"
             )
         seen[what] = scene.name
-
-
-def is_vector(label: str) -> bool:
-    """Whether a label file holds shapes."""
-    return label.lower().endswith(_VECTOR_ENDINGS)
-
-
-def name_of(settings: SceneConfig) -> str:
-    """The name of the first image's first file, without its ending."""
-    image = settings.image[0] if isinstance(settings.image, list) else settings.image
-    if isinstance(image, Mapping):
-        file = next(iter(image.values()))
-        image = file if isinstance(file, str) else file[0]
-    file = sources_of(image)[0] if image.startswith("<") else image
-    return PurePosixPath(file.replace("\\", "/")).stem
-
-
-def _bands_of(image: Any, path: str, name: str) -> ImageBands:
-    bands = ImageBands.of(image)
-    for number in bands.inputs:
-        if bands.dtypes[number - 1].startswith("complex"):
-            raise DataError(
-                f"image of scene {name!r}: {shown(path)} has pixels of type {bands.dtypes[number - 1]}; write real "
-                "numbers, such as the amplitude, or real and imaginary part as two bands"
-            )
-    return bands
-
-
-def _dtype_of(images: Sequence[ImageBands]) -> str:
-    return str(np.result_type(*(image.dtypes[number - 1] for image in images for number in image.inputs)))
-
-
-def _later_image(scene: Scene, later: str) -> ImageBands:
-    """Properties of the bands of another date, which lies on the same grid."""
-    with open_raster(later, f"image of scene {scene.name!r}") as image:
-        bands = _bands_of(image, later, scene.name)
-        same = (image.height, image.width) == (scene.height, scene.width) and len(bands.inputs) >= scene.num_bands
-        placed = georeference(image)
-        same &= placed.transform.almost_equals(scene.affine, _SUBPIXEL * max(scene.resolution))
-        same &= (placed.crs.to_wkt() if placed.crs else None) == scene.crs
-        if same and placed.needs_warp:
-            with open_raster(scene.images[0], f"image of scene {scene.name!r}") as first:
-                same = lie_together(georeference(first), placed, scene.height, scene.width)
-        if same:
-            check_raster(image, f"image of scene {scene.name!r}", shown(later), scene.height * scene.width)
-        else:
-            raise DataError(
-                f"scene {scene.name!r}: {shown(later)} and {shown(scene.images[0])} are on different grids or differ "
-                "in their bands; warp one to the other's grid (gdalwarp -te ... -tr ...)"
-            )
-        return bands
-
-
-def _check_label_grid(scene: Scene) -> None:
-    assert scene.label is not None
-    with open_raster(scene.label, f"labels of scene {scene.name!r}") as label:
-        shape = (label.height, label.width)
-        placed = georeference(label)
-        # A label raster without georeference, beside an image with control points, is drawn on its pixels.
-        on_pixels = scene.placed_by not in ("transform", "none") and placed.kind == "none"
-        corners_agree = on_pixels or all(
-            abs(ours - theirs) <= _SUBPIXEL * max(scene.resolution)
-            for point in ((0, 0), (scene.width, scene.height))
-            for ours, theirs in zip(scene.affine * point, placed.transform * point, strict=True)
-        )
-        same_crs = scene.crs is None or placed.crs is None or rasterio.CRS.from_wkt(scene.crs) == placed.crs
-        if shape != (scene.height, scene.width) or not corners_agree or not same_crs:
-            raise DataError(
-                f"scene {scene.name!r}: image and label are on different grids: {size_text(scene.height, scene.width)} "
-                f"in pixels from {scene.transform[2]:.10g}, {scene.transform[5]:.10g} against {size_text(*shape)} from "
-                f"{label.transform[2]:.10g}, {label.transform[5]:.10g}"
-                + ("" if same_crs else ", in another CRS")
-                + f"; warp {scene.label} to the image's grid (gdalwarp -te ... -tr ... -r near)"
-            )
-        label_bands(label, f"labels of scene {scene.name!r}: {scene.label}")
-
-
-def _with_layer(scene: Scene, place: int, placed: Georeference) -> Scene:
-    """The scene with the layer of its vector labels, which has the attribute that is asked for."""
-    assert scene.label is not None
-    what = f"labels of scene {scene.name!r}"
-    layer = choose_layer(scene.label, scene.label_layer, f"data.scenes.{place}.label_layer", what)
-    info = layer_info(scene.label, layer, what)
-    _check_places_shapes(scene, placed, info["crs"])
-    if scene.crs is not None and not info["crs"]:
-        raise DataError(f"{what}: {scene.label} names no CRS; write it with the one it is in")
-    if scene.label_field is not None and scene.label_field not in list(info["fields"]):
-        known = ", ".join(info["fields"]) or "none"
-        raise ConfigError(
-            f"data.scenes.{place}.label_field",
-            scene.label_field,
-            f"{scene.label} has no such attribute; it has: {known}",
-        )
-    return replace(scene, label_layer=layer)
-
-
-def _check_places_shapes(scene: Scene, placed: Georeference, label_crs: str | None) -> None:
-    """Refuse vector labels in coordinates on an image whose pixels have none.
-
-    Raises:
-        DataError: the image has no georeference, or one that takes warping.
-    """
-    what = f"image of scene {scene.name!r}"
-    if placed.needs_warp:
-        why = "so that vector labels cannot be placed on its pixels"
-        raise DataError(f"{what}: {placed.refusal(shown(scene.images[0]), why)}")
-    if placed.kind == "none" and label_crs:
-        raise DataError(
-            f"{what}: {shown(scene.images[0])} has no georeference, and its labels {scene.label} are in coordinates "
-            f"({label_crs[:40]}); write its CRS and corners into it (gdal_edit.py -a_srs EPSG:... -a_ullr ...), or "
-            "give a label raster on its pixels"
-        )
 
 
 def _check_bands(scene: Scene, first: Scene, config: DataConfig) -> None:

@@ -13,17 +13,15 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ununennium.data.scenes.locations import local_file, remote_url
 from ununennium.data.scenes.references import companions, listed, others_beside
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.stores import Stores
 from ununennium.data.scenes.virtual_sources import sources_of
 from ununennium.errors import DataError
 from ununennium.files import write_text as write_whole
-
-if TYPE_CHECKING:
-    from ununennium.data.scenes.catalog import Scene
 
 _SETTLED_NS = 2 * 10**9
 """A file that was changed so shortly before it was hashed may change again within a tick of the file system's clock."""

@@ -18,7 +18,7 @@ import pyproj
 import rasterio
 import shapely
 
-from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.scene import Scene
 
 FloatArray = npt.NDArray[np.float64]
 

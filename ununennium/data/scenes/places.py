@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyproj
 
-if TYPE_CHECKING:
-    from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.scene import Scene
 
 _GEOD = pyproj.Geod(ellps="WGS84")
 _UNITS = {"metre": "m", "degree": "°", "foot": "ft", "US survey foot": "US ft", "grad": "gon", "kilometre": "km"}

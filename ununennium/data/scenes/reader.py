@@ -15,9 +15,9 @@ import numpy.typing as npt
 from rasterio.windows import Window
 
 from ununennium.data.scenes.bands import BandSet, ImagePlan
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.places import size_text
 from ununennium.data.scenes.raster import GDAL_CACHE_BYTES, LazyRaster, UnreadableError
+from ununennium.data.scenes.scene import Scene
 from ununennium.errors import DataError
 
 FloatArray = npt.NDArray[np.float32]

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.data.scenes.bands import BandSet, ImagePlan, is_name, name_at_two_places
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.reader import SceneReader
+from ununennium.data.scenes.scene import Scene
 from ununennium.errors import ConfigError, DataError
 
 _MOST_APART = 50.0

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.config import DataConfig
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.reader import SceneReader
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.splits.splits import FOLDS, TRAIN, Split, place_on_grid
 from ununennium.data.splits.stratify import Block
 from ununennium.data.targets.labels import LabelReader

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.config import DataConfig, SplitConfig
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.reader import SceneReader
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.vector_shapes import choose_layer, layer_info, read_shapes
 from ununennium.data.splits.label_counts import count_blocks
 from ununennium.data.splits.overlaps import overlapping, shared_places

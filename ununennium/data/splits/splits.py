@@ -20,8 +20,8 @@ import shapely
 
 from ununennium.config import RegionConfig, SplitConfig
 from ununennium.data.scenes.antimeridian import turn_of
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.reader import clip
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.splits import overlaps
 from ununennium.data.splits.stratify import Block
 from ununennium.errors import ConfigError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.vector_files import read_table
 from ununennium.data.scenes.vector_shapes import layer_info
 from ununennium.data.targets.class_numbers import ClassNumbers, is_empty, likeness

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.scene import Scene
 
 UNKNOWN = -(2**62)
 """In place of the label of a pixel whose value no class has."""

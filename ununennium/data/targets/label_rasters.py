@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.windows import Window
 
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.label_bands import label_bands
 from ununennium.data.scenes.raster import LazyRaster
 from ununennium.data.scenes.reader import BoolArray, raster_of
+from ununennium.data.scenes.scene import Scene
 
 
 class LabelRaster:

@@ -11,8 +11,8 @@ import rasterio
 import shapely
 from rasterio.features import rasterize
 
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.reader import BoolArray
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.vector_shapes import Shapes, choose_layer, read_shapes
 from ununennium.data.targets.class_numbers import ClassNumbers
 from ununennium.data.targets.ground_buffers import buffered

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.reader import clip
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.targets.class_numbers import UNKNOWN, ClassNumbers
 from ununennium.data.targets.label_rasters import LabelRaster
 from ununennium.data.targets.label_shapes import LabelledArea, LabelShapes

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.data.scenes.catalog import Scene
 from ununennium.data.scenes.reader import FloatArray, SceneReader, clip
+from ununennium.data.scenes.scene import Scene
 from ununennium.data.splits.splits import TRAIN, Split
 from ununennium.data.targets.label_rasters import LabelRaster
 from ununennium.data.targets.label_shapes import LabelledArea

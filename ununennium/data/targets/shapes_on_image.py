@@ -11,7 +11,7 @@ import rasterio
 import shapely
 
 from ununennium.data.scenes.antimeridian import copies_within, turn_of, unwrapped
-from ununennium.data.scenes.catalog import Scene
+from ununennium.data.scenes.scene import Scene
 from ununennium.errors import DataError
 
 _SAMPLES = 33  # of the image, along each side

@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from ununennium.config import CatalogConfig, DataConfig, SceneConfig
+from ununennium.data.scenes.sources.folder import scenes_in_folder
+from ununennium.data.scenes.sources.stac import scenes_in_stac
+from ununennium.data.scenes.sources.table import scenes_in_table
 from ununennium.errors import DataError
 
 __all__ = ["scenes_of", "scenes_without_labels"]
@@ -40,18 +43,11 @@ def scenes_without_labels(catalog: CatalogConfig, *, recent_days: float | None =
 
 
 def _from_catalog(catalog: CatalogConfig, *, labelled: bool = True) -> list[SceneConfig]:
-    # Each kind brings packages of its own, so it is imported when it is used.
     if catalog.folder is not None:
-        from ununennium.data.scenes.sources.folder import scenes_in_folder
-
         where, scenes = catalog.folder, scenes_in_folder(catalog)
     elif catalog.table is not None:
-        from ununennium.data.scenes.sources.table import scenes_in_table
-
         where, scenes = catalog.table, scenes_in_table(catalog, labelled=labelled)
     else:
-        from ununennium.data.scenes.sources.stac import scenes_in_stac
-
         assert catalog.stac is not None
         where, scenes = catalog.stac, scenes_in_stac(catalog, labelled=labelled)
     if not scenes and labelled:
