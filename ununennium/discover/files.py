@@ -14,12 +14,13 @@ from rasterio.windows import Window
 
 from ununennium.data.scenes.align import same_crs
 from ununennium.data.scenes.raster import open_raster
+from ununennium.data.scenes.vector_checks import VECTOR_ENDINGS
 from ununennium.data.scenes.vector_files import layers_of, read_info, read_table
 from ununennium.errors import DataError
 
 RASTERS = {".tif", ".tiff", ".vrt", ".jp2", ".img"}
 PICTURES = {".png", ".jpg", ".jpeg"}
-VECTORS = {".geojson", ".gpkg", ".shp", ".fgb"}
+VECTORS = set(VECTOR_ENDINGS) - {".json", ".parquet", ".kml", ".gml"}  # those are more often something else
 CLASS_FIELDS = ("class", "classname", "class_name", "label", "landcover", "lc", "category", "type", "name")
 NUMBER_FIELDS = ("class_id", "classid", "class_value", "label_id", "class", "label", "lc", "code", "value", "gridcode")
 _OTHER_USES = {"type", "name"}  # often an attribute of each shape alone: classes repeat themselves

@@ -19,10 +19,10 @@ from ununennium.data.scenes.places import size_text
 from ununennium.data.scenes.raster import open_raster, shown
 from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.sources.virtual import block_shape_of, opened_image, sources_of
+from ununennium.data.scenes.vector_checks import VECTOR_ENDINGS
 from ununennium.data.scenes.vector_shapes import choose_layer, layer_info
 from ununennium.errors import ConfigError, DataError
 
-_VECTOR_ENDINGS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml", ".parquet")
 _SUBPIXEL = 0.01  # two grids agree if their corners are closer than this share of a pixel
 
 
@@ -127,7 +127,7 @@ def _rectangles(regions: Sequence[RegionConfig], scene: Scene, place: int) -> tu
 
 def is_vector(label: str) -> bool:
     """Whether a label file holds shapes."""
-    return label.lower().endswith(_VECTOR_ENDINGS)
+    return label.lower().endswith(VECTOR_ENDINGS)
 
 
 def name_of(settings: SceneConfig) -> str:

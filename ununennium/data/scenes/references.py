@@ -13,17 +13,17 @@ from typing import Any
 
 from ununennium.data.scenes.locations import local_file
 from ununennium.data.scenes.raster import open_raster
+from ununennium.data.scenes.vector_checks import TABLE_OF_SHAPES, VECTOR_ENDINGS
 from ununennium.data.scenes.vector_files import read_table
 from ununennium.data.scenes.virtual_sources import seen_from, sources_of, virtual_text
 from ununennium.errors import DataError
 
 BESIDE_RASTERS = (".aux.xml", ".msk", ".ovr")
 """Endings, appended to the name, of what GDAL reads along with a file."""
-BESIDE_SHAPES = (".dbf", ".shx", ".prj", ".cpg")
+BESIDE_SHAPES = (TABLE_OF_SHAPES, ".shx", ".prj", ".cpg")
 _ALSO_BESIDE_SHAPES = (".qix", ".sbn", ".sbx", ".qpj", ".cst", ".idm", ".ind")
 _BESIDE_DATABASES = ("-wal", "-journal")
 _BESIDE_GML = (".xsd", ".gfs")
-_VECTORS = (".shp", ".dbf", ".geojson", ".json", ".gpkg", ".fgb", ".kml", ".gml", ".parquet")
 _INDEXES = (".gti", ".gti.gpkg", ".gti.fgb", ".gti.parquet")
 
 
@@ -75,7 +75,7 @@ def listed(file: Path) -> tuple[list[str], list[str]]:
 def is_raster(file: Path) -> bool:
     """Tell whether a file may be a raster, by its ending."""
     name = file.name.lower()
-    return name.endswith(_INDEXES) or not name.endswith(_VECTORS)
+    return name.endswith(_INDEXES) or not name.endswith((*VECTOR_ENDINGS, TABLE_OF_SHAPES))
 
 
 def sources_in(file: Path) -> list[str]:

@@ -13,6 +13,7 @@ import fsspec
 from ununennium.data.scenes.locations import local_file, remote_url
 from ununennium.data.scenes.references import BESIDE_RASTERS, BESIDE_SHAPES
 from ununennium.data.scenes.remote import RETRY_WAITS_S
+from ununennium.data.scenes.vector_checks import VECTOR_ENDINGS
 from ununennium.data.scenes.virtual_sources import sources_of
 from ununennium.errors import DataError
 
@@ -25,7 +26,6 @@ _NOT_THERE = (404, 410)  # HTTP statuses
 _NOT_TOLD = (400, 401, 403, 405, 501)
 _REQUESTS = 16
 _VIRTUAL_BYTES = 2**20
-_VECTORS = ("geojson", "json", "gpkg", "fgb", "kml", "gml", "parquet")
 
 
 class Stores:
@@ -133,7 +133,7 @@ def _beside(url: str) -> list[str]:
     stem, dot, ending = url.rpartition(".")
     if dot and ending.lower() == "shp":
         return [f"{stem}{end}" for end in BESIDE_SHAPES]
-    return [f"{url}{end}" for end in BESIDE_RASTERS] if ending.lower() not in _VECTORS else []
+    return [f"{url}{end}" for end in BESIDE_RASTERS] if f".{ending.lower()}" not in VECTOR_ENDINGS else []
 
 
 def _status(error: BaseException) -> int | None:

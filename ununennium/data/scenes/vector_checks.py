@@ -11,7 +11,12 @@ from ununennium.data.scenes.locations import local_file, remote_url
 from ununennium.errors import DataError
 
 _PART_BYTES = 4096
-_NO_XML = (".geojson", ".json", ".gpkg", ".shp", ".dbf", ".fgb", ".parquet")
+_XML = (".kml", ".gml")
+_NO_XML = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet")
+VECTOR_ENDINGS = (*_NO_XML, *_XML)
+"""Endings of the files that labels as shapes may be in, lower case."""
+TABLE_OF_SHAPES = ".dbf"
+"""Ending of the attributes beside a Shapefile."""
 
 
 def check_vector_file(path: str) -> None:
@@ -28,7 +33,7 @@ def check_vector_file(path: str) -> None:
     start = _start_of(file) if file is not None else _start_of_remote(path)
     check_content(start, path, "vector file")
     name = path.lower().partition("?")[0]
-    if name.endswith(_NO_XML) and start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+    if name.endswith((*_NO_XML, TABLE_OF_SHAPES)) and start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise DataError(
             f"vector file: {path} is XML, not what its name says; give the file itself, or name it .gml or .kml"
         )
