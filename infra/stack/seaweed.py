@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 NUM_PORTS = 5
 """S3, filer, master, volume and admin."""
@@ -48,3 +49,17 @@ def environment(port: int, access_key: str, secret_key: str) -> dict[str, str]:
         "AWS_VIRTUAL_HOSTING": "FALSE",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+def client(environment: Mapping[str, str]) -> Any:
+    """An s3fs filesystem of the server that keeps no listings and soon gives up."""
+    import s3fs
+
+    return s3fs.S3FileSystem(
+        key=environment["AWS_ACCESS_KEY_ID"],
+        secret=environment["AWS_SECRET_ACCESS_KEY"],
+        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        config_kwargs={"connect_timeout": 2, "read_timeout": 5, "retries": {"max_attempts": 1}},
+    )

@@ -209,18 +209,8 @@ def _worker_is_online(state: State) -> bool:
 
 
 def _has_bucket(environment: dict[str, str]) -> bool:
-    import s3fs
-
-    filesystem = s3fs.S3FileSystem(
-        key=environment["AWS_ACCESS_KEY_ID"],
-        secret=environment["AWS_SECRET_ACCESS_KEY"],
-        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
-        use_listings_cache=False,
-        skip_instance_cache=True,
-        config_kwargs={"connect_timeout": 2, "read_timeout": 5, "retries": {"max_attempts": 1}},
-    )
     try:
-        filesystem.ls(BUCKET)
+        seaweed.client(environment).ls(BUCKET)
     except Exception:  # whatever it is: not yet
         return False
     return True

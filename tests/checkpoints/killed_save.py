@@ -13,6 +13,7 @@ import sys
 
 import torch
 
+from tests.checkpoints.stored import look
 from ununennium.checkpoints.store import CheckpointStore
 
 
@@ -51,17 +52,6 @@ def save_and_delete(folder: str, kill_at: int) -> int:
     store.save(state(2), epoch=2, step=2)
     store.delete(old)
     return calls[0]
-
-
-def look(folder: str) -> dict:
-    store = CheckpointStore(folder)
-    complete, dangling = [], []
-    for manifest in store.manifests():
-        try:
-            complete.append(store.load(manifest)["number"])
-        except Exception:
-            dangling.append(manifest.key)
-    return {"complete": complete, "dangling": dangling}
 
 
 def main(folder: str, what: str) -> None:

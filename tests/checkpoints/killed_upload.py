@@ -15,6 +15,7 @@ import sys
 
 import torch
 
+from tests.checkpoints.stored import look
 from ununennium.checkpoints.savers import BackgroundSaver, DirectSaver, upload_left
 from ununennium.checkpoints.store import CheckpointStore
 
@@ -57,17 +58,6 @@ def save_both(url: str, values: int, way: str, count: int, *, answered: bool = F
     saver.flush(FLUSH_S)
     saver.close()
     return made[0]
-
-
-def look(url: str) -> dict:
-    store = CheckpointStore(url)
-    complete, dangling = [], []
-    for manifest in store.manifests():
-        try:
-            complete.append(store.load(manifest)["number"])
-        except Exception:
-            dangling.append(manifest.key)
-    return {"complete": complete, "dangling": dangling}
 
 
 def restart(url: str, values: int, way: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-KILLED = Path(__file__).with_name("killed_upload.py")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -22,8 +22,11 @@ def test_killed_at_every_request_of_a_save_at_least_one_checkpoint_is_whole(s3, 
 
     def run(what):
         url = f"s3://checkpoints/{uuid.uuid4().hex}"
-        command = [sys.executable, str(KILLED), url, str(tmp_path / "spool"), str(values), way, what]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+        script = "tests.checkpoints.killed_upload"
+        command = [sys.executable, "-m", script, url, str(tmp_path / "spool"), str(values), way, what]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

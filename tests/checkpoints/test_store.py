@@ -27,7 +27,7 @@ from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, StorageError, StorageUnavailable
 from ununennium.storage.open import open_storage
 
-KILLED = Path(__file__).with_name("killed_save.py")
+ROOT = Path(__file__).parents[2]
 
 
 def save(store, state, number=0, score=None, **position):
@@ -240,7 +240,8 @@ def test_many_calls_of_a_killed_save_leave_the_older_checkpoint_whole(tmp_path):
 
     def run(folder, call):
         return subprocess.run(
-            [sys.executable, str(KILLED), str(folder), str(call)], env=environment, capture_output=True, text=True,
+            [sys.executable, "-m", "tests.checkpoints.killed_save", str(folder), str(call)],
+            cwd=ROOT, env=environment, capture_output=True, text=True,
             timeout=240, check=False,
         )  # fmt: skip
 

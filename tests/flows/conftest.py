@@ -27,19 +27,8 @@ from tests.servers.prefect_server import (  # noqa: E402
     prefect_server,
     worker_of,
 )
+from tests.tiny import TINY  # noqa: E402
 from ununennium.config import RunConfig  # noqa: E402
-
-TINY = [
-    "model.kwargs={base_channels: 4, depth: 2}",
-    "data.chip_size=64",
-    "data.chips_per_epoch=8",
-    "data.batch_size=4",
-    "trainer.epochs=2",
-    "trainer.device=cpu",
-    "trainer.mixed_precision=false",
-    "early_stopping=null",
-    "gate.floors={}",
-]
 
 
 @pytest.fixture(scope="session")

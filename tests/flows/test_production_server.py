@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +18,7 @@ import pytest
 
 from tests.processes import wait_until
 from tests.servers.prefect_server import ROOT, bootstrap, ended, healthy, prefect_cli, worker_of
+from tests.servers.programs import running
 from ununennium.config import RunConfig
 
 Tiny = Callable[..., RunConfig]
@@ -48,31 +47,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def running(
-    command: list[str], log: Path, environment: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, stopped at the end."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 @pytest.fixture
@@ -137,11 +111,11 @@ def split_server(database: str, redis: str, tmp_path: Path) -> Iterator[dict[str
     (tmp_path / "prefect").mkdir()
     server = [sys.executable, "-m", "prefect", "server"]
     api = [*server, "start", "--no-services", "--host", "127.0.0.1", "--port", str(port)]
-    with running(api, tmp_path / "api.log", servers) as process:
+    with running(api, tmp_path / "api.log", environment=servers) as process:
         up = wait_until(lambda: process.poll() is not None or healthy(environment["PREFECT_API_URL"]), 120)
         assert up, (tmp_path / "api.log").read_text()
         assert process.poll() is None, (tmp_path / "api.log").read_text()
-        with running([*server, "services", "start"], tmp_path / "services.log", servers) as services:
+        with running([*server, "services", "start"], tmp_path / "services.log", environment=servers) as services:
             yield environment
             assert services.poll() is None, (tmp_path / "services.log").read_text()
 

@@ -21,9 +21,9 @@ from infra.stack.postgres import INSTALL, find_programs
 from infra.stack.processes import marked
 from infra.stack.seaweed import find_weed
 from infra.stack.system import State
-from tests.flows.conftest import TINY
 from tests.processes import wait_until
 from tests.servers.prefect_server import ROOT, ended, events, flow_runs, post
+from tests.tiny import TINY
 from ununennium.config import apply_overrides
 
 pytestmark = [

@@ -7,22 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny
 from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.runs.directory import RunDirectory
 
-TINY = [
-    "model.kwargs={base_channels: 4, depth: 2}",
-    "data.chip_size=64",
-    "data.chips_per_epoch=8",
-    "data.batch_size=4",
-    "trainer.epochs=2",
-    "trainer.device=cpu",
-    "trainer.mixed_precision=false",
-    "trainer.ema_decay=null",
-    "early_stopping=null",
-    "gate.floors={}",
-]
+TINY = [*tiny.TINY, "trainer.ema_decay=null"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infra.stack.ports import free_ports
-from infra.stack.seaweed import NUM_PORTS, command, environment, find_weed
+from infra.stack.seaweed import NUM_PORTS, client, command, environment, find_weed
 
 __all__ = ["BUCKET", "CHECKPOINTS", "ObjectStore", "find_weed", "object_store", "upload"]
 
@@ -65,7 +65,7 @@ class ObjectStore:
                 cwd=self._folder,
             )
         deadline = time.monotonic() + _READY_S
-        filesystem = _filesystem(self.environment)
+        filesystem = client(self.environment)
         while True:
             if self._server.poll() is not None:
                 tail = (self._folder / "weed.log").read_text(errors="replace")[-500:]
@@ -114,18 +114,5 @@ def object_store(folder: Path) -> Iterator[dict[str, str]]:
 
 def upload(file: Path, environment: dict[str, str]) -> str:
     """Put ``file`` into the bucket; returns its key."""
-    _filesystem(environment).put_file(str(file), f"{BUCKET}/{file.name}", chunksize=16 * 2**20)
+    client(environment).put_file(str(file), f"{BUCKET}/{file.name}", chunksize=16 * 2**20)
     return f"{BUCKET}/{file.name}"
-
-
-def _filesystem(environment: dict[str, str]):  # type: ignore[no-untyped-def]
-    import s3fs
-
-    return s3fs.S3FileSystem(
-        key=environment["AWS_ACCESS_KEY_ID"],
-        secret=environment["AWS_SECRET_ACCESS_KEY"],
-        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
-        use_listings_cache=False,
-        skip_instance_cache=True,
-        config_kwargs={"connect_timeout": 2, "read_timeout": 5, "retries": {"max_attempts": 1}},
-    )

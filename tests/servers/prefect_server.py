@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -17,6 +16,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.servers.programs import running
 
 ROOT = Path(__file__).parents[2]
 LONG_S = 300.0
@@ -52,29 +53,14 @@ def prefect_server(tmp_path: Path, *, database: Path | None = None, **settings: 
     if database is not None:
         shutil.copy(database, tmp_path / "prefect" / DATABASE)
     log = tmp_path / "server.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env={**environment, **settings},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while not healthy(environment["PREFECT_API_URL"]):
-                assert process.poll() is None, log.read_text()[-3000:]
-                assert time.monotonic() < deadline, log.read_text()[-3000:]
-                time.sleep(0.5)
-            yield environment
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with running(command, log, environment={**environment, **settings}, stop_s=20) as process:
+        deadline = time.monotonic() + 120
+        while not healthy(environment["PREFECT_API_URL"]):
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.5)
+        yield environment
 
 
 def make_empty_database(file: Path) -> None:
@@ -164,26 +150,13 @@ def bootstrap(environment: dict[str, str], folder: Path, *arguments: str, status
 
 
 @contextlib.contextmanager
-def worker_of(environment: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of the pool ``local``, as a person would start it in ``folder``."""
-    with (folder / "worker.log").open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local", "--type", "process"],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def worker_of(
+    environment: dict[str, str], folder: Path, *, pool: str = "local", log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker of ``pool``, as a person would start it in ``folder``."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+    with running(command, log or folder / "worker.log", environment=environment, folder=folder, stop_s=60) as process:
+        yield process
 
 
 def flow_runs(api: str, flow: str) -> list[dict[str, Any]]:

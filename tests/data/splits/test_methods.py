@@ -12,20 +12,15 @@ from hypothesis import strategies as st
 from rasterio.features import rasterize
 from rasterio.warp import transform, transform_geom
 
+from tests.data.shared_ground import at, folds_of_scene, seen_from_scene
 from ununennium.config import DataConfig, SplitConfig
 from ununennium.data import HOLDOUT, TRAIN, VALIDATION, ChipIndex, build_index
 from ununennium.data.splits.splits import Split
 from ununennium.errors import ConfigError, DataError
 
 
-def at(col, row, pixel=10.0, crs="EPSG:32633"):
-    """A profile whose first pixel lies so many pixels of 10 m east and south of the first scene's."""
-    return {"crs": crs, "transform": rasterio.Affine(pixel, 0, 500000 + col * 10, 0, -pixel, 5000000 - row * 10)}
-
-
 def folds_of(index, place=0):
-    scene = index.scenes[place]
-    return index.split.folds(scene, 0, 0, scene.height, scene.width)
+    return folds_of_scene(index, index.scenes[place])
 
 
 def distance(trains, judged):
@@ -36,17 +31,7 @@ def distance(trains, judged):
 
 
 def seen_from(index, one, other):
-    """Folds of scene ``one``, and of scene ``other`` at the centres of its pixels (0 outside)."""
-    scene, its_scene = index.scenes[one], index.scenes[other]
-    folds, its_folds = folds_of(index, one), folds_of(index, other)
-    rows, cols = np.indices(folds.shape)
-    x, y = scene.affine * (cols + 0.5, rows + 0.5)
-    x, y = (np.array(c) for c in transform(scene.crs, its_scene.crs, x.ravel(), y.ravel()))
-    col, row = (np.floor(c).astype(int).reshape(folds.shape) for c in ~its_scene.affine * (x, y))
-    inside = (row >= 0) & (row < its_scene.height) & (col >= 0) & (col < its_scene.width)
-    seen = np.zeros(folds.shape, np.uint8)
-    seen[inside] = its_folds[row[inside], col[inside]]
-    return folds, seen
+    return seen_from_scene(index, index.scenes[one], index.scenes[other])
 
 
 # Cross-validation ----------------------------------------------------------------------------------------------------

@@ -11,34 +11,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.warp import transform
 
+from tests.data.shared_ground import ORIGIN, at, folds_of_scene, seen_from_scene
 from ununennium.data import HOLDOUT, TRAIN, VALIDATION, build_index
 from ununennium.data.chips.index import ChipIndex
 
-ORIGIN = 500000, 5000000
 
-
-def at(col, row, pixel=10.0, crs="EPSG:32633"):
-    """A profile whose first pixel lies so many pixels of 10 m east and south of the first scene's."""
-    return {"crs": crs, "transform": rasterio.Affine(pixel, 0, ORIGIN[0] + col * 10, 0, -pixel, ORIGIN[1] - row * 10)}
+def named(index, name):
+    return next(scene for scene in index.scenes if scene.name == name)
 
 
 def folds_of(index, name):
-    scene = next(scene for scene in index.scenes if scene.name == name)
-    return scene, index.split.folds(scene, 0, 0, scene.height, scene.width)
+    scene = named(index, name)
+    return scene, folds_of_scene(index, scene)
 
 
 def seen_from(index, name, other, shift=(0, 0)):
-    """Folds of ``other`` at the centres of the pixels of ``name``, moved by (rows, columns) of pixels; 0 outside."""
-    scene, folds = folds_of(index, name)
-    its_scene, its_folds = folds_of(index, other)
-    rows, cols = np.indices(folds.shape)
-    x, y = scene.affine * (cols + 0.5 + shift[1], rows + 0.5 + shift[0])
-    x, y = (np.array(c) for c in transform(scene.crs, its_scene.crs, x.ravel(), y.ravel()))
-    col, row = (np.floor(c).astype(int).reshape(folds.shape) for c in ~its_scene.affine * (x, y))
-    inside = (row >= 0) & (row < its_scene.height) & (col >= 0) & (col < its_scene.width)
-    seen = np.zeros(folds.shape, np.uint8)
-    seen[inside] = its_folds[row[inside], col[inside]]
-    return folds, seen
+    return seen_from_scene(index, named(index, name), named(index, other), shift)
 
 
 @pytest.mark.parametrize(("origin", "rows", "cols"), [((0, 0), 33, 70), ((0.5, 0.5), 33, 71), ((0.5, -0.5), 12, 13)])
