@@ -60,7 +60,7 @@ def handed(work: Callable[[], Any], kinds: tuple[type, ...], *, until_a_process_
 
 
 @pytest.mark.parametrize(
-    ("kinds", "bound"), [((RunDirectory, RunConfig), 12), ((RunDirectory, Section), 23)], ids=["run", "sections"]
+    ("kinds", "bound"), [((RunDirectory, RunConfig), 12), ((RunDirectory, Section), 26)], ids=["run", "sections"]
 )
 def test_a_run_reaches_the_worker_through_few_files(
     stored: Path, kinds: tuple[type, ...], bound: int, monkeypatch: pytest.MonkeyPatch
@@ -84,7 +84,7 @@ def test_a_run_reaches_the_worker_through_few_files(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kinds", "bound"), [((RunDirectory, RunConfig), 8), ((RunDirectory, Section), 5)], ids=["run", "sections"]
+    ("kinds", "bound"), [((RunDirectory, RunConfig), 8), ((RunDirectory, Section), 8)], ids=["run", "sections"]
 )
 def test_a_run_reaches_its_promotion_through_few_files(stored: Path, kinds: tuple[type, ...], bound: int) -> None:
     """The stored run has been promoted; promoting it again finds the record that is there."""
