@@ -125,6 +125,9 @@ MOVED = {
 
 RENAMED = {
     "pipeline.Plan": "pipeline.plan.RunPlan",
+    "evaluation.scores.MapWriter": "prediction.map_kinds.MapWriter",
+    "tasks.TargetReader": "data.targets.targets.TargetReader",
+    "tasks.Task": "tasks.TaskSpec",
     "data.contents.Contents": "data.scenes.fingerprints.Fingerprints",
 }
 """Former name of a function, class or value, with its former module -> its present one.

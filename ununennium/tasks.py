@@ -1,34 +1,24 @@
-"""What a model is asked for, and what follows from it: labels, loss, metrics, and which way is better.
+"""The tasks as data: labels, loss, model and metrics of each, and which way a metric is better.
 
-Everything that differs between tasks is asked of one of these small objects; nothing here imports torch or rasterio
-before it is needed.
+What a task does is in tables by ``kind``, in the packages that do it: ``data.targets.targets`` (labels and targets),
+``training.callbacks.validation_metrics``, ``prediction.map_kinds`` (maps) and ``evaluation.scores``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from ununennium.errors import ConfigError
+from ununennium.moved import former_name
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from torch import nn
-
-    from ununennium.data.chips.index import ChipIndex
-    from ununennium.data.scenes.reader import SceneReader
-    from ununennium.data.scenes.scene import Scene
-    from ununennium.data.splits.splits import Split
-    from ununennium.data.targets.labels import LabelReader
-    from ununennium.data.targets.patch_labels import OfPatch
-    from ununennium.data.targets.regression import TargetScale
-    from ununennium.evaluation.scores import Scores
-    from ununennium.training.callbacks.callback import Callback
+Kind = Literal["classes", "patches", "presences", "values"]
+"""A class for every pixel, a class for every patch, the classes present in every patch, a value for every pixel."""
 
 LOWER_IS_BETTER = frozenset({"RMSE", "MAE"})
 """Metrics of which a good model has little; of ``bias`` the best is 0, and of all others more is better."""
+_LIKES_TO_GROW = ("iou", "f1", "acc", "dice", "precision", "recall", "kappa", "auc", "r2", "epoch")
 
 
 def goodness(metric: str, value: float) -> float:
@@ -39,24 +29,28 @@ def goodness(metric: str, value: float) -> float:
     return -value if family in LOWER_IS_BETTER else value
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether a good model has little of ``metric``; of ``bias``, a distance from 0, too."""
+    return goodness(metric, 1.0) < 0
+
+
 def worst_value(metric: str) -> float:
     """Value of a model that has none of ``metric``: 0, or infinity for an error."""
-    return math.inf if goodness(metric, 1.0) < 0 else 0.0
+    return math.inf if lower_is_better(metric) else 0.0
 
 
-class TargetReader(Protocol):
-    """Reads what a model is to predict."""
-
-    def read(self, row: int, col: int, height: int, width: int) -> npt.NDArray[Any]:
-        """Targets of a window (height, width), the task's fill where unlabelled."""
-        ...
+def likes_to_grow(name: str) -> bool:
+    """Whether an entry of a history, of any library's metrics, sounds as if more of it were better."""
+    return any(word in name.lower() for word in _LIKES_TO_GROW)
 
 
-class Task(Protocol):
-    """What differs between tasks.
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a model is asked for.
 
     Attributes:
         name: as ``data.task`` has it.
+        kind: of the prediction; the key of the tables.
         loss: import path of the loss, if the configuration names none.
         model: import path of the model, if the configuration names none.
         gate_metric: what must improve, if the configuration does not say.
@@ -64,374 +58,101 @@ class Task(Protocol):
         overall: metrics with one value.
         headline: metrics that summaries show.
         target_dtype: of the targets.
-        least_shown: share of a chip that must belong to a fold for it to be judged there.
+        least_labelled: share of a chip that must belong to a fold for its labels to be judged there.
+        is_bitemporal: every scene has an image before and one after.
     """
 
     name: str
+    kind: Kind
     loss: str
-    model: str
     gate_metric: str
     per_class: tuple[str, ...]
     overall: tuple[str, ...]
     headline: tuple[str, ...]
     target_dtype: str
-    least_shown: float
-
-    def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Make sure that the scenes show what the task needs; raises a ConfigError."""
-        ...
-
-    def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
-        """A reader of class numbers, or of 0 where a pixel has a target: what the index counts."""
-        ...
-
-    def target_reader(self, scene: Scene, index: ChipIndex) -> TargetReader:
-        """A reader of what a model is to predict."""
-        ...
-
-    def target_scale(self, readers: Sequence[SceneReader], split: Split) -> TargetScale | None:
-        """How targets are standardised; None if they are not."""
-        ...
-
-    def fill(self, ignore_index: int) -> float:
-        """The target of an unlabelled pixel."""
-        ...
-
-    def is_labelled(
-        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
-    ) -> npt.NDArray[np.bool_]:
-        """Which targets are not the fill; with a class's ``number``, which the index counts as that class."""
-        ...
-
-    def of_patch(self, index: ChipIndex) -> OfPatch | None:
-        """What makes the target of a patch from those of its pixels; None where pixels are what is predicted."""
-        ...
-
-    def tiling(self, chip_size: int) -> tuple[int, int | None]:
-        """Tile and overlap, in pixels, with which a region is predicted; None for the usual overlap."""
-        ...
-
-    def dense(self, model: nn.Module) -> nn.Module:
-        """``model``, with an output for every pixel."""
-        ...
-
-    def metrics_callback(self, index: ChipIndex) -> Callback:
-        """What adds the validation metrics to the history."""
-        ...
-
-    def scores(
-        self,
-        classes: Sequence[str],
-        ignore_index: int,
-        target_scale: Sequence[float] | None,
-        tile: int,
-        block_size: int = 128,
-    ) -> Scores:
-        """What an evaluation counts, in spatial blocks of ``block_size`` pixels."""
-        ...
-
-
-class PerPixel:
-    """What tasks share that predict something for every pixel."""
-
-    model = "ununennium.models:UNet"
-    least_shown = 0.0
-
-    def of_patch(self, index: ChipIndex) -> OfPatch | None:
-        """Pixels are what is predicted."""
-        return None
-
-    def tiling(self, chip_size: int) -> tuple[int, int | None]:
-        """Tiles of at least 256 pixels, blended."""
-        return max(256, chip_size), None
-
-    def dense(self, model: nn.Module) -> nn.Module:
-        """As it is."""
-        return model
-
-
-class Segmentation(PerPixel):
-    """A class for every pixel."""
-
-    name = "segmentation"
-    loss = "ununennium.losses:CrossEntropyLoss"
-    gate_metric = "IoU"
-    per_class: tuple[str, ...] = ("IoU", "F1", "precision", "recall", "boundary_F1")
-    overall: tuple[str, ...] = ("accuracy", "kappa", "frequency_weighted_IoU", "frequency_weighted_F1")
-    headline: tuple[str, ...] = ("IoU", "F1")
-    target_dtype = "int64"
-
-    def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Make sure that all scenes have the same number of dates, and no classes of their own."""
-        _check_pixels(scenes)
-
-    def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
-        """Class numbers."""
-        from ununennium.data.targets.labels import LabelReader
-
-        return LabelReader(scene, classes, ignore_index)
-
-    def target_reader(self, scene: Scene, index: ChipIndex) -> TargetReader:
-        """Class numbers, too."""
-        return index.labels(scene)
-
-    def target_scale(self, readers: Sequence[SceneReader], split: Split) -> None:
-        """Class numbers have none."""
-        return
-
-    def fill(self, ignore_index: int) -> float:
-        """``ignore_index``."""
-        return ignore_index
-
-    def is_labelled(
-        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
-    ) -> npt.NDArray[np.bool_]:
-        """Not ``ignore_index``; or the class itself."""
-        labelled: npt.NDArray[np.bool_] = target != ignore_index if number is None else target == number
-        return labelled
-
-    def metrics_callback(self, index: ChipIndex) -> Callback:
-        """``val_IoU`` and the like."""
-        from ununennium.training.callbacks import SegmentationMetrics
-
-        return SegmentationMetrics(len(index.classes), index.ignore_index, index.classes)
-
-    def scores(
-        self,
-        classes: Sequence[str],
-        ignore_index: int,
-        target_scale: Sequence[float] | None,
-        tile: int,
-        block_size: int = 128,
-    ) -> Scores:
-        """One confusion matrix."""
-        from ununennium.evaluation.scores import ClassScores
-
-        return ClassScores(classes, ignore_index, block_size)
-
-
-class Change(Segmentation):
-    """A class for every pixel, such as unchanged and built, from an image before and one after."""
-
-    name = "change"
-
-    def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Make sure that every scene has two dates.
-
-        Raises:
-            ConfigError: one has not.
-        """
-        for place, scene in enumerate(scenes):
-            if scene.num_dates != 2:
-                raise ConfigError(
-                    f"data.scenes.{place}.image",
-                    list(scene.images),
-                    "change is seen between two dates: give [before, after], two images on one grid",
-                )
-
-
-class Classification(Segmentation):
-    """A class for every patch of ``chip_size``: its scene's, or the most common one of its labelled pixels."""
-
-    name = "classification"
-    model = "ununennium.models:PatchClassifier"
-    gate_metric = "F1"
-    per_class: tuple[str, ...] = ("IoU", "F1", "precision", "recall")
-    least_shown = 0.5
-
-    def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
-        """The scene's classes, or class numbers from its label file."""
-        from ununennium.data.targets.labels import LabelReader
-        from ununennium.data.targets.patch_labels import SceneLabelReader
-
-        return (SceneLabelReader if scene.label is None else LabelReader)(scene, classes, ignore_index)
-
-    def of_patch(self, index: ChipIndex) -> OfPatch | None:
-        """The most common class."""
-        from ununennium.data.targets.patch_labels import most_common_class
-
-        return most_common_class(len(index.classes), index.ignore_index)
-
-    def tiling(self, chip_size: int) -> tuple[int, int | None]:
-        """Patches side by side."""
-        return chip_size, 0
-
-    def dense(self, model: nn.Module) -> nn.Module:
-        """Every pixel gets its patch's output."""
-        from ununennium.models import Patchwise
-
-        return Patchwise(model)
-
-    def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Make sure that all scenes have the same number of dates, and either a label or classes, not too many.
-
-        Raises:
-            ConfigError: one has not.
-        """
-        _check_dates(scenes)
-        for place, scene in enumerate(scenes):
-            field, given = f"data.scenes.{place}.classes", list(scene.classes)
-            if scene.classes and scene.label is not None:
-                raise ConfigError(field, given, f"scene {scene.name!r} has a label file, too; give one of them")
-            if len(scene.classes) > 1 and self.name == "classification":
-                remedy = "a classification knows one class per scene; give one, or set data.task: multilabel"
-                raise ConfigError(field, given, remedy)
-
-    def scores(
-        self,
-        classes: Sequence[str],
-        ignore_index: int,
-        target_scale: Sequence[float] | None,
-        tile: int,
-        block_size: int = 128,
-    ) -> Scores:
-        """One confusion matrix of patches."""
-        from ununennium.evaluation.scores import PatchScores
-
-        return PatchScores(classes, ignore_index, tile, block_size)
-
-
-class MultiLabel(Classification):
-    """Which classes are in every patch of ``chip_size``: its scene's, or those of its labelled pixels."""
-
-    name = "multilabel"
-    loss = "ununennium.losses:PresenceLoss"
-    per_class: tuple[str, ...] = ("IoU", "F1", "precision", "recall")
-    overall: tuple[str, ...] = ("accuracy",)
-    headline: tuple[str, ...] = ("F1",)
-    target_dtype = "float64"
-
-    def target_reader(self, scene: Scene, index: ChipIndex) -> TargetReader:
-        """All classes that a pixel stands for."""
-        from ununennium.data.targets.patch_labels import PresenceReader
-
-        return PresenceReader(index.labels(scene))
-
-    def fill(self, ignore_index: int) -> float:
-        """NaN."""
-        return float("nan")
-
-    def is_labelled(
-        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
-    ) -> npt.NDArray[np.bool_]:
-        """Not NaN; or standing for the class."""
-        from ununennium.data.targets.patch_labels import has_class
-
-        return target == target if number is None else has_class(target, number)
-
-    def of_patch(self, index: ChipIndex) -> OfPatch | None:
-        """All classes that are present."""
-        from ununennium.data.targets.patch_labels import classes_present
-
-        return classes_present(len(index.classes))
-
-    def metrics_callback(self, index: ChipIndex) -> Callback:
-        """``val_F1`` and the like."""
-        from ununennium.training.callbacks import PresenceMetrics
-
-        return PresenceMetrics(index.classes)
-
-    def scores(
-        self,
-        classes: Sequence[str],
-        ignore_index: int,
-        target_scale: Sequence[float] | None,
-        tile: int,
-        block_size: int = 128,
-    ) -> Scores:
-        """Each class on its own."""
-        from ununennium.evaluation.scores import PresenceScores
-
-        return PresenceScores(classes, ignore_index, tile, block_size)
-
-
-class Regression(PerPixel):
-    """A number for every pixel, such as a height; unlabelled pixels are NaN."""
-
-    name = "regression"
-    loss = "ununennium.losses:MSELoss"
-    gate_metric = "RMSE"
-    per_class: tuple[str, ...] = ()
-    overall: tuple[str, ...] = ("RMSE", "MAE", "bias", "R2")
-    headline: tuple[str, ...] = overall
-    target_dtype = "float32"
-
-    def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Make sure that all scenes have the same number of dates, and no classes of their own."""
-        _check_pixels(scenes)
-
-    def label_reader(self, scene: Scene, classes: Sequence[str], ignore_index: int) -> LabelReader:
-        """0 where there is a value."""
-        from ununennium.data.targets.regression import PresenceReader
-
-        return PresenceReader(scene, classes, ignore_index)
-
-    def target_reader(self, scene: Scene, index: ChipIndex) -> TargetReader:
-        """Standardised values."""
-        from ununennium.data.targets.regression import ValueReader
-
-        return ValueReader(scene, index.target_scale)
-
-    def target_scale(self, readers: Sequence[SceneReader], split: Split) -> TargetScale:
-        """Mean and standard deviation of the training fold's values."""
-        from ununennium.data.targets.regression import target_scale
-
-        return target_scale(readers, split)
-
-    def fill(self, ignore_index: int) -> float:
-        """NaN."""
-        return float("nan")
-
-    def is_labelled(
-        self, target: npt.NDArray[Any], ignore_index: int, number: int | None = None
-    ) -> npt.NDArray[np.bool_]:
-        """Not NaN: that is the one class which the index counts."""
-        labelled: npt.NDArray[np.bool_] = target == target
-        return labelled
-
-    def metrics_callback(self, index: ChipIndex) -> Callback:
-        """``val_RMSE`` and the like, in the targets' own unit."""
-        from ununennium.training.callbacks import RegressionMetrics
-
-        return RegressionMetrics(*(index.target_scale or (0.0, 1.0)))
-
-    def scores(
-        self,
-        classes: Sequence[str],
-        ignore_index: int,
-        target_scale: Sequence[float] | None,
-        tile: int,
-        block_size: int = 128,
-    ) -> Scores:
-        """Moments of errors and targets."""
-        from ununennium.evaluation.scores import ValueScores
-
-        mean, std = target_scale or (0.0, 1.0)
-        return ValueScores(classes[0], mean, std, block_size)
-
-
-def _check_pixels(scenes: Sequence[Scene]) -> None:
-    _check_dates(scenes)
-    for place, scene in enumerate(scenes):
-        if scene.classes:
-            remedy = "a scene has classes of its own for data.task: classification or multilabel only; leave them out"
-            raise ConfigError(f"data.scenes.{place}.classes", list(scene.classes), remedy)
-
-
-def _check_dates(scenes: Sequence[Scene]) -> None:
-    for place, scene in enumerate(scenes):
-        if scene.num_dates != scenes[0].num_dates:
-            raise ConfigError(
-                f"data.scenes.{place}.image",
-                list(scene.images),
-                f"scene {scene.name!r} has {scene.num_dates} date(s) and scene {scenes[0].name!r} has "
-                f"{scenes[0].num_dates}; a model reads the same number of dates everywhere",
-            )
-
-
-_ALL: tuple[Task, ...] = (Segmentation(), Change(), Regression(), Classification(), MultiLabel())
-TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
+    model: str = "ununennium.models:UNet"
+    least_labelled: float = 0.0
+    is_bitemporal: bool = False
+
+    @property
+    def has_classes(self) -> bool:
+        """Classes are predicted, not a quantity."""
+        return self.kind != "values"
+
+    @property
+    def is_patchwise(self) -> bool:
+        """Patches of ``chip_size`` are judged, not pixels."""
+        return self.kind in ("patches", "presences")
+
+    @property
+    def is_exclusive(self) -> bool:
+        """What is judged has one class: not several, and not a value."""
+        return self.kind in ("classes", "patches")
+
+
+_OVERALL = ("accuracy", "kappa", "frequency_weighted_IoU", "frequency_weighted_F1")
+_ERRORS = ("RMSE", "MAE", "bias", "R2")
+
+SEGMENTATION = TaskSpec(
+    name="segmentation",
+    kind="classes",
+    loss="ununennium.losses:CrossEntropyLoss",
+    gate_metric="IoU",
+    per_class=("IoU", "F1", "precision", "recall", "boundary_F1"),
+    overall=_OVERALL,
+    headline=("IoU", "F1"),
+    target_dtype="int64",
+)
+"""A class for every pixel."""
+CHANGE = replace(SEGMENTATION, name="change", is_bitemporal=True)
+"""A class for every pixel, such as unchanged and built, from an image before and one after."""
+REGRESSION = TaskSpec(
+    name="regression",
+    kind="values",
+    loss="ununennium.losses:MSELoss",
+    gate_metric="RMSE",
+    per_class=(),
+    overall=_ERRORS,
+    headline=_ERRORS,
+    target_dtype="float32",
+)
+"""A number for every pixel, such as a height; unlabelled pixels are NaN."""
+CLASSIFICATION = TaskSpec(
+    name="classification",
+    kind="patches",
+    loss="ununennium.losses:CrossEntropyLoss",
+    gate_metric="F1",
+    per_class=("IoU", "F1", "precision", "recall"),
+    overall=_OVERALL,
+    headline=("IoU", "F1"),
+    target_dtype="int64",
+    model="ununennium.models:PatchClassifier",
+    least_labelled=0.5,
+)
+"""A class for every patch of ``chip_size``: its scene's, or the most common one of its labelled pixels."""
+MULTILABEL = TaskSpec(
+    name="multilabel",
+    kind="presences",
+    loss="ununennium.losses:PresenceLoss",
+    gate_metric="F1",
+    per_class=("IoU", "F1", "precision", "recall"),
+    overall=("accuracy",),
+    headline=("F1",),
+    target_dtype="float64",
+    model="ununennium.models:PatchClassifier",
+    least_labelled=0.5,
+)
+"""Which classes are in every patch of ``chip_size``: its scene's, or those of its labelled pixels."""
+
+TASKS: Mapping[str, TaskSpec] = {
+    task.name: task for task in (SEGMENTATION, CHANGE, REGRESSION, CLASSIFICATION, MULTILABEL)
+}
 """The tasks by the name that ``data.task`` gives."""
+
+
+def task_of(contract: Mapping[str, Any]) -> TaskSpec:
+    """The task of a model's contract; one without is of a segmentation."""
+    return TASKS[contract.get("task", SEGMENTATION.name)]
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -440,3 +161,7 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
         if all(name in metrics for name in task.headline):
             return {name: metrics[name] for name in task.headline}
     return dict(metrics)
+
+
+def __getattr__(name: str) -> Any:
+    return former_name(__name__, name)

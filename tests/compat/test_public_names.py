@@ -25,6 +25,7 @@ REMOVED = {
     "ununennium.evaluation.gate": {"Interval"},
     "ununennium.evaluation.mapped": {"pixel_m2"},
     "ununennium.inference.areas": {"pixel_areas_m2"},
+    "ununennium.tasks": {"Change", "Classification", "MultiLabel", "PerPixel", "Regression", "Segmentation"},
     "ununennium.training.trainer": {"logger"},
 }
 """Names of no documentation, parts of how something was computed that is computed otherwise now."""

@@ -167,7 +167,7 @@ def test_areas_of_a_holdout_in_degrees_are_square_metres(predictor):
     scene = predictor.plan("scene.tif").opened.scene
     with rasterio.open("scene.tif") as file:
         classes = (file.read(1) > 20).astype(np.int64)
-    tally = GroundTally(scene, predictor.scores.tally, 2)
+    tally = GroundTally(scene, predictor.map_kind.tally, 2)
     tally.add(10, 5, classes[10:, 5:], np.ones((HEIGHT - 10, WIDTH - 5), bool))
     mapped = MappedArea(2)
     mapped.add(tally)

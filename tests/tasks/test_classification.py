@@ -111,7 +111,7 @@ def test_whole_scenes_are_dealt_to_the_folds_by_their_class(scenes):
 def test_every_class_of_a_scene_is_in_every_part_of_it(scenes, side):
     listed = [own_class(scenes, number, *(CLASSES[:2] if number % 2 else CLASSES[2:])) for number in range(12)]
     index = build_index(configure(*listed, task="multilabel"))
-    of_patch = index.task.of_patch(index)
+    of_patch = index.of_patch
     for scene, given_settings in zip(index.scenes, listed, strict=True):
         labels = index.targets(scene).read(3, 5, side, side)
         expected = [float(name in given_settings["classes"]) for name in CLASSES]
@@ -180,7 +180,7 @@ def test_what_is_in_every_scene_is_found_in_every_patch(scenes, size):
     assert measured.num_pixels == folds.count(HOLDOUT)
     assert measured.metrics["F1"]["field"] == 1.0
     grid = GridChips(index, statistics, chip_size=32, fold=VALIDATION)
-    of_patch = index.task.of_patch(index)
+    of_patch = index.of_patch
     found = [tuple(of_patch(grid[number][1][None]).tolist()[0]) for number in range(len(grid))]
     truth = [
         tuple(float(name in settings_of["classes"]) for name in CLASSES)

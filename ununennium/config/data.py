@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ununennium.config.catalog import CatalogConfig
 from ununennium.config.section import Fraction, Location, Section, is_stored
+from ununennium.tasks import TASKS, task_of
 
 BandFile = Location | tuple[str, int] | tuple[str, int, float, float]
 """A file of one band; or a file and the number of one of its bands, from 1; or these with the band's scale and offset,
@@ -309,9 +310,10 @@ class DataConfig(Section):
     @classmethod
     def _fit_the_task(cls, value: list[str], info: ValidationInfo) -> list[str]:
         task = info.data.get("task", "segmentation")
-        if task == "regression" and len(value) != 1:
+        has_classes = TASKS[task].has_classes
+        if not has_classes and len(value) != 1:
             raise ValueError("a regression predicts one thing: give one name for it")
-        if task != "regression" and len(value) < 2:
+        if has_classes and len(value) < 2:
             raise ValueError(f"{task} tells at least 2 classes apart; give the name of each")
         twice = sorted({name for name in value if value.count(name) > 1})
         if twice:
@@ -321,7 +323,7 @@ class DataConfig(Section):
     @field_validator("class_values")
     @classmethod
     def _name_classes(cls, value: dict[int, str], info: ValidationInfo) -> dict[int, str]:
-        if value and info.data.get("task") == "regression":
+        if value and not task_of(info.data).has_classes:
             raise ValueError("a regression has no class values; leave it out")
         _check_names(list(value.values()), info)
         return value

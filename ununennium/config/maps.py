@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from ununennium.config.parsing import apply_overrides, as_config_error, load_set
 from ununennium.config.predictor import FitConfig, MapOutput, PolygonsConfig, PredictorConfig
 from ununennium.config.section import Location, PositiveInt, Section
 from ununennium.errors import ConfigError
+from ununennium.tasks import TASKS, TaskSpec
 
-_OF_CLASSES = ("segmentation", "change", "classification")
-_NEEDS = {
-    "probabilities": (*_OF_CLASSES, "multilabel"),
-    "confidence": _OF_CLASSES,
-    "polygons": _OF_CLASSES,
+_NEEDS: Mapping[str, Callable[[TaskSpec], bool]] = {
+    "probabilities": lambda task: task.has_classes,
+    "confidence": lambda task: task.is_exclusive,
+    "polygons": lambda task: task.is_exclusive,
 }
 
 
@@ -30,7 +30,7 @@ def check_outputs(outputs: Collection[str], task: str) -> None:
         ConfigError: such as polygons of a regression.
     """
     for output in outputs:
-        if task not in _NEEDS.get(output, (task,)):
+        if output in _NEEDS and not _NEEDS[output](TASKS[task]):
             raise ConfigError("outputs", output, f"a model of the task {task} has none; leave it out")
 
 

@@ -22,6 +22,7 @@ from ununennium.evaluation.chips import SCORES, Chip, Content, choose, content_o
 from ununennium.evaluation.split_picture import FOLD_COLOURS
 from ununennium.files import write_json
 from ununennium.prediction.writers import NODATA, colour
+from ununennium.tasks import lower_is_better
 
 CHIPS = "chips.json"
 _SHOWN = 6  # best, and as many worst
@@ -47,7 +48,8 @@ def draw_chips(index: ChipIndex, prediction: Path, chip_size: int, folder: Path)
         The contents of ``chips.json``.
     """
     chips = score_chips(index, prediction, chip_size)
-    chosen = choose(chips, index.task.name, _SHOWN)
+    score = SCORES[index.task.kind]
+    chosen = choose(chips, score.metric, _SHOWN)
     files = {place: file for place, _, file in predicted_scenes(index, prediction)}
     entries = []
     for kind, some in (("worst", chosen.worst), ("best", chosen.best)):
@@ -57,12 +59,12 @@ def draw_chips(index: ChipIndex, prediction: Path, chip_size: int, folder: Path)
             panels = _panels(index, scene, chip, content)
             entries.append(_entry(kind, number, chip, scene, _saved(panels, folder, f"chips/{kind}-{number}")))
     written = {
-        "score": SCORES[index.task.name],
-        "less_is_better": index.task.name == "regression",
+        "score": score.words,
+        "less_is_better": lower_is_better(score.metric),
         "num_scored": len(chips),
         "num_plain": sum(chip.plain for chip in chips),
         "chip_size": chip_size,
-        "legend": [] if index.task.name == "regression" else _legend(index),
+        "legend": _legend(index) if index.task.kind == "classes" else [],
         "chips": entries,
         "maps": _draw_maps(index, chips, files, folder),
         "fold_colours": {name: list(FOLD_COLOURS[fold]) for name, fold in {**FOLDS, "buffer": NONE}.items()},
@@ -88,17 +90,15 @@ def _entry(kind: str, number: int, chip: Chip, scene: Scene, files: dict[str, st
 
 def _legend(index: ChipIndex) -> list[dict[str, Any]]:
     named = [{"name": name, "colour": list(colour(number))} for number, name in enumerate(index.classes)]
-    if index.task.name in ("classification", "multilabel"):
-        return []
     return [*named, {"name": f"{index.classes[0]} predicted wrongly", "colour": list(colour(len(index.classes)))}]
 
 
 def _panels(index: ChipIndex, scene: Scene, chip: Chip, content: Content) -> dict[str, Picture]:
     """Title to picture: image, label, prediction and error, or of a patch its image alone."""
     panels = view_of(index, scene, chip.row, chip.col, chip.height, chip.width)
-    if index.task.name in ("classification", "multilabel"):
+    if index.task.is_patchwise:
         return panels
-    if index.task.name == "regression":
+    if not index.task.has_classes:
         return panels | value_panels(content.truth, content.predicted)
     return panels | class_panels(content.truth, content.predicted, len(index.classes), index.ignore_index)
 
@@ -196,7 +196,9 @@ def _draw_maps(index: ChipIndex, chips: list[Chip], files: dict[int, Path], fold
         save_png(tinted.round().astype(np.uint8), folder / f"{stem}-folds.png")
         entry = {"scene": scene.name, "height": scene.height, "width": scene.width, "folds": f"{stem}-folds.png"}
         if its_chips:
-            save_png(_score_map(grey, folds, its_chips, step, index.task.name), folder / f"{stem}-score.png")
+            save_png(
+                _score_map(grey, folds, its_chips, step, SCORES[index.task.kind].metric), folder / f"{stem}-score.png"
+            )
             entry |= {"score": f"{stem}-score.png", **_range(its_chips)}
         drawn.append(entry)
     return drawn
@@ -207,7 +209,7 @@ def _range(chips: list[Chip]) -> dict[str, float]:
     return {"lowest": min(scores), "highest": max(scores), "num_chips": len(chips)}
 
 
-def _score_map(grey: npt.NDArray[Any], folds: Picture, chips: list[Chip], step: int, task: str) -> Picture:
+def _score_map(grey: npt.NDArray[Any], folds: Picture, chips: list[Chip], step: int, metric: str) -> Picture:
     """The holdout tinted by the score of its chips, from dark purple (bad) to yellow (good)."""
     from matplotlib import colormaps
 
@@ -216,9 +218,10 @@ def _score_map(grey: npt.NDArray[Any], folds: Picture, chips: list[Chip], step: 
         rows = slice(chip.row // step, -(-(chip.row + chip.height) // step))
         score[rows, chip.col // step : -(-(chip.col + chip.width) // step)] = chip.score
     score[folds != HOLDOUT] = np.nan
-    low, high = (0.0, 1.0) if task != "regression" else (0.0, max(chip.score for chip in chips) or 1.0)
+    falls = lower_is_better(metric)
+    low, high = (0.0, max(chip.score for chip in chips) or 1.0) if falls else (0.0, 1.0)
     share = (score - low) / (high - low)
-    tint = 255 * colormaps["viridis" if task != "regression" else "viridis_r"](np.nan_to_num(share))[..., :3]
+    tint = 255 * colormaps["viridis_r" if falls else "viridis"](np.nan_to_num(share))[..., :3]
     quiet = 0.5 * grey[..., None] + 100.0  # what is not judged stands back
     shown = np.where(np.isnan(score)[..., None], quiet, (1 - _TINT) * grey[..., None] + _TINT * tint)
     return np.asarray(shown.round().clip(0, 255), np.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,20 +18,28 @@ from ununennium.data.scenes.scene import Scene
 from ununennium.data.targets.patch_labels import has_class
 from ununennium.data.targets.regression import ValueReader
 from ununennium.prediction.writers import NODATA
+from ununennium.tasks import Kind, goodness
 
 _LEAST_JUDGED = 0.25
 """Share of a chip's pixels that must be judged for its score to say something."""
 _MOST_SCORED = 20_000
 """Chips looked at; of a larger holdout every n-th."""
 
-SCORES = {
-    "segmentation": "mean IoU over the classes that a chip's labels or prediction show",
-    "change": "mean IoU over the classes that a chip's labels or prediction show",
-    "classification": "1 for a patch whose class is right, 0 for any other",
-    "multilabel": "classes named rightly, as a share of those that are there or are named",
-    "regression": "root mean square error",
+
+class ChipScore(NamedTuple):
+    """A chip's score: the metric that it is one of, and its definition for people."""
+
+    metric: str
+    words: str
+
+
+SCORES: Mapping[Kind, ChipScore] = {
+    "classes": ChipScore("IoU", "mean IoU over the classes that a chip's labels or prediction show"),
+    "patches": ChipScore("accuracy", "1 for a patch whose class is right, 0 for any other"),
+    "presences": ChipScore("IoU", "classes named rightly, as a share of those that are there or are named"),
+    "values": ChipScore("RMSE", "root mean square error"),
 }
-"""What a chip's score is, by task; of a regression less is better, of all others more."""
+"""A chip's score, by kind of prediction."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +136,13 @@ def score_chips(index: ChipIndex, folder: Path, size: int) -> list[Chip]:
     return chips
 
 
-def choose(chips: list[Chip], task: str, number: int) -> Chosen:
+def choose(chips: list[Chip], metric: str, number: int) -> Chosen:
     """The ``number`` best and the ``number`` worst chips, none of them twice.
 
     Chips that show nothing but the commonest class say little, and are left out unless there are no others.
     """
     telling = [chip for chip in chips if not chip.plain] or chips
-    sign = 1.0 if task == "regression" else -1.0
-    ranked = sorted(telling, key=lambda chip: (sign * chip.score, chip.place, chip.row, chip.col))
+    ranked = sorted(telling, key=lambda chip: (-goodness(metric, chip.score), chip.place, chip.row, chip.col))
     best = ranked[: min(number, (len(ranked) + 1) // 2)]
     worst = ranked[len(best) :][-number:][::-1]
     return Chosen(best, worst, chips)
@@ -149,7 +156,7 @@ def content_of(index: ChipIndex, scene: Scene, file: Path, chip: Chip) -> Conten
 
 
 def _truth_reader(index: ChipIndex, scene: Scene) -> Any:
-    return ValueReader(scene) if index.task.name == "regression" else index.targets(scene)
+    return ValueReader(scene) if index.task.kind == "values" else index.targets(scene)
 
 
 def _windows(scene: Scene, file: Path, size: int) -> Iterator[tuple[int, int, int, int]]:
@@ -171,26 +178,26 @@ def _read(index: ChipIndex, dataset: Any, truth: Any, scene: Scene, window: tupl
     top, left = _corner(scene, dataset)
     predicted = dataset.read(window=Window(col - left, row - top, width, height))
     targets = truth.read(*window)
-    if index.task.name == "regression":
+    if index.task.kind == "values":
         return Content(targets, predicted[0], ~np.isnan(targets) & ~np.isnan(predicted[0]))
     judged = (predicted[0] != NODATA) & index.is_labelled(targets)
-    return Content(targets, predicted if index.task.name == "multilabel" else predicted[0], judged)
+    return Content(targets, predicted if index.task.kind == "presences" else predicted[0], judged)
 
 
 def _score(index: ChipIndex, content: Content, commonest: int) -> tuple[float, bool, str]:
     """A chip's score, whether it shows the commonest class alone, and a patch's classes in words."""
     truth, judged = content.truth, content.judged
-    name, classes = index.task.name, index.classes
-    if name == "regression":
+    kind, classes = index.task.kind, index.classes
+    if kind == "values":
         error = content.predicted[judged].astype(np.float64) - truth[judged]
         return float(np.sqrt(np.mean(error**2))), False, ""
-    if name == "multilabel":
+    if kind == "presences":
         there = {label for number, label in enumerate(classes) if has_class(truth, number)[judged].any()}
         named = {label for number, label in enumerate(classes) if content.predicted[number][judged].any()}
         said = f"is {_listed(classes, there)}; taken for {_listed(classes, named)}"
         return len(there & named) / len(there | named) if there | named else 1.0, False, said
-    if name == "classification":
-        of_patch = index.task.of_patch(index)
+    if kind == "patches":
+        of_patch = index.of_patch
         assert of_patch is not None
         its_class = int(of_patch(torch.from_numpy(np.where(judged, truth, index.ignore_index)[None]))[0])
         taken_for = int(content.predicted[judged][0])

@@ -26,14 +26,17 @@ from ununennium.evaluation.calibration import Reliability, Samples
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.mapped import MappedArea
 from ununennium.evaluation.measures import ClassMeasures, measures_of, metrics_of
+from ununennium.evaluation.scores import SCORES, Scores
 from ununennium.evaluation.slices import slices_of, worst_in_words
+from ununennium.prediction.map_kinds import MapKind
+from ununennium.prediction.strips import Band, ReadWindow, predict_bands
+from ununennium.prediction.windows import window_reader
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from ununennium.data.scenes.reader import BoolArray, FloatArray, SceneReader
-    from ununennium.prediction.strips import Band, Output, ReadWindow
 
 _STRIP_ROWS = 512
 
@@ -74,9 +77,8 @@ def evaluate(
         DataError: the fold has no labelled pixel, or the model does not fit the classes.
         ConfigError: a prediction would be written over an image or labels.
     """
-    tile, _ = index.task.tiling(config.chip_size)
     size = index.split.block_size
-    scores = index.task.scores(index.classes, index.ignore_index, index.target_scale, tile, size)
+    scores = _scores_of(index, config.chip_size, size)
     measures = measures_of(scores.kind, index.classes)
     reliability, mapped = Reliability(temperature, scores.kind, size), MappedArea(len(index.classes))
     version = hashlib.sha256()
@@ -100,7 +102,7 @@ def evaluate(
             file = Path(prediction_path) / f"{scene.name}.tif"
             writer = scores.writer(file, scene, row=top, col=left, height=height, width=width)
         with writer or contextlib.nullcontext():
-            for band in _predicted(model, index, statistics, config, scene, box, fold, scores.output, device, tta):
+            for band in _predicted(model, index, statistics, config, scene, box, fold, scores, device, tta):
                 predicted = scores.predict(band)
                 window = top + band.row, left, *band.valid.shape
                 target = targets.read(*window)
@@ -135,7 +137,7 @@ def evaluate(
         holdout_sha256=version.hexdigest(),
         units=units,
         calibration=reliability.calibration(),
-        areas=mapped.areas(units, measures, tile**2 if scores.kind == "patches" else 1)
+        areas=mapped.areas(units, measures, config.chip_size**2 if scores.kind == "patches" else 1)
         if isinstance(measures, ClassMeasures)
         else None,
         slices=slices,
@@ -159,14 +161,13 @@ def fit_temperature_on(
     Returns:
         1 where the fold has no labels, or nothing has a class of its own (regression, several classes per patch).
     """
-    tile, _ = index.task.tiling(config.chip_size)
-    scores = index.task.scores(index.classes, index.ignore_index, index.target_scale, tile)
+    scores = _scores_of(index, config.chip_size)
     samples = Samples(sum(index.labelled.get(_name(fold), [])))
     if scores.output != "probabilities":
         return 1.0
     for scene, box in _boxes(index, fold):
         targets = index.targets(scene)
-        for band in _predicted(model, index, statistics, config, scene, box, fold, scores.output, device, tta):
+        for band in _predicted(model, index, statistics, config, scene, box, fold, scores, device, tta):
             target = targets.read(box[0] + band.row, box[1], *band.valid.shape)
             if (counted := scores.counted(band.probabilities, target, band.valid)) is not None:
                 samples.add(counted.probabilities, counted.labels)
@@ -182,6 +183,10 @@ def unit_scene(scene: Scene) -> UnitScene:
     )
 
 
+def _scores_of(index: ChipIndex, patch: int, block_size: int = 128) -> Scores:
+    return SCORES[index.task.kind](index.classes, index.ignore_index, index.target_scale, patch, block_size)
+
+
 def _predicted(
     model: nn.Module,
     index: ChipIndex,
@@ -190,19 +195,16 @@ def _predicted(
     scene: Scene,
     box: tuple[int, int, int, int],
     fold: int,
-    output: Output,
+    kind: MapKind,
     device: torch.device | str,
     tta: bool,
 ) -> Iterator[Band]:
     """The prediction of a scene's part of a fold; what is outside the fold is not valid."""
-    from ununennium.prediction.strips import predict_bands
-    from ununennium.prediction.windows import window_reader
-
     top, left, height, width = box
-    tile, overlap = index.task.tiling(config.chip_size)
+    tile, overlap = kind.tiling(config.chip_size)
     context = window_reader(index.reader(scene), statistics, top, left, layout=index.layout)
     yield from predict_bands(
-        index.task.dense(model),
+        kind.dense(model),
         _only(index, scene, fold, top, left, context),
         height,
         width,
@@ -211,7 +213,7 @@ def _predicted(
         overlap=overlap,
         device=device,
         tta=tta,
-        output=output,
+        output=kind.output,
     )
 
 

@@ -18,6 +18,7 @@ from ununennium.errors import ConfigError
 from ununennium.evaluation.evaluate import evaluate
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.prediction.temperature import temperature_of
+from ununennium.tasks import TASKS
 
 
 def evaluate_artifact(
@@ -60,7 +61,7 @@ def evaluate_artifact(
 def check_comparable(config: RunConfig, champion: ModelContract, *, num_dates: int = 1) -> None:
     """Raise a ConfigError if a champion's contract and ``config`` do not speak of the same task, dates and classes."""
     # What a patch is, the size says: F1 over other patches is another quantity.
-    per_patch = config.data.task in ("classification", "multilabel")
+    per_patch = TASKS[config.data.task].is_patchwise
     for field, ours, theirs in (
         *([("data.chip_size", config.data.chip_size, champion.chip_size)] if per_patch else []),
         ("data.task", config.data.task, champion.task),

@@ -1,10 +1,8 @@
-"""What an evaluation counts, and the map it draws, for each kind of prediction."""
+"""Counts of an evaluation for each kind of prediction, beside the map that it draws."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,28 +14,14 @@ from ununennium.errors import DataError
 from ununennium.evaluation.block_sums import UnitScene, UnitSums
 from ununennium.evaluation.boundary import BoundaryCounter
 from ununennium.evaluation.measures import Kind, measures_of
-from ununennium.prediction.writers import ClassMapWriter, PresenceMapWriter, ValueMapWriter
+from ununennium.moved import former_name
+from ununennium.prediction.map_kinds import ClassMap, MapKind, PatchClassMap, PresenceMap, ValueMap
+from ununennium.tasks import Kind as TaskKind
 
 _LEAST_SHOWN = 0.5
 
 if TYPE_CHECKING:
     from ununennium.data.scenes.reader import BoolArray
-    from ununennium.data.scenes.scene import Scene
-    from ununennium.prediction.strips import Band, Output
-
-
-class MapWriter(Protocol):
-    """Writes the predicted window of a scene, rows at a time; a context manager."""
-
-    def __enter__(self) -> MapWriter: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def write(self, row: int, predicted: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
-        """Write the next rows."""
-        ...
 
 
 class Counted(NamedTuple):
@@ -54,26 +38,16 @@ class Counted(NamedTuple):
     where: BoolArray
 
 
-class Scores(Protocol):
-    """What an evaluation counts.
+class Scores(MapKind, Protocol):
+    """A map, and what an evaluation counts of it.
 
     Attributes:
-        output: what ``predict_bands`` is to give.
         kind: what is summed.
         sums: the sums so far.
     """
 
-    output: Output
     kind: Kind
     sums: UnitSums
-
-    def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> MapWriter:
-        """What writes the predicted window of a scene."""
-        ...
-
-    def predict(self, band: Band) -> npt.NDArray[Any]:
-        """What is predicted for each pixel (rows, width), or for each class of it (K, rows, width)."""
-        ...
 
     def begin(self, scene: UnitScene, row: int, col: int) -> None:
         """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
@@ -93,15 +67,8 @@ class Scores(Protocol):
         """The window has been counted."""
         ...
 
-    def tally(
-        self, predicted: npt.NDArray[Any], valid: BoolArray, weights: npt.NDArray[np.float64] | None = None
-    ) -> npt.NDArray[Any]:
-        """Valid pixels for each name in the map's legend, int64 (K,); of ``weights`` (rows, width), such as square
-        metres, their sums, float64."""
-        ...
 
-
-class ClassScores:
+class ClassScores(ClassMap):
     """Counts predicted classes in one confusion matrix, and boundaries.
 
     Args:
@@ -110,23 +77,13 @@ class ClassScores:
         block_size: side of a spatial block in pixels.
     """
 
-    output: Output = "probabilities"
     kind: Kind = "pixels"
 
     def __init__(self, classes: Sequence[str], ignore_index: int, block_size: int = 128) -> None:
-        self.classes = list(classes)
+        super().__init__(classes)
         self.ignore_index = ignore_index
         self.sums = UnitSums(self.kind, measures_of(self.kind, self.classes).num_cells, block_size)
         self._boundaries: BoundaryCounter | None = None
-
-    def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> ClassMapWriter:
-        """What writes the predicted window of a scene."""
-        return ClassMapWriter(path, scene, row=row, col=col, height=height, width=width, classes=self.classes)
-
-    def predict(self, band: Band) -> npt.NDArray[Any]:
-        """The most probable class of each pixel, int64 (rows, width)."""
-        classes: npt.NDArray[Any] = band.probabilities.argmax(0)
-        return classes
 
     def begin(self, scene: UnitScene, row: int, col: int) -> None:
         """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
@@ -164,13 +121,6 @@ class ClassScores:
         assert self._boundaries is not None
         self._boundaries.finish()
 
-    def tally(
-        self, predicted: npt.NDArray[Any], valid: BoolArray, weights: npt.NDArray[np.float64] | None = None
-    ) -> npt.NDArray[Any]:
-        """Valid pixels of each class, int64 (K,), or the sums of their weights, float64."""
-        of_valid = None if weights is None else weights[valid]
-        return np.bincount(predicted[valid], of_valid, minlength=len(self.classes))
-
     def _cells(self, labels: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> npt.NDArray[Any]:
         number = len(self.classes)
         wrong = labels[(labels < 0) | (labels >= number)]
@@ -180,7 +130,7 @@ class ClassScores:
         return cells
 
 
-class PatchScores(ClassScores):
+class PatchScores(PatchClassMap, ClassScores):
     """Counts patches in one confusion matrix, each by the most common class of its labelled valid pixels.
 
     Args:
@@ -193,7 +143,7 @@ class PatchScores(ClassScores):
     kind: Kind = "patches"
 
     def __init__(self, classes: Sequence[str], ignore_index: int, patch: int, block_size: int = 128) -> None:
-        super().__init__(classes, ignore_index, block_size)
+        ClassScores.__init__(self, classes, ignore_index, block_size)
         self.patch = patch
         self._of_patch = most_common_class(len(self.classes), ignore_index)
 
@@ -230,7 +180,7 @@ class PatchScores(ClassScores):
                 yield part, label
 
 
-class PresenceScores:
+class PresenceScores(PresenceMap):
     """Counts, for each class on its own, the patches that show it.
 
     Args:
@@ -240,25 +190,14 @@ class PresenceScores:
         block_size: side of a spatial block in pixels; a patch lies in that of its centre.
     """
 
-    output: Output = "presences"
     kind: Kind = "presences"
-    threshold = 0.5
 
     def __init__(self, classes: Sequence[str], ignore_index: int, patch: int, block_size: int = 128) -> None:
-        self.classes = list(classes)
+        super().__init__(classes)
         self.ignore_index = ignore_index
         self.patch = patch
         self.sums = UnitSums(self.kind, 4 * len(self.classes), block_size)
         self._of_patch = classes_present(len(self.classes))
-
-    def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> PresenceMapWriter:
-        """What writes the predicted window of a scene, a band for each class."""
-        return PresenceMapWriter(path, scene, row=row, col=col, height=height, width=width, classes=self.classes)
-
-    def predict(self, band: Band) -> npt.NDArray[Any]:
-        """Whether each class is in the pixel's patch, uint8 (K, rows, width)."""
-        present: npt.NDArray[Any] = (band.probabilities >= self.threshold).astype(np.uint8)
-        return present
 
     def begin(self, scene: UnitScene, row: int, col: int) -> None:
         """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
@@ -290,15 +229,6 @@ class PresenceScores:
     def end(self) -> None:
         """Nothing is left to do."""
 
-    def tally(
-        self, predicted: npt.NDArray[Any], valid: BoolArray, weights: npt.NDArray[np.float64] | None = None
-    ) -> npt.NDArray[Any]:
-        """Valid pixels whose patch shows each class, int64 (K,), or the sums of their weights, float64."""
-        if weights is not None:
-            return np.stack([weights[(present == 1) & valid].sum() for present in predicted])
-        counts: npt.NDArray[np.int64] = predicted[:, valid].sum(1, dtype=np.int64)
-        return counts
-
 
 def centre(shape: tuple[int, ...], part: slice) -> BoolArray:
     """Only the middle pixel of a patch in a row of them, bool (rows, width)."""
@@ -321,7 +251,7 @@ def patches_of(
             yield part, torch.from_numpy(np.ascontiguousarray(labels[None, :, part]))
 
 
-class ValueScores:
+class ValueScores(ValueMap):
     """Sums errors of predicted values, in the targets' own unit.
 
     Args:
@@ -331,23 +261,12 @@ class ValueScores:
         block_size: side of a spatial block in pixels.
     """
 
-    output: Output = "values"
     kind: Kind = "values"
 
     def __init__(self, name: str, mean: float = 0.0, std: float = 1.0, block_size: int = 128) -> None:
-        self.name, self.mean, self.std = name, mean, std
+        super().__init__(name, mean, std)
         self.sums = UnitSums(self.kind, 6, block_size)
         self._origin: float | None = None  # the first target: squares about it lose less to rounding than about 0
-
-    def writer(self, path: Path, scene: Scene, *, row: int, col: int, height: int, width: int) -> ValueMapWriter:
-        """What writes the predicted window of a scene, in the targets' unit."""
-        window = {"row": row, "col": col, "height": height, "width": width}
-        return ValueMapWriter(path, scene, **window, name=self.name, mean=self.mean, std=self.std)
-
-    def predict(self, band: Band) -> npt.NDArray[Any]:
-        """Standardised values, float32 (rows, width)."""
-        values: npt.NDArray[Any] = band.probabilities[0]
-        return values
 
     def begin(self, scene: UnitScene, row: int, col: int) -> None:
         """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
@@ -380,10 +299,45 @@ class ValueScores:
     def end(self) -> None:
         """Nothing is left to do."""
 
-    def tally(
-        self, predicted: npt.NDArray[Any], valid: BoolArray, weights: npt.NDArray[np.float64] | None = None
-    ) -> npt.NDArray[Any]:
-        """Valid pixels, int64 (1,), or the sum of their weights, float64."""
-        if weights is not None:
-            return np.array([weights[valid].sum()])
-        return np.array([valid.sum()], np.int64)
+
+MakeScores = Callable[[Sequence[str], int, Sequence[float] | None, int, int], Scores]
+"""From class names, ``ignore_index``, of values mean and standard deviation of the targets, side of a patch and of a
+spatial block in pixels."""
+
+
+def _class_scores(
+    classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, patch: int, block_size: int
+) -> Scores:
+    return ClassScores(classes, ignore_index, block_size)
+
+
+def _patch_scores(
+    classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, patch: int, block_size: int
+) -> Scores:
+    return PatchScores(classes, ignore_index, patch, block_size)
+
+
+def _presence_scores(
+    classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, patch: int, block_size: int
+) -> Scores:
+    return PresenceScores(classes, ignore_index, patch, block_size)
+
+
+def _value_scores(
+    classes: Sequence[str], ignore_index: int, target_scale: Sequence[float] | None, patch: int, block_size: int
+) -> Scores:
+    mean, std = target_scale or (0.0, 1.0)
+    return ValueScores(classes[0], mean, std, block_size)
+
+
+SCORES: Mapping[TaskKind, MakeScores] = {
+    "classes": _class_scores,
+    "patches": _patch_scores,
+    "presences": _presence_scores,
+    "values": _value_scores,
+}
+"""The counts of an evaluation of each kind of prediction."""
+
+
+def __getattr__(name: str) -> Any:
+    return former_name(__name__, name)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ununennium.data.scenes.ground import GroundTally
 from ununennium.data.scenes.scene import Scene
-from ununennium.evaluation.scores import Scores
+from ununennium.prediction.map_kinds import MapKind
 
 
 class AreaTable:
@@ -20,17 +20,17 @@ class AreaTable:
 
     Args:
         scene: whose pixels are mapped.
-        scores: of the model's task.
+        kind: of the map, by the model's task.
         names: of the map's legend.
     """
 
-    def __init__(self, scene: Scene, scores: Scores, names: list[str]) -> None:
+    def __init__(self, scene: Scene, kind: MapKind, names: list[str]) -> None:
         self._names = names
-        self._tally = GroundTally(scene, scores.tally, len(names))
+        self._tally = GroundTally(scene, kind.tally, len(names))
         self.unmapped = 0
 
     def add(self, row: int, predicted: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
-        """Count rows from ``row`` on: what ``scores.predict`` gave, and which of it is valid."""
+        """Count rows from ``row`` on: what ``kind.predict`` gave, and which of it is valid."""
         self._tally.add(row, 0, predicted, valid)
         self.unmapped += int((~valid).sum())
 

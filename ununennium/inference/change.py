@@ -27,6 +27,7 @@ from ununennium.inference.jobs import ITEM
 from ununennium.inference.outputs import MappedScene
 from ununennium.prediction.writers import NODATA
 from ununennium.storage.base import Storage
+from ununennium.tasks import TASKS
 
 _ROWS = 512
 _SAME = 1e-6  # of a pixel
@@ -108,7 +109,7 @@ def write_change(
         None if there is no other map on its grid with the same classes, or classes are not what the model maps.
     """
     classes = list(contract.classes)
-    if contract.task in ("regression", "multilabel"):
+    if not TASKS[contract.task].is_exclusive:
         return None
     found = last.find(name, mapped.scene, classes)
     if found is None:

@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.evaluation.scores import Scores
+from ununennium.prediction.map_kinds import MapKind
 from ununennium.prediction.strips import Band
 from ununennium.prediction.writers import NODATA, PROBABILITY_STEP
 
 MAP, VALID, PROBABILITIES, CONFIDENCE = "map", "valid", "probabilities", "confidence"
 
 
-def layers_of(band: Band, scores: Scores, outputs: Collection[str]) -> dict[str, npt.NDArray[Any]]:
+def layers_of(band: Band, kind: MapKind, outputs: Collection[str]) -> dict[str, npt.NDArray[Any]]:
     """The layers of a band that ``outputs`` are made of.
 
     Args:
         band: as it was predicted.
-        scores: of the model's task.
+        kind: of the map, by the model's task.
         outputs: what is to be written.
 
     Returns:
-        ``map`` as ``scores.predict`` gives it, classes as uint8; ``valid``; and, each uint8 in steps of 0.004 with 255
+        ``map`` as ``kind.predict`` gives it, classes as uint8; ``valid``; and, each uint8 in steps of 0.004 with 255
         without data, ``probabilities`` (K, rows, width) and ``confidence`` (rows, width), the predicted class's own.
     """
-    predicted = scores.predict(band)
+    predicted = kind.predict(band)
     values = predicted.dtype.kind == "f"
     layers = {MAP: predicted if values else predicted.astype(np.uint8), VALID: band.valid}
     if "probabilities" in outputs:

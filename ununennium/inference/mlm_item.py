@@ -8,6 +8,7 @@ from ununennium.checkpoints.contract import WEIGHTS, ModelContract
 from ununennium.checkpoints.registry import Registry
 from ununennium.data.scenes.places import crs_text, resolution_text
 from ununennium.runs.directory import as_link
+from ununennium.tasks import TASKS
 
 EXTENSION = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 _TASKS = {
@@ -100,17 +101,17 @@ def _input(contract: ModelContract) -> dict[str, Any]:
 
 def _output(contract: ModelContract, task: str) -> dict[str, Any]:
     number, size = len(contract.classes), int(contract.chip_size)
-    patches = task in ("classification", "multilabel")
+    spec = TASKS[task]
     output: dict[str, Any] = {
-        "name": contract.classes[0] if task == "regression" else "logits",
+        "name": contract.classes[0] if not spec.has_classes else "logits",
         "tasks": [_TASKS[task]],
         "result": {
-            "shape": [-1, number] if patches else [-1, number, size, size],
-            "dim_order": ["batch", "class"] if patches else ["batch", "class", "height", "width"],
+            "shape": [-1, number] if spec.is_patchwise else [-1, number, size, size],
+            "dim_order": ["batch", "class"] if spec.is_patchwise else ["batch", "class", "height", "width"],
             "data_type": "float32",
         },
     }
-    if task != "regression":
+    if spec.has_classes:
         names = list(contract.classes)
         output["classification:classes"] = [{"value": value, "name": name} for value, name in enumerate(names)]
     return output

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ununennium.checkpoints.contract import ModelContract
 from ununennium.errors import CheckpointError, ConfigError
+from ununennium.tasks import TASKS
 
 TOLERANCE = 1e-4
 """How far an output may be from PyTorch's, over the larger of 1 and the largest output."""
@@ -111,7 +112,7 @@ def export_onnx(model: nn.Module, contract: Mapping[str, Any], file: Path, *, ti
 
 
 def _output_name(contract: ModelContract) -> str:
-    return "values" if contract.task == "regression" else "logits"
+    return "logits" if TASKS[contract.task].has_classes else "values"
 
 
 def _pixels(contract: ModelContract, number: int, side: int) -> Tensor:

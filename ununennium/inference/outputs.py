@@ -12,13 +12,14 @@ from ununennium.checkpoints.contract import ModelContract
 from ununennium.config.predictor import PolygonsConfig
 from ununennium.data.scenes.scene import Scene
 from ununennium.evaluation.pictures import class_map_picture, presence_map_picture, value_map_picture
-from ununennium.evaluation.scores import Scores
 from ununennium.inference.areas import AreaTable, write_table
 from ununennium.inference.input_check import FittingScene
 from ununennium.inference.layers import CONFIDENCE, MAP, PROBABILITIES, VALID
 from ununennium.inference.strip_store import BandStore
 from ununennium.inference.vectors import areas_of_map, write_areas
+from ununennium.prediction.map_kinds import MapKind
 from ununennium.prediction.writers import ProbabilityWriter
+from ununennium.tasks import TASKS
 
 _ENDINGS = {"geoparquet": ".parquet", "geojson": ".geojson"}
 
@@ -77,7 +78,7 @@ def write_outputs(
     rows: Sequence[int],
     opened: FittingScene,
     outputs: Collection[str],
-    scores: Scores,
+    kind: MapKind,
     contract: ModelContract,
     target: Path,
     polygons: PolygonsConfig,
@@ -91,7 +92,7 @@ def write_outputs(
         rows: first row of each band.
         opened: the scene.
         outputs: what is wanted; the map always is.
-        scores: of the model's task.
+        kind: of the map, by the model's task.
         contract: of the model.
         target: the map.
         polygons: how they are drawn.
@@ -103,10 +104,10 @@ def write_outputs(
     """
     scene, classes = opened.scene, list(contract.classes)
     files = paths_of_outputs(target, outputs, polygons, prefix)
-    table = AreaTable(scene, scores, classes)
+    table = AreaTable(scene, kind, classes)
     with contextlib.ExitStack() as stack:
         window = {"row": 0, "col": 0, "height": scene.height, "width": scene.width}
-        writer = stack.enter_context(scores.writer(target, scene, **window))
+        writer = stack.enter_context(kind.writer(target, scene, **window))
         rasters: dict[str, ProbabilityWriter] = {}
         for layer, names in ((PROBABILITIES, classes), (CONFIDENCE, ["confidence"])):
             if layer in outputs:
@@ -132,9 +133,10 @@ def write_outputs(
 def draw(path_of_map: Path, contract: ModelContract, path: Path) -> None:
     """Draw a map with a legend, as its task wants it."""
     classes = list(contract.classes)
-    if contract.task == "multilabel":
+    kind = TASKS[contract.task].kind
+    if kind == "presences":
         presence_map_picture(path_of_map, classes, path)
-    elif contract.task == "regression":
+    elif kind == "values":
         value_map_picture(path_of_map, classes[0], path)
     else:
         class_map_picture(path_of_map, classes, path)

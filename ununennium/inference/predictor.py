@@ -32,6 +32,7 @@ from ununennium.inference.layers import layers_of
 from ununennium.inference.outputs import MappedScene, paths_of_outputs, write_outputs
 from ununennium.inference.strip_store import BandStore, band_store
 from ununennium.prediction.forward import Forward, cpu_batch_size, find_batch_size, ready
+from ununennium.prediction.map_kinds import MAP_KINDS
 from ununennium.prediction.strips import Band, ReadWindow, predict_bands
 from ununennium.prediction.temperature import temperature_of
 from ununennium.prediction.tiles import num_bands, overlap_of, rows_of_band
@@ -98,13 +99,13 @@ class Predictor:
         self.tta = bool(described.tta) if tta is None else tta
         self.temperature = temperature_of(described)
         self.task = TASKS[described.task]
+        self.map_kind = MAP_KINDS[self.task.kind](self.classes, described.target_scale)
         self.tile, self.overlap = self._tiling()
         precision = resolve_precision(self.settings.mixed_precision, self.device)
         self.autocast = None if precision.name == "fp32" else precision.dtype
-        self.model: Any = self.task.dense(network).to(self.device).eval()
+        self.model: Any = self.map_kind.dense(network).to(self.device).eval()
         if self.settings.compile:
             self.model = torch.compile(self.model)
-        self.scores = self.task.scores(self.classes, described.ignore_index, described.target_scale, self.tile)
         self.version: str | None = None
         self.source: str | None = None
         self._batch_size: int | None = None
@@ -253,7 +254,7 @@ class Predictor:
         for run in _runs([number for number in mine if number in missing]):
             number = run[0]
             for band in self._bands(plan, store, run):
-                store.put(number, layers_of(band, self.scores, plan.outputs))
+                store.put(number, layers_of(band, self.map_kind, plan.outputs))
                 if on_rows is not None:
                     on_rows(band.row + len(band.valid), scene.height)
                 number += 1
@@ -266,7 +267,7 @@ class Predictor:
         height = plan.opened.scene.height
         rows = [rows_of_band(number, height, self.tile, self.overlap)[0] for number in range(plan.count)]
         return write_outputs(
-            store, rows, plan.opened, plan.outputs, self.scores, self.contract, target, polygons or PolygonsConfig(),
+            store, rows, plan.opened, plan.outputs, self.map_kind, self.contract, target, polygons or PolygonsConfig(),
             **options,
         )  # fmt: skip
 
@@ -291,7 +292,7 @@ class Predictor:
             self.model, plan.read, scene.height, scene.width,
             num_classes=len(self.classes), tile=self.tile, overlap=self.overlap,
             batch_size=store.agreed("batch_size", lambda: self._tiles_at_a_time(plan.read)),
-            device=self.device, autocast=self.autocast, tta=self.tta, output=self.scores.output,
+            device=self.device, autocast=self.autocast, tta=self.tta, output=self.map_kind.output,
             temperature=self.temperature, channels_last=self.settings.channels_last, compiled=self.settings.compile,
             bands=run,
         )  # fmt: skip
@@ -303,7 +304,7 @@ class Predictor:
             if asked == "auto" and self.device.type != "cpu":
                 channels_last = bool(self.settings.channels_last)
                 forward = Forward(
-                    self.model, len(self.classes), autocast=self.autocast, tta=self.tta, output=self.scores.output,
+                    self.model, len(self.classes), autocast=self.autocast, tta=self.tta, output=self.map_kind.output,
                     channels_last=channels_last,
                 )  # fmt: skip
                 example = torch.from_numpy(read(0, 0, self.tile, self.tile)[0])
@@ -313,7 +314,7 @@ class Predictor:
 
     def _tiling(self) -> tuple[int, int]:
         chip = int(self.contract.chip_size)
-        tile, overlap = self.task.tiling(chip)
+        tile, overlap = self.map_kind.tiling(chip)
         wanted = self.settings
         if overlap == 0 and (wanted.tile is not None or wanted.overlap is not None):
             remedy = f"this model judges patches of {chip} pixels; leave tile and overlap out"

@@ -11,6 +11,7 @@ from ununennium.report.charts import Line, line_chart
 from ununennium.report.facts import Facts
 from ununennium.report.page import Cell, Charts, Folded, Gallery, Listing, Pairs, Picture, Section, Table, Text, picture
 from ununennium.report.rows import duration_text, number
+from ununennium.tasks import task_of
 
 _MOST_ROWS = 200
 _FIRST = ("epoch", "train_loss", "val_loss")
@@ -118,7 +119,7 @@ def confusion(facts: Facts) -> Section | None:
     matrix = facts.challenger.get("confusion")
     if not matrix:
         return None
-    unit = "patches" if facts.config["data"].get("task") == "classification" else "pixels"
+    unit = "patches" if task_of(facts.config["data"]).is_patchwise else "pixels"
     blocks: list[Any] = [_confusion_table("New model", facts.challenger, unit)]
     if facts.champion.get("confusion"):
         blocks.append(

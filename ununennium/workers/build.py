@@ -21,6 +21,8 @@ from ununennium.errors import ConfigError
 from ununennium.importing import instantiate
 from ununennium.runs.directory import RunDirectory
 from ununennium.training import distributed
+from ununennium.training.callbacks.callback import Callback
+from ununennium.training.callbacks.validation_metrics import VALIDATION_METRICS
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.memory import memory_of, size_text
 from ununennium.training.state import random_state, set_random_state
@@ -118,8 +120,13 @@ class Components:
         if augment.where == "device":
             seed, rank = self.config.seed, distributed.rank()
             transform = DeviceTransform(self.index, self.statistics, augment, seed=seed, rank=rank)
-        of_patch = self.index.task.of_patch(self.index)
+        of_patch = self.index.of_patch
         return transform if of_patch is None else PatchTargets(of_patch, transform)
+
+    def make_validation_metrics(self) -> Callback:
+        """The callback that adds the validation metrics of the task."""
+        index = self.index
+        return VALIDATION_METRICS[index.task.kind](index.classes, index.ignore_index, index.target_scale)
 
 
 def build_model(config: RunConfig, index: ChipIndex) -> nn.Module:

@@ -199,7 +199,7 @@ def _small_trainer(components: Components) -> tuple[Trainer, _Witness]:
     loaders = components.make_loaders(num_workers=0)
     witness = _Witness(components)
     witness.watch(model, optimizer)
-    callbacks: list[Callback] = [witness, components.index.task.metrics_callback(components.index)]
+    callbacks: list[Callback] = [witness, components.make_validation_metrics()]
     if config.trainer.ema_decay is not None:
         callbacks.append(EMA(config.trainer.ema_decay))
     with named_by_setting():
@@ -231,7 +231,7 @@ def _step_without_gradient(trainer: Trainer, witness: _Witness) -> None:
 def _check_output(components: Components, shape: list[int]) -> None:
     """Refuse a number of outputs that is not that of the classes, or another size than the chips'."""
     data, kwargs = components.config.data, dict(components.config.model.kwargs)
-    if data.task == "regression" or len(shape) < 2:
+    if not components.index.task.has_classes or len(shape) < 2:
         return
     if shape[1] != len(data.classes):
         remedy = (
@@ -239,8 +239,7 @@ def _check_output(components: Components, shape: list[int]) -> None:
             "out, and it is filled in where the model has such a parameter"
         )
         raise ConfigError("model.kwargs", kwargs, remedy)
-    of_pixels = components.index.task.of_patch(components.index) is None
-    if of_pixels and len(shape) == 4 and shape[2:] != [data.chip_size, data.chip_size]:
+    if not components.index.task.is_patchwise and len(shape) == 4 and shape[2:] != [data.chip_size, data.chip_size]:
         remedy = f"the model gives {shape[2]} x {shape[3]} px for chips of {data.chip_size} x {data.chip_size} px"
         raise ConfigError("model.target", components.config.model.target, remedy)
 

@@ -253,7 +253,7 @@ def draw(run: RunDirectory, config: RunConfig, index: ChipIndex) -> None:
 
 def _draw_scene(index: ChipIndex, scene: Scene, predicted: Path, config: RunConfig, path: Path) -> None:
     """One panel of the predicted window, at most ``_PANEL_PIXELS`` on its longer side's first pixels."""
-    if index.task.name == "multilabel":
+    if index.task.kind == "presences":
         pictures.presence_map_picture(predicted, config.data.classes, path)
         return
     with rasterio.open(predicted) as dataset:
@@ -264,7 +264,7 @@ def _draw_scene(index: ChipIndex, scene: Scene, predicted: Path, config: RunConf
     image, _ = index.reader(scene).read(*window)
     dates = image.reshape(scene.num_dates, -1, *image.shape[1:])
     first, *later = (np.moveaxis(date[[2, 1, 0]], 0, -1) if len(date) >= 3 else date[0] for date in dates)
-    if index.task.name == "regression":
+    if index.task.kind == "values":
         truth = ValueReader(scene).read(*window)
         pictures.value_panel(first, truth, prediction, config.data.classes[0], path, later=later[-1] if later else None)
         return

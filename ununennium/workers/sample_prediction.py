@@ -50,7 +50,7 @@ class SamplePrediction(Callback):
         self._views: list[npt.NDArray[np.uint8]] = []
 
     def on_epoch_start(self, trainer: Trainer) -> None:
-        drawn = trainer.is_main_process and self._index.task.of_patch(self._index) is None
+        drawn = trainer.is_main_process and not self._index.task.is_patchwise
         self._wanted = drawn and time.monotonic() >= self._next
         self._seen, self._passed = None, 0
 
@@ -90,7 +90,7 @@ class SamplePrediction(Callback):
             (key,) = itertools.islice(loader.sampler, self._item, self._item + 1)
             place, row, col = loader.dataset.place_of(key)
             self._views = list(draw.view_of(self._index, self._index.scenes[place], row, col, *target.shape).values())
-        if self._index.task.name == "regression":
+        if not self._index.task.has_classes:
             panels = draw.value_panels(target, output[0])
         else:
             classes = len(self._index.classes)
@@ -100,7 +100,7 @@ class SamplePrediction(Callback):
     def _telling(self, target: npt.NDArray[Any]) -> float:
         """How much there is to see in a chip: labelled pixels of any class but the commonest."""
         labelled = self._index.is_labelled(target)
-        if self._index.task.name == "regression":
+        if not self._index.task.has_classes:
             return float(labelled.sum())
         commonest = int(np.sum(list(self._index.labelled.values()), axis=0).argmax())
         return float((labelled & (target != commonest)).sum() + labelled.mean())

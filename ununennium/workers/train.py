@@ -143,7 +143,7 @@ def build_trainer(
         )
         callbacks: list[Callback] = [
             *more_callbacks,
-            index.task.metrics_callback(index),
+            components.make_validation_metrics(),
             MetricsFile(str(run.metrics_file)),
             Progress(_say),
             Heartbeat(run),

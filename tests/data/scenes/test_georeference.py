@@ -17,9 +17,9 @@ from ununennium.config.predictor import FitConfig
 from ununennium.data import build_index, open_catalog
 from ununennium.data.scenes.georeference import georeference
 from ununennium.data.scenes.reader import SceneReader
+from ununennium.data.targets.labels import LabelReader
 from ununennium.errors import DataError
 from ununennium.inference.input_check import open_fitting
-from ununennium.tasks import TASKS
 
 SIZE = 256
 STEP = 0.1 / SIZE  # degrees
@@ -124,7 +124,7 @@ def test_a_warped_image_lies_where_it_is_placed(kind, with_raster, make, image, 
     their_col = (longitude - 15 - bend * (their_row / SIZE) ** 2) / STEP
     assert pixels[0, row, col] == pytest.approx(1000 + (their_row - 0.5) * 100 + (their_col - 0.5) * 10, abs=60)
     if bend == 0.0:
-        numbers = TASKS["segmentation"].label_reader(scene, config.classes, config.ignore_index)
+        numbers = LabelReader(scene, config.classes, config.ignore_index)
         found = numbers.read(0, 0, scene.height, scene.width)
         away = np.array([0.15, -0.15])
         rows, cols = np.nonzero(valid)

@@ -24,8 +24,8 @@ from ununennium.data.chips.transforms import drop_bands, shade, turn, zoom
 from ununennium.data.scenes.raster import GDAL_REGION_CACHE_BYTES
 from ununennium.data.scenes.reader import SceneReader
 from ununennium.data.splits.splits import TRAIN
+from ununennium.data.targets.targets import TargetReader
 from ununennium.errors import DataError
-from ununennium.tasks import TargetReader
 
 CACHE_BYTES = 256 * 2**20
 """What a dataset of its own keeps decoded; ``data.cache_mb`` says it for those of a run."""
@@ -357,7 +357,7 @@ class GridChips(_Chips):
         self._chips: list[tuple[Window, int, int]] = []
         for place in range(len(index.scenes)):
             self._chips += self._chips_of(place)
-        if not self._chips and index.task.least_shown:
+        if not self._chips and index.task.least_labelled:
             raise DataError(
                 f"no patch of {chip_size} pixels lies by half in the fold; lower data.chip_size or raise "
                 "data.split.block_size"
@@ -387,7 +387,7 @@ class GridChips(_Chips):
     def _is_judged(self, place: int, row: int, col: int) -> bool:
         window = row, col, self.chip_size, self.chip_size
         mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
-        enough = mine.sum() >= max(1, self.index.task.least_shown * mine.size)
+        enough = mine.sum() >= max(1, self.index.task.least_labelled * mine.size)
         return bool(enough and self.index.is_labelled(self.targets[place].read(*window)[mine]).any())
 
     def place_of(self, key: int) -> tuple[int, int, int]:

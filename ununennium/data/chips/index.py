@@ -27,11 +27,13 @@ from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.units import check_bands, check_magnitudes
 from ununennium.data.splits.label_counts import CELL, Cells, Survey, count_cells
 from ununennium.data.splits.methods import check_no_leak, expected_folds, make_split
-from ununennium.data.splits.splits import Split
+from ununennium.data.splits.splits import TRAIN, Split
 from ununennium.data.targets.labels import LabelReader
+from ununennium.data.targets.patch_labels import OfPatch
 from ununennium.data.targets.regression import TargetScale
+from ununennium.data.targets.targets import TargetReader, Targets, check_scenes, targets_of
 from ununennium.errors import DataError
-from ununennium.tasks import TASKS, TargetReader
+from ununennium.tasks import TASKS
 
 __all__ = ["CELL", "VERSION", "Cells", "ChipIndex", "Survey", "build_index"]
 
@@ -145,20 +147,29 @@ class ChipIndex:
 
     def labels(self, scene: Scene) -> LabelReader:
         """A reader of the scene's labels."""
-        return self.task.label_reader(scene, self.classes, self.ignore_index)
+        return self._targets.label_reader(scene)
 
     def targets(self, scene: Scene) -> TargetReader:
         """A reader of what a model is to predict."""
-        return self.task.target_reader(scene, self)
+        return self._targets.target_reader(scene, self.target_scale)
 
     @property
     def fill(self) -> float:
         """The target of an unlabelled pixel."""
-        return self.task.fill(self.ignore_index)
+        return self._targets.fill
 
     def is_labelled(self, target: npt.NDArray[Any], number: int | None = None) -> npt.NDArray[np.bool_]:
         """Which targets are labelled; with a class's ``number``, which are of that class."""
-        return self.task.is_labelled(target, self.ignore_index, number)
+        return self._targets.is_labelled(target, number)
+
+    @property
+    def of_patch(self) -> OfPatch | None:
+        """From the targets of a patch's pixels to the patch's own; None where pixels are what is predicted."""
+        return self._targets.of_patch()
+
+    @property
+    def _targets(self) -> Targets:
+        return targets_of(self.task, self.classes, self.ignore_index)
 
     def summary(self) -> dict[str, Any]:
         """What a person wants to know before training: scenes, and labelled pixels per fold and class."""
@@ -295,7 +306,8 @@ def _index(
     scenes: Sequence[Scene], config: DataConfig, progress: Callable[[str], None] | None, data_sha256: str
 ) -> ChipIndex:
     task = TASKS[config.task]
-    task.check_scenes(scenes)
+    check_scenes(task, scenes)
+    targets = targets_of(task, config.classes, config.ignore_index)
     wanted = scenes[0].band_set(config.bands)
     if progress is not None:
         for scene in scenes:
@@ -306,11 +318,15 @@ def _index(
     readers = [SceneReader(scene, wanted, config.nodata, max_unreadable=config.max_unreadable) for scene in scenes]
     if config.values == "check":
         check_magnitudes(scenes, wanted, config.nodata)
-    labels = [task.label_reader(scene, config.classes, config.ignore_index) for scene in scenes]
+    labels = [targets.label_reader(scene) for scene in scenes]
     split = make_split(readers, labels, config)
     check_no_leak(split, scenes)
     cells, survey, labelled = count_cells(readers, labels, split, config)
     _check_folds(labelled, config)
+
+    def is_training(scene: Scene, row: int, col: int, height: int, width: int) -> npt.NDArray[np.bool_]:
+        return np.equal(split.folds(scene, row, col, height, width), TRAIN)
+
     return ChipIndex(
         scenes,
         config.classes,
@@ -325,7 +341,7 @@ def _index(
         max_unreadable=config.max_unreadable,
         task=task.name,
         layout=config.layout,
-        target_scale=task.target_scale(readers, split),
+        target_scale=targets.target_scale(readers, is_training),
         band_set=wanted,
     )
 

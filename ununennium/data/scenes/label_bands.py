@@ -12,6 +12,7 @@ from rasterio.enums import ColorInterp
 
 from ununennium.config import DataConfig
 from ununennium.errors import DataError
+from ununennium.tasks import TASKS
 
 
 def label_bands(dataset: Any, what: str) -> tuple[int, tuple[int, ...]]:
@@ -59,7 +60,7 @@ def write_labels_alone(
 
 def unlabelled_value(config: DataConfig) -> float:
     """Value of unlabelled pixels in warped label rasters without a nodata tag, which no class has."""
-    if config.task == "regression":
+    if not TASKS[config.task].has_classes:
         return math.nan
     if config.ignore_index in config.class_values:
         return float(min(-1, *config.class_values) - 1)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from ununennium.data.scenes.scene import Scene
 from ununennium.data.targets.labels import LabelArray, LabelReader
 from ununennium.errors import DataError
 
+if TYPE_CHECKING:  # indexing needs no torch
+    from torch import Tensor
+
 _MOST_CLASSES = 53
-OfPatch = Callable[[Tensor], Tensor]
+OfPatch = Callable[["Tensor"], "Tensor"]
 """From the targets of pixels, (B, height, width), to that of each patch, (B, ...)."""
 
 
@@ -99,8 +101,8 @@ def class_counts(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """
     flat = target.flatten(1)
     flat = flat.masked_fill(flat == ignore_index, num_classes)
-    counts = torch.zeros(len(flat), num_classes + 1, dtype=torch.int64, device=target.device)
-    return counts.scatter_add_(1, flat, torch.ones_like(flat))[:, :num_classes]
+    counts = flat.new_zeros(len(flat), num_classes + 1)
+    return counts.scatter_add_(1, flat, flat.new_ones(flat.shape))[:, :num_classes]
 
 
 def most_common_class(num_classes: int, ignore_index: int) -> OfPatch:
@@ -123,8 +125,10 @@ def classes_present(num_classes: int) -> OfPatch:
         flat = target.flatten(1)
         known = ~flat.isnan()
         digits = flat.masked_fill(~known, 0.0).long()
-        present = torch.stack([((digits >> number) & 1).any(1) for number in range(num_classes)], 1)
-        return present.float().masked_fill(~known.any(1, keepdim=True), torch.nan)
+        present = digits.new_zeros(len(digits), num_classes)
+        for number in range(num_classes):
+            present[:, number] = ((digits >> number) & 1).any(1)
+        return present.float().masked_fill(~known.any(1, keepdim=True), float("nan"))
 
     return of_patch
 

@@ -7,7 +7,7 @@ are in the file's own unit again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from ununennium.data.scenes.reader import FloatArray, SceneReader, clip
 from ununennium.data.scenes.scene import Scene
-from ununennium.data.splits.splits import TRAIN, Split
 from ununennium.data.targets.label_rasters import LabelRaster
 from ununennium.data.targets.label_shapes import LabelledArea
 from ununennium.data.targets.labels import LabelReader
 from ununennium.errors import DataError
+
+IsTraining = Callable[[Scene, int, int, int, int], npt.NDArray[np.bool_]]
+"""From a scene, row, column, height and width to which pixels are of the training fold, (height, width)."""
 
 
 class TargetScale(NamedTuple):
@@ -97,8 +99,12 @@ class PresenceReader(LabelReader):
         return np.where(np.isnan(values), self.ignore_index, 0).astype(dtype)
 
 
-def target_scale(readers: Sequence[SceneReader], split: Split) -> TargetScale:
+def target_scale(readers: Sequence[SceneReader], is_training: IsTraining) -> TargetScale:
     """Mean and standard deviation of the targets of valid training pixels, in one pass over strips, float64.
+
+    Args:
+        readers: of the scenes.
+        is_training: tells which pixels of a scene's window are of the training fold.
 
     Raises:
         DataError: there is none.
@@ -108,7 +114,7 @@ def target_scale(readers: Sequence[SceneReader], split: Split) -> TargetScale:
         scene, values = reader.scene, ValueReader(reader.scene)
         for row, height in reader.strips():
             window = row, 0, height, scene.width
-            used = split.folds(scene, *window) == TRAIN
+            used = is_training(scene, *window)
             if not used.any():
                 continue
             used &= reader.read_valid(*window)

@@ -10,8 +10,7 @@ from typing import Literal
 
 from ununennium.errors import ConfigError
 from ununennium.hints import did_you_mean
-
-_LIKES_TO_GROW = ("iou", "f1", "acc", "dice", "precision", "recall", "kappa", "auc", "r2", "epoch")
+from ununennium.tasks import likes_to_grow
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Monitor:
             raise ConfigError("mode", self.mode, "choose 'min' (a loss) or 'max' (accuracy, IoU)")
         if not self.min_delta >= 0.0:
             raise ConfigError("min_delta", self.min_delta, "give a number >= 0")
-        if self.mode == "min" and any(word in self.monitor.lower() for word in _LIKES_TO_GROW):
+        if self.mode == "min" and likes_to_grow(self.monitor):
             warnings.warn(
                 f"monitor {self.monitor!r} with mode='min' counts a smaller value as better; pass mode='max' if "
                 "larger is better",
