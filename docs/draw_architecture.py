@@ -1,20 +1,16 @@
 """Draw the packages and their imports: ``python docs/draw_architecture.py`` renews the diagram of architecture.md.
 
 The diagram comes from the imports of the code, those inside functions and for annotations included. A package is one
-row above the highest package that it imports. Left out are arrows that follow from other arrows, arrows to the last
-row, which all others may use, and imports that a contract in pyproject.toml excuses.
+row above the highest package that it imports. Left out are arrows that follow from other arrows, and arrows to the last
+row, which all others may use.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from fnmatch import fnmatch
-from functools import cache
 from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import grimp
 
@@ -43,19 +39,8 @@ def packages() -> dict[str, set[str]]:
     for module in graph.modules:
         for target in graph.find_modules_directly_imported_by(module):
             importer, imported = _package(module), _package(target)
-            if importer and imported and importer != imported and not _is_excused(f"{module} -> {target}"):
+            if importer and imported and importer != imported:
                 found[importer].add(imported)
-    return found
-
-
-def _is_excused(line: str) -> bool:
-    return any(fnmatch(line, pattern) for contract in _contracts() for pattern in contract.get("ignore_imports", ()))
-
-
-@cache
-def _contracts() -> list[dict[str, Any]]:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    found: list[dict[str, Any]] = settings["tool"]["importlinter"]["contracts"]
     return found
 
 
