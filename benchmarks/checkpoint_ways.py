@@ -188,8 +188,10 @@ class Ours:
             self._saver = BackgroundSaver(store, 1, [], set(), snapshot=snapshot)
 
     def save(self, number: int) -> None:
+        from ununennium.checkpoints.manifest import SavePoint
+
         self._number = number
-        self._saver.save(self._training.state(), epoch=number, step=number)
+        self._saver.save(self._training.state(), SavePoint(epoch=number, step=number))
 
     def is_done(self) -> bool:
         return [manifest.step for manifest in self._saver.kept[-1:]] == [self._number]

@@ -16,6 +16,7 @@ import sys
 import torch
 
 from tests.checkpoints.stored import look
+from ununennium.checkpoints.manifest import SavePoint
 from ununennium.checkpoints.savers import BackgroundSaver, DirectSaver, upload_left
 from ununennium.checkpoints.store import CheckpointStore
 
@@ -51,10 +52,10 @@ def save_both(url: str, values: int, way: str, count: int, *, answered: bool = F
     store = CheckpointStore(url)
     kind = DirectSaver if way == "direct" else BackgroundSaver
     saver = kind(store, 1, [], set())
-    saver.save(state(1, values), epoch=1, step=1, score=1.0)
+    saver.save(state(1, values), SavePoint(epoch=1, step=1, score=1.0))
     saver.flush(FLUSH_S)
     made = kill_at(count, answered=answered)
-    saver.save(state(2, values), epoch=2, step=2, score=0.5)
+    saver.save(state(2, values), SavePoint(epoch=2, step=2, score=0.5))
     saver.flush(FLUSH_S)
     saver.close()
     return made[0]
@@ -65,7 +66,7 @@ def restart(url: str, values: int, way: str) -> None:
     upload_left(url)
     if 2 not in look(url)["complete"]:
         saver = DirectSaver(CheckpointStore(url), 1, [], set())
-        saver.save(state(2, values), epoch=2, step=2, score=0.5)
+        saver.save(state(2, values), SavePoint(epoch=2, step=2, score=0.5))
 
 
 def main(url: str, spool: str, values: str, way: str, what: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ununennium.checkpoints.manifest import SavePoint
 from ununennium.checkpoints.savers import BackgroundSaver, upload_left
 from ununennium.checkpoints.store import CheckpointStore
 
@@ -34,7 +35,7 @@ def test_the_kept_are_the_k_best_and_every_manifest_has_a_whole_checkpoint(proxy
         if event[0] == "save":
             scores.append(event[1])
             number = len(scores)
-            saver.save({"n": number}, epoch=number, step=number, monitor="val_loss", score=event[1])
+            saver.save({"n": number}, SavePoint(epoch=number, step=number, monitor="val_loss", score=event[1]))
         elif event[0] == "fault":
             proxy.inject(event[1], method=event[2], after_bytes=100)
         elif event[0] == "outage":

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ununennium.checkpoints.janitor import find_leftovers
+from ununennium.checkpoints.manifest import SavePoint
 from ununennium.checkpoints.spool import Spool
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.cli import run
@@ -92,7 +93,9 @@ def test_a_spool_is_emptied_of_what_is_uploaded_and_of_nothing_else(tmp_path):
     waiting = []
     for number in (1, 2):
         with spool.new() as (path, file):
-            waiting.append(store.serialise({"n": torch.tensor(number)}, path, file, epoch=number, step=number))
+            waiting.append(
+                store.serialise({"n": torch.tensor(number)}, path, file, SavePoint(epoch=number, step=number))
+            )
             spool.keep(path, waiting[-1])
     spool.release()
     store.publish(waiting[0], spool.file(waiting[0]))

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from ununennium.checkpoints import store as store_module
-from ununennium.checkpoints.manifest import best_first, retained
+from ununennium.checkpoints.manifest import SavePoint, best_first, retained
 from ununennium.checkpoints.savers import BackgroundSaver, upload_left
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.training import CheckpointCallback
@@ -163,7 +163,7 @@ def test_what_is_uploaded_late_does_not_become_the_newest(s3, tmp_path, monkeypa
     store.look_for_generations()
     monkeypatch.setattr(store, "publish", None)  # it never gets its upload done
     saver = BackgroundSaver(store, -1, [], set())
-    saver.save({"n": 2, "by": "the first"}, epoch=2, step=2)
+    saver.save({"n": 2, "by": "the first"}, SavePoint(epoch=2, step=2))
     saver.flush(0.2)
     saver.close()
     other = CheckpointStore(url)

@@ -104,7 +104,7 @@ def test_a_record_that_is_gone_from_the_middle_hides_no_later_champion(registry,
     version = add(registry, tmp_path, 1)
     for generation in range(3):
         registry.promote(version, expected_generation=generation, gate=PASSED, actor="a", run_id="r")
-    registry._storage.delete(registry._record_key(1))
+    registry._storage.delete(registry._log._record_key(1))
     with pytest.raises(PromotionConflict, match="generation 2"):
         registry.promote(version, expected_generation=1, gate=PASSED, actor="a", run_id="r")
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ununennium.checkpoints.manifest import retained
+from ununennium.checkpoints.manifest import SavePoint, retained
 from ununennium.checkpoints.savers import BackgroundSaver, upload_left
 from ununennium.checkpoints.spool import Spool, spools
 from ununennium.checkpoints.store import CheckpointStore
@@ -59,7 +59,7 @@ def waiting_in(spool):
 
 
 def save(saver, state, number, score=None):
-    return saver.save(state(number), epoch=number, step=number, monitor="val_loss", score=score)
+    return saver.save(state(number), SavePoint(epoch=number, step=number, monitor="val_loss", score=score))
 
 
 class At(Callback):
@@ -106,7 +106,7 @@ def test_what_is_saved_is_the_state_at_that_moment(url, background, snapshot, tm
     saver = background(url, -1, snapshot=snapshot)
     for number in range(3):
         tied["n"] = number
-        saver.save(tied, epoch=number, step=number)
+        saver.save(tied, SavePoint(epoch=number, step=number))
         weights += 1.0
     assert saver.flush(FLUSH_S).waiting == []
     store = CheckpointStore(url)
@@ -235,7 +235,7 @@ def test_a_server_that_is_killed_within_an_upload_leaves_the_old_checkpoint_and_
     with FaultProxy(own_store.port) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         saver = background(url)
-        saver.save({"n": 1}, epoch=1, step=1, score=1.0)
+        saver.save({"n": 1}, SavePoint(epoch=1, step=1, score=1.0))
         assert saver.flush(FLUSH_S).waiting == []
         killed, gone = threading.Event(), threading.Event()
 
@@ -246,7 +246,7 @@ def test_a_server_that_is_killed_within_an_upload_leaves_the_old_checkpoint_and_
                 gone.set()
 
         proxy.on_request = kill
-        saver.save({"n": 2, "large": torch.rand(6_000_000)}, epoch=2, step=2, score=0.5)
+        saver.save({"n": 2, "large": torch.rand(6_000_000)}, SavePoint(epoch=2, step=2, score=0.5))
         assert gone.wait(60)
         own_store.start()
         store = CheckpointStore(url)
@@ -441,7 +441,7 @@ def test_what_a_process_left_is_uploaded_by_the_next(url, background, state, spo
     folder = Spool.claim(url)
     store = CheckpointStore(url)
     with folder.new() as (path, file):
-        manifest = store.serialise(state(1), path, file, epoch=1, step=1)
+        manifest = store.serialise(state(1), path, file, SavePoint(epoch=1, step=1))
         folder.keep(path, manifest)
     (folder.folder / ".tmp-half").write_bytes(b"half")
     (folder.folder / "epoch=0002-step=00000002-aaaaaaaaaaaa.pt").write_bytes(b"no manifest")
@@ -457,7 +457,7 @@ def test_what_a_process_left_is_uploaded_by_the_next(url, background, state, spo
 def test_what_an_earlier_process_left_is_not_deleted_by_the_next(url, background, state):
     folder = Spool.claim(url)
     with folder.new() as (path, file):
-        manifest = CheckpointStore(url).serialise(state(1), path, file, epoch=1, step=1, score=9.0)
+        manifest = CheckpointStore(url).serialise(state(1), path, file, SavePoint(epoch=1, step=1, score=9.0))
         folder.keep(path, manifest)
     folder.release()
     saver = background(url)
@@ -487,7 +487,7 @@ def test_a_smaller_state_written_over_the_file_of_a_larger_one_is_whole(url, spo
     saver = background(url, save_top_k=-1)
     states = [{"model": torch.full((values,), 1.0 + values)} for values in (100_000, 10, 50_000)]
     for number, state in enumerate(states, 1):
-        saver.save(state, epoch=number, step=number)
+        saver.save(state, SavePoint(epoch=number, step=number))
         assert saver.flush(FLUSH_S).waiting == []
         assert waiting_in(spool) == []
     assert list(spool.glob("*/.tmp-*")) != []

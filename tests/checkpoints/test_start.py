@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints.test_registry import PASSED, add
+from ununennium.checkpoints.manifest import SavePoint
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.savers import upload_left
 from ununennium.checkpoints.store import CheckpointStore
@@ -109,7 +110,7 @@ def test_what_waits_for_its_upload_is_uploaded_through_a_burst_of_503(proxy, url
     store = CheckpointStore(url)
     spool = Spool.claim(store.storage.root)
     with spool.new() as (path, file):
-        spool.keep(path, store.serialise({"n": 1}, path, file, epoch=1, step=1))
+        spool.keep(path, store.serialise({"n": 1}, path, file, SavePoint(epoch=1, step=1)))
     spool.release()
     proxy.inject("unavailable", method="PUT", times=BURST)
     assert [manifest.epoch for manifest in upload_left(url)] == [1]

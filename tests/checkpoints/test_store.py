@@ -22,7 +22,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ununennium.checkpoints.manifest import Manifest, retained
+from ununennium.checkpoints.manifest import Manifest, SavePoint, retained
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, StorageError, StorageUnavailable
 from ununennium.storage.open import open_storage
@@ -300,7 +300,7 @@ def test_what_was_stored_otherwise_than_written_is_taken_back(folder, state, tmp
     store, path = CheckpointStore(folder), tmp_path / "spooled.pt"
     old = save(store, state, 1)
     with path.open("wb") as file:
-        manifest = store.serialise(state(2), path, file, epoch=2, step=2)
+        manifest = store.serialise(state(2), path, file, SavePoint(epoch=2, step=2))
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
     with pytest.raises(
@@ -323,7 +323,7 @@ def test_what_only_could_not_be_read_back_is_not_uploaded_again(folder, state, t
     """correctness 49: committed, but nothing older goes before it has been read back."""
     store, path = CheckpointStore(folder), tmp_path / "spooled.pt"
     with path.open("wb") as file:
-        manifest = store.serialise(state(1), path, file, epoch=1, step=1)
+        manifest = store.serialise(state(1), path, file, SavePoint(epoch=1, step=1))
 
     def away(*_):
         raise StorageUnavailable("no answer")

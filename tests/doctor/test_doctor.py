@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import use_store
+from ununennium.checkpoints.manifest import SavePoint
 from ununennium.checkpoints.spool import Spool
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.cli import run
@@ -113,7 +114,7 @@ def test_checkpoints_that_wait_for_their_upload(tmp_path: Path, monkeypatch: pyt
     url = str(tmp_path / "elsewhere")
     spool = Spool.claim(url)
     with spool.new() as (path, file):
-        manifest = CheckpointStore(url).serialise({"model": torch.zeros(9)}, path, file, epoch=1, step=1)
+        manifest = CheckpointStore(url).serialise({"model": torch.zeros(9)}, path, file, SavePoint(epoch=1, step=1))
         spool.keep(path, manifest)
     spool.release()
     (finding,) = look_at_spools()

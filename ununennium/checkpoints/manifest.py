@@ -22,6 +22,29 @@ _NAME = re.compile(r"epoch=\d{4,}-step=\d{8,}-[0-9a-f]{12}\.json")
 
 
 @dataclass(frozen=True)
+class SavePoint:
+    """Position of training at which a checkpoint is saved, and its rank among others.
+
+    Attributes:
+        epoch: completed epochs.
+        step: optimizer steps that ran.
+        batches_done: micro-batches consumed in the running epoch.
+        metrics: the epoch's metrics, for people.
+        monitor: metric that ranks checkpoints.
+        mode: whether a smaller or a larger score is better.
+        score: the monitored value; None without one.
+    """
+
+    epoch: int
+    step: int
+    batches_done: int = 0
+    metrics: Mapping[str, float] | None = None
+    monitor: str = ""
+    mode: Literal["min", "max"] = "min"
+    score: float | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is known about one checkpoint. A checkpoint exists if, and only if, its manifest does.
 

@@ -16,13 +16,11 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ununennium.checkpoints.aliases import is_record, number_of, read_aliases, record_key, write_alias
+from ununennium.checkpoints.aliases import read_aliases, write_alias
 from ununennium.checkpoints.contract import (
     CONTRACT,
     HEAL,
@@ -36,8 +34,9 @@ from ununennium.checkpoints.contract import (
     version_of,
 )
 from ununennium.checkpoints.promotion import NAME, Promotion, generation_before, whole_generation
+from ununennium.checkpoints.promotion_log import PromotionLog
 from ununennium.checkpoints.read_back import read_back
-from ununennium.errors import CheckpointError, ConfigError, GateError, PromotionConflict, StorageError
+from ununennium.errors import CheckpointError, ConfigError, GateError, StorageError
 from ununennium.storage.base import Storage
 from ununennium.storage.open import check_exclusive, open_storage
 from ununennium.storage.patience import patiently
@@ -47,9 +46,6 @@ __all__ = ["Promotion", "Registry"]
 logger = logging.getLogger(__name__)
 
 PROMOTED = "promoted"
-_CREATE_ATTEMPTS = 5
-_LOOK_AHEAD = 6
-"""Records after the next one that must not be there: a log with a gap is no place for a new champion."""
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
@@ -72,6 +68,7 @@ class Registry:
             raise ConfigError("model", model, "give a name of letters, digits, '-', '_' and '.'")
         self.model = model
         self._storage: Storage = open_storage(storage_url)
+        self._log = PromotionLog(self._storage, model)
         self._unsafe_single_writer = unsafe_single_writer
         self._exclusive: bool | None = None
 
@@ -171,11 +168,7 @@ class Registry:
         Raises:
             CheckpointError: there are records, and not one of them can be read.
         """
-        key = patiently(lambda: self._storage.first(self._records_folder))
-        record = self._readable(key) if key is not None and is_record(key) else None
-        if record is not None or key is None:
-            return record
-        return next(iter(self.history()), None)
+        return self._log.current()
 
     def history(self) -> list[Promotion]:
         """Every generation, newest first; a record that cannot be read is warned of and left out.
@@ -183,14 +176,7 @@ class Registry:
         Raises:
             CheckpointError: there are records, and not one of them can be read: whoever is champion is unknown.
         """
-        keys = list(filter(is_record, patiently(lambda: self._storage.list(self._records_folder))))
-        records = [record for key in keys if (record := self._readable(key)) is not None]
-        if keys and not records:
-            raise CheckpointError(
-                f"not one of the {len(keys)} records in {self._storage.url(self._records_folder[:-1])} can be read; "
-                "restore them from a backup, or remove them to begin without a champion"
-            )
-        return records
+        return self._log.history()
 
     def promote(
         self,
@@ -354,78 +340,9 @@ class Registry:
         return self._exclusive
 
     def _append(self, record: Promotion, base: int) -> Promotion:
-        """Create ``record`` as the generation after ``base``, or find that an earlier attempt with its token did."""
+        """Create ``record`` as the generation after ``base``, once its version has shown to be whole."""
         self.check(record.version)
-        exclusive = self.probe()
-        self._check_newest(record, base)
-        failure: Exception | None = None
-        for _ in range(_CREATE_ATTEMPTS):
-            key = self._record_key(record.generation)
-            try:
-                if not exclusive and self._storage.exists(key):
-                    raise FileExistsError(key)
-                patiently(partial(self._storage.create, key, record.to_json()))
-                return record
-            except (FileExistsError, StorageError) as error:
-                failure = error
-            try:
-                existing = patiently(partial(self._read, key))
-            except FileNotFoundError:
-                continue  # refused though nothing is there: two writers met, and the server told both to try again
-            except CheckpointError as error:
-                logger.warning("%s is left out: %s", key, error)
-                record = replace(record, generation=record.generation + 1)
-                continue
-            return self._same_or_conflict(existing, record)
-        raise StorageError(f"{self._storage.url(key)} could not be created: {failure}") from failure
-
-    def _check_newest(self, record: Promotion, base: int) -> None:
-        """Refuse to fill a gap in the log, or to begin beyond its end."""
-        if base == 0:
-            is_there = not self._storage.exists(self._record_key(1))
-        else:
-            is_there = base > 0 and self._readable(self._record_key(base)) is not None
-        ahead = range(base + 2, base + 2 + _LOOK_AHEAD)
-        if is_there and not any(self._storage.exists(self._record_key(generation)) for generation in ahead):
-            return  # the log itself, which may be long, is not read
-        records = self.history()
-        newest = max((each.generation for each in records), default=0)
-        if not 0 <= base <= newest:
-            raise ConfigError("expected_generation", base, f"there are {newest} generations so far")
-        later = [each for each in records if each.generation > base]
-        if later and all((each.token, each.version) != (record.token, record.version) for each in later):
-            self._same_or_conflict(min(later, key=lambda each: each.generation), record)
-
-    def _same_or_conflict(self, existing: Promotion, record: Promotion) -> Promotion:
-        if (existing.token, existing.version) == (record.token, record.version):
-            return existing
-        raise PromotionConflict(
-            f"generation {existing.generation} of {self.model!r} is version {existing.version}, made champion by "
-            f"{existing.actor} at {existing.created}; compare with it before promoting {record.version}"
-        )
-
-    def _readable(self, key: str) -> Promotion | None:
-        try:
-            return patiently(lambda: self._read(key))
-        except FileNotFoundError:
-            return None
-        except CheckpointError as error:
-            logger.warning("left out: %s", error)
-            return None
-
-    @property
-    def _records_folder(self) -> str:
-        return f"models/{self.model}/promotions/"
-
-    def _record_key(self, generation: int) -> str:
-        return record_key(self._records_folder, generation)
+        return self._log.append(record, base, exclusive=self.probe())
 
     def _version_key(self, version: str, name: str) -> str:
         return f"models/{self.model}/versions/{version}/{name}"
-
-    def _read(self, key: str) -> Promotion:
-        url = self._storage.url(key)
-        record = Promotion.from_json(self._storage.read_bytes(key), url=url)
-        if record.generation != number_of(key):
-            raise CheckpointError(f"{url} holds the record of generation {record.generation}, not {number_of(key)}")
-        return record

@@ -1,7 +1,15 @@
-"""Saving checkpoints and keeping the best: at once, or through a spool and an upload in the background.
+"""Saving checkpoints in the background: through a spool on the local disk, and an upload that is tried again.
 
-Both ways make the same decisions. An old checkpoint is deleted after a new one was committed, only if the same object
-wrote it, and never if it is protected.
+States of one checkpoint, and the thread that makes each step::
+
+    held -------- written ------ waiting ------- committed ------ kept, or deleted
+          writer          writer         uploader          uploader
+    (a copy, or   (a file of     (its manifest   (its manifest is in the storage;
+    a spill file)  the spool)     is spooled)     superfluous ones are deleted)
+
+One condition, ``_changed``, guards all of it. The caller waits for the state before its own to be written, for nothing
+else. What is superfluous before it was uploaded is dropped from the spool; what waits when the process ends is uploaded
+by the next one (``upload_left``). Decisions are those of ``direct_saver``.
 """
 
 from __future__ import annotations
@@ -12,17 +20,19 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ununennium.checkpoints.manifest import Manifest, retained
+from ununennium.checkpoints.direct_saver import DirectSaver, Report, Retention, Saver
+from ununennium.checkpoints.manifest import Manifest, SavePoint, retained
 from ununennium.checkpoints.sanitise import sanitise
 from ununennium.checkpoints.serialise import Snapshots, hash_of
 from ununennium.checkpoints.spool import Spool, spools
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, StorageError, StorageUnavailable, UnunenniumError
 from ununennium.storage.patience import patiently
+
+__all__ = ["BackgroundSaver", "DirectSaver", "Report", "Saver", "upload_left"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,106 +41,6 @@ _LONGEST_PAUSE_S = 30.0
 _HURRY_S = 1.0
 _JOIN_S = 5.0
 _WRITE_S = 600.0
-
-
-@dataclass
-class Report:
-    """What became of the checkpoints.
-
-    Attributes:
-        kept: those that are committed and kept, oldest first.
-        committed: those that have been committed since the last report, oldest first.
-        waiting: URLs of those that have not been uploaded yet.
-    """
-
-    kept: list[Manifest] = field(default_factory=list)
-    committed: list[Manifest] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
-
-
-class Saver(Protocol):
-    """Saves states, and deletes what is no longer among those to keep."""
-
-    def save(self, state: Mapping[str, Any], **about: Any) -> Report:
-        """Save ``state``; see ``CheckpointStore.save`` for ``about`` and for what it raises."""
-
-    def expected(self) -> list[Manifest]:
-        """What is going to be kept, oldest first, if everything that waits is uploaded."""
-
-    def warnings(self) -> list[str]:
-        """What has gone wrong since the last call, and is being tried again."""
-
-    def flush(self, timeout_s: float) -> Report:
-        """Wait until everything is committed, or no hope is left, or the time is up."""
-
-    def close(self) -> None:
-        """End; what has not been uploaded stays in its spool."""
-
-
-class _Keeper:
-    """What is kept, and what has to go.
-
-    Args:
-        store: where checkpoints are; what it wrote itself may be deleted.
-        save_top_k: see ``retained``.
-        kept: what was kept before, oldest first.
-        protected: URLs that are never deleted.
-    """
-
-    def __init__(self, store: CheckpointStore, save_top_k: int, kept: list[Manifest], protected: set[str]) -> None:
-        self.store = store
-        self.save_top_k = save_top_k
-        self.kept = kept
-        self._protected = protected
-        store.count_from(kept)
-
-    def add(self, manifest: Manifest) -> list[Manifest]:
-        """Count ``manifest`` among those kept; returns what has to be deleted for it."""
-        all_of_them = [*(old for old in self.kept if old.url != manifest.url), manifest]
-        self.kept = retained(all_of_them, self.save_top_k)
-        return [
-            old
-            for old in all_of_them
-            if old not in self.kept and old.writer == self.store.writer and old.url not in self._protected
-        ]
-
-
-class DirectSaver:
-    """Saves while the caller waits.
-
-    Args:
-        store: where to.
-        save_top_k: see ``retained``.
-        kept: what was kept before, oldest first.
-        protected: URLs that are never deleted.
-    """
-
-    def __init__(self, store: CheckpointStore, save_top_k: int, kept: list[Manifest], protected: set[str]) -> None:
-        self._keeper = _Keeper(store, save_top_k, kept, protected)
-
-    def save(self, state: Mapping[str, Any], **about: Any) -> Report:
-        store = self._keeper.store
-        manifest = store.save(state, **about)
-        for old in self._keeper.add(manifest):
-            store.delete(old)
-        return Report(self._keeper.kept, [manifest])
-
-    @property
-    def kept(self) -> list[Manifest]:
-        """What is committed and kept, oldest first."""
-        return self._keeper.kept
-
-    def expected(self) -> list[Manifest]:
-        return self._keeper.kept
-
-    def warnings(self) -> list[str]:
-        return []
-
-    def flush(self, timeout_s: float) -> Report:
-        return Report(self._keeper.kept)
-
-    def close(self) -> None:
-        pass
 
 
 class BackgroundSaver:
@@ -163,7 +73,7 @@ class BackgroundSaver:
         snapshot: bool = False,
     ) -> None:
         self._store = store
-        self._keeper = _Keeper(store, save_top_k, kept, protected)
+        self._keeper = Retention(store, save_top_k, kept, protected)
         self._spool = Spool.claim(store.storage.root)
         self._changed = threading.Condition()
         self._waiting = self._spool.waiting()
@@ -178,7 +88,7 @@ class BackgroundSaver:
         self._deleting = False
         self._closing = False
         self._snapshots = Snapshots() if snapshot else None
-        self._to_write: tuple[dict[str, Any] | Path, dict[str, Any]] | None = None
+        self._to_write: tuple[dict[str, Any] | Path, SavePoint] | None = None
         self._not_written: Exception | None = None
         self._threads = [
             threading.Thread(target=self._upload_all, name="checkpoint-upload", daemon=True),
@@ -189,7 +99,7 @@ class BackgroundSaver:
 
     # ------------------------------------------------------------------ in the caller's thread
 
-    def save(self, state: Mapping[str, Any], **about: Any) -> Report:
+    def save(self, state: Mapping[str, Any], point: SavePoint) -> Report:
         """Put ``state`` into the spool.
 
         Raises:
@@ -201,7 +111,7 @@ class BackgroundSaver:
         self._wait_until_written(_WRITE_S)
         held = self._spool.spill(plain) if self._snapshots is None else self._snapshots.copy(plain)
         with self._changed:
-            self._to_write = (held, about)
+            self._to_write = (held, point)
             self._changed.notify_all()
         return self._report()
 
@@ -291,26 +201,26 @@ class BackgroundSaver:
                 self._changed.wait_for(lambda: self._closing or self._to_write is not None)
                 if self._to_write is None:
                     return
-                held, about = self._to_write
+                held, point = self._to_write
             failure: Exception | None = None
             try:
-                self._write(held, about)
+                self._write(held, point)
             except Exception as error:
                 failure = error if isinstance(error, UnunenniumError) else StorageError(f"the spool failed: {error!r}")
             with self._changed:
                 self._to_write, self._not_written = None, failure
                 self._changed.notify_all()
 
-    def _write(self, held: dict[str, Any] | Path, about: dict[str, Any]) -> None:
+    def _write(self, held: dict[str, Any] | Path, point: SavePoint) -> None:
         """Make a checkpoint that waits of a copied state, or of the file that a state is in."""
         if isinstance(held, Path):
             try:
-                self._take(held, self._store.describe(*hash_of(held), **about))
+                self._take(held, self._store.describe(*hash_of(held), point))
             finally:
                 held.unlink(missing_ok=True)
             return
         with self._spool.new() as (path, file):
-            self._take(path, self._store.serialise(held, path, file, **about))
+            self._take(path, self._store.serialise(held, path, file, point))
 
     def _take(self, path: Path, manifest: Manifest) -> None:
         with self._changed:

@@ -30,6 +30,7 @@ import torch
 from ununennium.checkpoints.manifest import (
     PREFIX,
     Manifest,
+    SavePoint,
     best_first,
     checkpoint_key,
     is_manifest_key,
@@ -110,25 +111,27 @@ class CheckpointStore:
             CheckpointError: ``state`` holds something that cannot be saved.
             StorageError: the storage failed, or the disk is full; nothing that was saved before is lost.
         """
-        about: dict[str, Any] = {"epoch": epoch, "step": step, "batches_done": batches_done, "metrics": metrics}
-        about |= {"monitor": monitor, "mode": mode, "score": score}
+        return self.save_at(state, SavePoint(epoch, step, batches_done, metrics, monitor, mode, score))
+
+    def save_at(self, state: Mapping[str, Any], point: SavePoint) -> Manifest:
+        """Write a checkpoint, as ``save`` does."""
         self.look_for_generations()
         with self._temporary() as (path, file):
-            manifest = self.serialise(sanitise(state), path, file, **about)
+            manifest = self.serialise(sanitise(state), path, file, point)
             try:
                 return self.publish(manifest, path)
             except Exception:
                 self._discard(manifest)
                 raise
 
-    def serialise(self, state: Mapping[str, Any], path: Path, file: IO[bytes], **about: Any) -> Manifest:
+    def serialise(self, state: Mapping[str, Any], path: Path, file: IO[bytes], point: SavePoint) -> Manifest:
         """The first half of ``save``: write what ``sanitise`` returned into the local ``file``, which lies at ``path``.
 
         Args:
             state: the state.
             path: of the file.
             file: open for writing.
-            about: see ``describe``.
+            point: position of training.
 
         Returns:
             The manifest that commits it, once ``publish`` has uploaded it.
@@ -137,37 +140,26 @@ class CheckpointStore:
             CheckpointError: ``state`` holds something that cannot be saved.
             StorageError: the disk is full.
         """
-        return self.describe(*write_state(state, path, file), **about)
+        return self.describe(*write_state(state, path, file), point)
 
-    def describe(
-        self,
-        size_bytes: int,
-        sha256: str,
-        *,
-        epoch: int,
-        step: int,
-        batches_done: int = 0,
-        metrics: Mapping[str, float] | None = None,
-        monitor: str = "",
-        mode: Literal["min", "max"] = "min",
-        score: float | None = None,
-    ) -> Manifest:
+    def describe(self, size_bytes: int, sha256: str, point: SavePoint) -> Manifest:
         """The manifest of a file of this length and hash, written now: newer than all that this object knows of."""
-        key = checkpoint_key(epoch=epoch, step=step, sha256=sha256)
+        key = checkpoint_key(epoch=point.epoch, step=point.step, sha256=sha256)
+        self._newest_generation += 1
         return Manifest(
             key=key,
-            epoch=epoch,
-            step=step,
-            batches_done=batches_done,
+            epoch=point.epoch,
+            step=point.step,
+            batches_done=point.batches_done,
             size_bytes=size_bytes,
             sha256=sha256,
             created=datetime.now(UTC).isoformat(timespec="microseconds"),
             writer=self.writer,
-            generation=self._next_generation(),
-            monitor=monitor,
-            mode=mode,
-            score=None if score is None else float(score),
-            metrics={name: float(value) for name, value in (metrics or {}).items()},
+            generation=self._newest_generation,
+            monitor=point.monitor,
+            mode=point.mode,
+            score=None if point.score is None else float(point.score),
+            metrics={name: float(value) for name, value in (point.metrics or {}).items()},
             versions={"ununennium": __version__, "torch": str(torch.__version__)},
             url=self.storage.url(key),
         )
@@ -387,10 +379,6 @@ class CheckpointStore:
             yield Path(file.name), file
 
     # ------------------------------------------------------------------ generations
-
-    def _next_generation(self) -> int:
-        self._newest_generation += 1
-        return self._newest_generation
 
     def look_for_generations(self) -> None:
         """Learn of what others wrote since: one listing, and the manifests that were not read before."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ununennium.importing import lazy_names
 
 if TYPE_CHECKING:
-    from ununennium.data.chips.dataset import GridChips, TrainingChips
+    from ununennium.data.chips.dataset import TrainingChips
+    from ununennium.data.chips.grid_chips import GridChips
     from ununennium.data.chips.index import ChipIndex, build_index
     from ununennium.data.chips.loaders import Loaders, build_loaders
     from ununennium.data.chips.sampler import BucketedRandomSampler
@@ -44,7 +45,7 @@ _HOMES = {
     "VALIDATION": ".splits.splits",
     "BandStatistics": ".chips.statistics",
     "ChipIndex": ".chips.index",
-    "GridChips": ".chips.dataset",
+    "GridChips": ".chips.grid_chips",
     "Loaders": ".chips.loaders",
     "BucketedRandomSampler": ".chips.sampler",
     "Scene": ".scenes.scene",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ununennium.data.scenes.align import metres
+from ununennium.data.scenes.ground import metres
 from ununennium.discover.classes import classes_of
 from ununennium.discover.commented_yaml import commented_yaml
 from ununennium.discover.files import (

@@ -17,9 +17,10 @@ from ununennium.config import DataConfig, SceneConfig
 from ununennium.config.data import Image
 from ununennium.config.parsing import make_section
 from ununennium.config.predictor import FitConfig
-from ununennium.data.scenes.align import in_words, metres, open_aligned, same_crs
+from ununennium.data.scenes.align import in_words, open_aligned, same_crs
 from ununennium.data.scenes.bands import BandSet, ImagePlan, are_names
 from ununennium.data.scenes.georeference import georeference
+from ununennium.data.scenes.ground import metres
 from ununennium.data.scenes.open import open_scene
 from ununennium.data.scenes.places import crs_text
 from ununennium.data.scenes.raster import open_raster, shown

@@ -187,7 +187,7 @@ class Trainer:
                     stopped = self._must_stop(agree_now=True)
                 self._remember_running()
                 completed = (StopReason.COMPLETED, f"all {self.state.epoch} epochs are done")
-                self.state.stop_reason, self.state.stop_message = self._wish(completed) if stopped else completed
+                self.state.stop_reason, self.state.stop_message = (self._stop or completed) if stopped else completed
                 self.dispatch("on_fit_end")
             except BaseException as error:
                 self.state.stop_reason, self.state.stop_message = StopReason.FAILED, f"{type(error).__name__}: {error}"
@@ -353,9 +353,6 @@ class Trainer:
         """
         if self._stop is None:
             self._stop = (reason, message)
-
-    def _wish(self, default: tuple[StopReason, str]) -> tuple[StopReason, str]:
-        return self._stop or default
 
     def _must_stop(self, *, agree_now: bool = False) -> bool:
         """Whether to leave the epoch here; the same answer on every rank."""

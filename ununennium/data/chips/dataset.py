@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -53,7 +52,7 @@ def as_batch(samples: Samples) -> Batch:
     return samples.batch
 
 
-class _Chips(Dataset[Batch], ABC):
+class ChipDataset(Dataset[Batch], ABC):
     """What both kinds of chips share: readers of all scenes, what they decoded, and statistics."""
 
     def __init__(
@@ -184,7 +183,7 @@ class Plan(NamedTuple):
     regions: IntArray
 
 
-class TrainingChips(_Chips):
+class TrainingChips(ChipDataset):
     """Random chips of the training fold; chip ``(epoch, i)`` is a function of (seed, epoch, i) alone.
 
     A share ``class_balance`` of the chips is centred on a pixel of a class that is drawn evenly among all but the most
@@ -325,94 +324,3 @@ class TrainingChips(_Chips):
             )
         down, right = divmod(int(pixels[rank]), labels.shape[1])
         return row + down, col + right, anywhere
-
-
-class GridChips(_Chips):
-    """Chips on a grid over one fold; over all chips, each labelled pixel of the fold is in one target exactly once.
-
-    Chips see the whole image around the fold. At a scene's far edges a chip moves inward, and its target leaves out
-    what the chip before has.
-
-    Args:
-        index: where the labels are.
-        statistics: for the normalisation.
-        chip_size: side of a chip.
-        fold: VALIDATION or HOLDOUT (or TRAIN).
-        cache: of decoded regions.
-        raw: do not normalise: ``DeviceTransform`` will.
-    """
-
-    def __init__(
-        self,
-        index: ChipIndex,
-        statistics: BandStatistics,
-        *,
-        chip_size: int,
-        fold: int,
-        cache: DecodedCache | None = None,
-        raw: bool = False,
-    ) -> None:
-        super().__init__(index, statistics, chip_size, 0, cache, raw)
-        self.fold = fold
-        self._chips: list[tuple[Window, int, int]] = []
-        for place in range(len(index.scenes)):
-            self._chips += self._chips_of(place)
-        if not self._chips and index.task.least_labelled:
-            raise DataError(
-                f"no patch of {chip_size} pixels lies by half in the fold; lower data.chip_size or raise "
-                "data.split.block_size"
-            )
-
-    def __len__(self) -> int:
-        return len(self._chips)
-
-    def _chips_of(self, place: int) -> list[tuple[Window, int, int]]:
-        """The chips of a scene, region after region: a window to decode, and the chip's place on the grid."""
-        scene, size = self.index.scenes[place], self.chip_size
-        height, width = (max(1, int(side) // size) * size for side in self.regions.shapes[place])
-        found = []
-        for top in range(0, scene.height, height):
-            for left in range(0, scene.width, width):
-                bottom, right = min(top + height, scene.height), min(left + width, scene.width)
-                first_row, first_col = min(top, scene.height - size), min(left, scene.width - size)
-                window = Window(place, first_row, first_col, bottom - first_row, right - first_col)
-                found += [
-                    (window, row, col)
-                    for row in range(top, bottom, size)
-                    for col in range(left, right, size)
-                    if self._is_judged(place, row, col)
-                ]
-        return found
-
-    def _is_judged(self, place: int, row: int, col: int) -> bool:
-        window = row, col, self.chip_size, self.chip_size
-        mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
-        enough = mine.sum() >= max(1, self.index.task.least_labelled * mine.size)
-        return bool(enough and self.index.is_labelled(self.targets[place].read(*window)[mine]).any())
-
-    def place_of(self, key: int) -> tuple[int, int, int]:
-        """Number of the scene, first row and first column of a chip."""
-        window, row, col = self._chips[key]
-        scene = self.index.scenes[window.place]
-        return window.place, min(row, scene.height - self.chip_size), min(col, scene.width - self.chip_size)
-
-    def _fill(self, key: int, image: npt.NDArray[Any], target: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> bool:
-        window, row, col = self._chips[key]
-        size = self.chip_size
-        _, first_row, first_col = self.place_of(key)
-        decoded = self._decoded(window, self.fold)
-        top, left = first_row - window.row, first_col - window.col
-        part = ..., slice(top, top + size), slice(left, left + size)
-        shown = None if decoded.shown is None else decoded.shown[part]
-        self._fill_raw((decoded.pixels[part], shown, decoded.target[part]), image, target, valid)
-        target[: row - first_row] = self.index.fill  # the chip before has these
-        target[:, : col - first_col] = self.index.fill
-        if not self.raw:
-            self._normalise(image, shown)
-        return shown is None
-
-
-def chips_that_cover(index: ChipIndex, chip_size: int, multiple: int) -> int:
-    """A multiple, above 0, about as many chips as cover the training pixels once."""
-    pixels = sum(index.labelled["train"])
-    return max(1, math.ceil(pixels / chip_size**2 / multiple)) * multiple

@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from ununennium.config import DataConfig
-from ununennium.data.chips.dataset import Batch, GridChips, TrainingChips, as_batch, chips_that_cover
+from ununennium.data.chips.dataset import Batch, TrainingChips, as_batch
+from ununennium.data.chips.grid_chips import GridChips, chips_that_cover
 from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.memory import DecodedCache
 from ununennium.data.chips.sampler import BucketedRandomSampler

@@ -26,6 +26,7 @@ from ununennium.data.scenes.bands import ImageBands
 from ununennium.data.scenes.delivered import MAX_PIXELS, check_raster, check_sources
 from ununennium.data.scenes.fingerprints import Fingerprints
 from ununennium.data.scenes.georeference import Georeference, georeference
+from ununennium.data.scenes.ground import metres
 from ununennium.data.scenes.label_bands import label_bands, unlabelled_value, write_labels_alone
 from ununennium.data.scenes.nan_copy import has_one_validity, write_nan_copy
 from ununennium.data.scenes.open import is_vector, label_files, name_of, open_scene
@@ -38,7 +39,6 @@ from ununennium.errors import ConfigError, DataError
 
 _BLOCK = 512
 _POINTS_PER_SIDE = 21
-_METRES_PER_DEGREE = 111_320.0
 _SAME_SIZE = 0.01  # relative
 _VERSION = 3
 
@@ -385,15 +385,6 @@ def same_crs(one: str | None, other: str | None) -> bool:
 
 def _same_size(one: Scene, other: Scene) -> bool:
     return bool(np.allclose(metres(one.crs, one.resolution), metres(other.crs, other.resolution), rtol=_SAME_SIZE))
-
-
-def metres(crs: str | None, size: tuple[float, float]) -> tuple[float, float]:
-    """Sizes of a pixel in metres; where the CRS is in degrees, those of a degree on the equator."""
-    unit = 1.0
-    if crs is not None:
-        system = rasterio.CRS.from_user_input(crs)
-        unit = _METRES_PER_DEGREE if system.is_geographic else float(system.linear_units_factor[1])
-    return size[0] * unit, size[1] * unit
 
 
 def in_words(scene: Scene) -> str:

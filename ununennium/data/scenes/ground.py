@@ -20,6 +20,8 @@ import shapely
 
 from ununennium.data.scenes.scene import Scene
 
+_METRES_PER_DEGREE = 111_320.0
+
 FloatArray = npt.NDArray[np.float64]
 
 _GEOD = pyproj.Geod(ellps="WGS84")
@@ -359,3 +361,12 @@ def _turned(degrees: FloatArray) -> FloatArray:
     """Differences of longitudes in -180 to 180."""
     turned: FloatArray = (degrees + 180) % 360 - 180
     return turned
+
+
+def metres(crs: str | None, size: tuple[float, float]) -> tuple[float, float]:
+    """Sizes of a pixel in metres; where the CRS is in degrees, those of a degree on the equator."""
+    unit = 1.0
+    if crs is not None:
+        system = rasterio.CRS.from_user_input(crs)
+        unit = _METRES_PER_DEGREE if system.is_geographic else float(system.linear_units_factor[1])
+    return size[0] * unit, size[1] * unit

@@ -15,8 +15,8 @@ from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
 from shapely.geometry.base import BaseGeometry
 
-from ununennium.data.scenes.align import metres
 from ununennium.data.scenes.antimeridian import split, to_degrees, turn_of, unwrapped
+from ununennium.data.scenes.ground import metres
 from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.vector_shapes import to_crs
 from ununennium.data.targets.shapes_on_image import on_image

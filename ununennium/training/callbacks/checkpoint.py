@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
-from ununennium.checkpoints.manifest import Manifest, best_first
+from ununennium.checkpoints.manifest import Manifest, SavePoint, best_first
 from ununennium.checkpoints.savers import BackgroundSaver, DirectSaver, Report, Saver
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import ConfigError, StorageError, UnunenniumError
@@ -219,16 +219,9 @@ class CheckpointCallback(Callback):
         if self._saver is None:
             raise StorageError("CheckpointCallback saves within fit() only")
         epoch, step, batches_done = _position(trainer)
-        report = self._saver.save(
-            state,
-            epoch=epoch,
-            step=step,
-            batches_done=batches_done,
-            metrics=trainer.metrics,
-            monitor=self.monitor.monitor,
-            mode=self.monitor.mode,
-            score=score,
-        )
+        monitor, mode = self.monitor.monitor, self.monitor.mode
+        point = SavePoint(epoch, step, batches_done, trainer.metrics, monitor, mode, score)
+        report = self._saver.save(state, point)
         self._log(report)
         return report
 
