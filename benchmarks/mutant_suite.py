@@ -254,9 +254,7 @@ class Suite:
     def _trial(self, source: Source, mutant: Mutant) -> Trial:
         line = self._offset(source) + mutant.line
         names = self._ordered(
-            name
-            for name, known in self.known.items()
-            if known.passed and line in known.hits and self._items[name].path in source.tests
+            name for name, known in self.known.items() if line in known.hits and self._items[name].path in source.tests
         )
         total = itertools.accumulate(self.known[name].seconds for name in names)
         within = [name for name, seconds in zip(names, total, strict=True) if seconds <= self._budget_s]
@@ -272,7 +270,7 @@ class Suite:
     def _try(self, trial: Trial, tell: Tell) -> None:
         self._change(trial)
         tell({"applied": True})
-        self._run(trial.names, tell, until_failure=True)
+        self._run([name for name in trial.names if self.known[name].passed], tell, until_failure=True)
 
     def _try_alone(self, trial: Trial, tell: Tell) -> None:
         self._change(trial)
@@ -294,6 +292,7 @@ class Suite:
     def _tried_alone(self, trial: Trial, job: Job) -> None:
         trial.seconds += job.seconds
         if not _failed_in(job):
+            self.known[trial.suspect].passed = False
             self._go_on(trial)
         elif trial.suspect in self._alone:
             self._settle(trial, "killed", by=trial.suspect, how=job.end)
@@ -311,6 +310,7 @@ class Suite:
         self._settle(trial, "killed", by=trial.suspect, how=how)
 
     def _go_on(self, trial: Trial) -> None:
+        """Try the rest, and let nothing depend on an unsteady test from now on."""
         say(f"          unsteady: {trial.suspect}")
         self._jobs.appendleft(Job(functools.partial(self._try, trial), about=(self._tried, trial)))
 

@@ -167,7 +167,7 @@ def test_mutants_die_by_failing_by_hanging_and_in_other_processes(tmp_path: Path
             from benchmarks import mutant_suite, mutants
             mutants.ROOT = Path(__file__).parent
             mutants.EQUIVALENT = mutants.ROOT / "equivalent.toml"
-            mutants.TARGETS = {{"toy": mutants.Target("toy.py", "toy/test_*.py")}}
+            mutants.TARGETS = {{"toy": mutants.Target("toy.py", ("toy/test_*.py",))}}
             mutant_suite._PATIENCE_S = 2.0
             sys.exit(mutants.main(["--limit", "99", "--jobs", "2", "--out", "results.jsonl"]))
         """),

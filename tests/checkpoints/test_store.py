@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ununennium.checkpoints.manifest import Manifest, SavePoint, retained
+from ununennium.checkpoints.read_back import read_back
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, StorageError, StorageUnavailable
 from ununennium.storage.open import open_storage
@@ -390,3 +391,23 @@ def test_a_checkpoint_that_could_not_be_deleted_stays_if_it_is_saved_again(folde
     save(store, state, 1)
     assert [manifest.epoch for manifest in store.manifests()] == [1]
     assert store.load(first)["number"] == 1
+
+
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_an_upload_is_read_back_twice_at_most(tmp_path, state, monkeypatch, wrong):
+    store = CheckpointStore(str(tmp_path / "checkpoints"))
+    found = []
+
+    def read(storage, key):
+        found.append(read_back(storage, key))
+        return found[-1] if len(found) > wrong else (0, "damaged")
+
+    monkeypatch.setattr("ununennium.checkpoints.store.read_back", read)
+    if wrong == 1:
+        manifest = save(store, state, 1)
+        assert store.manifests() == [manifest]
+    else:
+        with pytest.raises(StorageUnavailable, match="0 bytes and SHA-256 damaged instead of"):
+            save(store, state, 1)
+        assert store.manifests() == []
+    assert len(found) == 2

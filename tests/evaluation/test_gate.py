@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ununennium.config import GateConfig
 from ununennium.errors import ConfigError, GateError
 from ununennium.evaluation.evaluation import Evaluation
-from ununennium.evaluation.gate import check_metrics, decide
+from ununennium.evaluation.gate import check_metrics, check_slices, decide
 
 
 def measured(a=0.5, b=0.5, split="s", data="d", labelled=(1, 1), **more):
@@ -170,3 +170,20 @@ def test_of_an_error_less_is_better(challenger, champion, settings, verdict, wor
     decision = decide(challenger, champion, by_value(**{"metric": "RMSE", **settings}))
     assert decision.verdict == verdict
     assert re.search(words, decision.reason)
+
+
+def test_slices_by_what_no_scene_has_are_refused_and_by_scene_date_or_attribute_are_not():
+    check_slices(GateConfig(slices=["scene", "date", "region"]), ["season", "region"])
+    with pytest.raises(
+        ConfigError, match=r"gate\.slices = 'regoin'.*did you mean 'region'.*there are scene, date, region"
+    ):
+        check_slices(GateConfig(slices=["scene", "regoin"]), ["region"])
+
+
+def test_only_a_guard_that_is_asked_for_and_cannot_be_kept_is_noted():
+    """Evaluations here have no blocks to count slices by."""
+    noted = "no slice is guarded"
+    guarded, unguarded = (by_value(max_slice_drop=drop, slices=["scene"]) for drop in (0.1, None))
+    assert any(noted in note for note in decide(measured(0.6, 0.6), measured(), guarded).notes)
+    assert not any(noted in note for note in decide(measured(0.6, 0.6), measured(), unguarded).notes)
+    assert not any(noted in note for note in decide(measured(0.6, 0.6), None, guarded).notes)

@@ -344,3 +344,17 @@ def test_progress_writes_one_plain_line_per_epoch(kit, capsys):
 def test_progress_draws_a_bar_where_asked(kit, capsys):
     kit.trainer(kit.model(), kit.loader(), callbacks=[Progress(live=True)], epochs=2).fit()
     assert "epoch   2" in capsys.readouterr().err
+
+
+def test_a_fit_that_follows_a_stop_within_an_epoch_counts_what_ran_before_it(kit):
+    """correctness 5: the epoch's loss is that of all its batches, without a checkpoint in between."""
+
+    class StopOnce(Callback):
+        def on_step_end(self, trainer):
+            if trainer.state.global_step == 2:
+                trainer.request_stop(StopReason.PREEMPTED)
+
+    wanted = kit.trainer(kit.model(), kit.loader()).fit()
+    trainer = kit.trainer(kit.model(), kit.loader(), callbacks=[StopOnce()])
+    assert not trainer.fit()
+    assert trainer.fit() == wanted

@@ -139,3 +139,33 @@ def test_statistics_survive_json(make, tmp_path):
     found = compute_statistics(build_index(make.config(make.scene())))
     found.save(tmp_path / "statistics.json")
     assert BandStatistics.load(tmp_path / "statistics.json") == found
+
+
+def test_a_band_of_a_stack_counts_the_pixels_of_all_its_dates(make):
+    scene, rng = make.scene(), np.random.default_rng(0)
+    dates = [rng.integers(low, low + 50, (2, 256, 256)).astype(np.uint16) for low in (1, 200, 400)]
+    dates[0][1] += 1000
+    dates[1][1] += 3000
+    dates[2][1] += 5000
+    scene["image"] = [make.raster(f"date{number}.tif", image) for number, image in enumerate(dates)]
+    index = build_index(make.config(scene))
+    pixels = np.concatenate([_used(index, image) for image in dates], 1)
+    found = compute_statistics(index)
+    np.testing.assert_allclose(found.mean, pixels.mean(1), rtol=1e-9)
+    np.testing.assert_allclose(found.std, pixels.std(1), rtol=1e-9)
+    np.testing.assert_array_equal([found.minimum, found.maximum], [pixels.min(1), pixels.max(1)])
+
+
+def test_rows_of_training_pixels_without_data_add_nothing(make, monkeypatch):
+    monkeypatch.setattr("ununennium.data.scenes.reader._STRIP_VALUES", 2 * 256 * 32)  # rows that are read at once
+    scene = make.scene()
+    image = np.full((2, 256, 256), 9, np.uint16)
+    image[:, :64], image[:, 64::2] = 0, 11
+    scene["image"] = make.raster("half.tif", image, nodata=0)
+    index = build_index(make.config(scene))
+    folds = index.split.folds(index.scenes[0], 0, 0, 256, 256)
+    assert (folds[:64].reshape(2, -1) == TRAIN).any(1).all()
+    found = compute_statistics(index)
+    pixels = _used(index, image)
+    _check(found, pixels, rtol=1e-14)
+    assert found.minimum == [9, 9]

@@ -173,6 +173,19 @@ def test_only_what_is_drawn_trains_where_training_is_drawn(make):
     assert (folds[:, 151:] == HOLDOUT).all()
 
 
+def test_the_geojson_of_drawn_folds_is_what_was_drawn(make):
+    shapes = {"holdout": [(20, 20), (90, 20), (90, 80), (20, 80)], "validation": [(150, 150), (200, 150), (200, 200)]}
+    split = write(make, *(ring(ground(points), fold) for fold, points in shapes.items()))
+    features = build_index(make.config(make.scene(), split=split)).split.to_geojson()["features"]
+    found = {feature["properties"]["fold"]: feature for feature in features}
+    assert len(features) == len(found) == 2
+    for fold, points in shapes.items():
+        cols, rows = zip(*points, strict=True)
+        place = found[fold]["properties"]
+        np.testing.assert_allclose(place["columns"], [min(cols), max(cols)], atol=1.1)
+        np.testing.assert_allclose(place["rows"], [min(rows), max(rows)], atol=1.1)
+
+
 @pytest.mark.parametrize("profile", [{}, {"crs": None, "transform": rasterio.Affine(2, 0, 0, 0, 2, 0)}])
 def test_the_split_of_a_run_can_be_given_to_the_next(make, profile, tmp_path):
     """Also for a scene without CRS, whose polygons are in pixels."""

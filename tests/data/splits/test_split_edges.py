@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -9,7 +11,7 @@ from rasterio.warp import transform
 from scipy.ndimage import maximum_filter
 
 from ununennium.data import HOLDOUT, TRAIN, VALIDATION, ChipIndex, build_index
-from ununennium.data.splits.splits import NONE
+from ununennium.data.splits.splits import NONE, place_on_grid
 
 
 def folds_of(index: ChipIndex, place: int = 0) -> np.ndarray:
@@ -75,3 +77,35 @@ def test_what_another_grid_holds_out_is_not_validated_and_what_it_validates_stay
     assert (folds_of(index, 0)[202:, 132:] == NONE).all()
     assert (folds_of(index, 1)[62:118, 132:] == VALIDATION).all()
     assert (folds_of(index, 1)[:58, 2:120] == NONE).all()
+
+
+@pytest.mark.parametrize("pixel", [0.25, 1.0, 10.0])
+def test_scenes_whose_pixels_coincide_share_a_grid_of_whatever_resolution(make, pixel):
+    def at(col: float) -> dict[str, object]:
+        return {"crs": "EPSG:32633", "transform": rasterio.Affine(pixel, 0, 5e5 + pixel * col, 0, -pixel, 5e6)}
+
+    first, second, shifted = build_index(
+        make.config(make.scene("first", **at(0.0)), make.scene("second", **at(8.0)), make.scene("shifted", **at(8.5)))
+    ).scenes
+    group, row, col = place_on_grid(first)
+    assert place_on_grid(second) == (group, row, col + 8)
+    assert place_on_grid(shifted)[0] != group
+
+
+def test_a_scene_whose_rows_go_north_has_a_grid_of_its_own(make):
+    (scene,) = build_index(make.config(make.scene())).scenes
+    assert place_on_grid(scene)[0] != "scene scene"
+    for north in (0.5, 10.0):
+        assert place_on_grid(replace(scene, transform=(10.0, 0.0, 5e5, 0.0, north, 5e6))) == ("scene scene", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("west", "turns"), [(10.0, ""), (178.0, ""), (178.1, " turns 0 to 1"), (181.0, " turns 1 to 1"), (-179.9, "")]
+)
+def test_the_group_of_a_scene_in_degrees_names_the_turns_that_its_pixels_reach(make, west, turns):
+    """The centre of the last of 20 pixels of 0.1 degrees decides."""
+    (scene,) = build_index(make.config(make.scene())).scenes
+    scene = replace(scene, crs="EPSG:4326", transform=(0.1, 0.0, west, 0.0, -0.1, 10.0), width=20)
+    group = place_on_grid(scene)[0]
+    assert group.endswith(turns)
+    assert ("turns" in group) == bool(turns)
