@@ -56,7 +56,7 @@ _BLOCKS = ("data/splits/test_*.py", "data/chips/test_*.py")
 TARGETS = {
     "trainer": Target("training/trainer.py", _LOOP),
     "objective": Target("training/objective.py", _LOOP),
-    "resume": Target("training/resume.py", _LOOP),
+    "resume": Target("training/resume.py", (*_LOOP, "checkpoints/test_savers.py")),
     "savers": Target("checkpoints/savers.py", _STORED),
     "store": Target("checkpoints/store.py", _STORED),
     "registry": Target("checkpoints/registry.py", _STORED),

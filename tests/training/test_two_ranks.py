@@ -46,3 +46,7 @@ def test_every_rank_returns_the_same_history(ranks, one):
 def test_a_window_costs_one_all_reduce(ranks):
     """correctness 8, 9: no_sync encloses forward and backward; the window's last micro-batch synchronises."""
     assert [rank["reduces"] for rank in ranks] == [3 * 2, 3 * 2]  # epochs x windows, one bucket each
+
+
+def test_no_two_ranks_and_no_two_seeds_share_a_generator(ranks):
+    assert [rank["seeds"] for rank in ranks] == [[6, 8], [7, 9]]

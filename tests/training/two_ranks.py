@@ -59,7 +59,18 @@ def main(out: str) -> None:
     shard = every[:7] if rank == 0 else every[7:]
     trainer, history = train(every[rank::2], shard)
     weights = {key: value.clone() for key, value in trainer.module.state_dict().items()}
-    torch.save({"weights": weights, "history": history, "reduces": len(reduces)}, f"{out}.{rank}")
+    torch.save(
+        {"weights": weights, "history": history, "reduces": len(reduces), "seeds": [seed_of(3), seed_of(4)]},
+        f"{out}.{rank}",
+    )
+
+
+def seed_of(seed):
+    """Seed of this rank's generator after a run of no epoch that was given ``seed``."""
+    model = nn.Conv2d(2, 3, 1)
+    config = TrainerConfig(seed=seed, device="cpu", mixed_precision=False)
+    Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), tiles(), config=config).fit(0)
+    return torch.initial_seed()
 
 
 if __name__ == "__main__":
