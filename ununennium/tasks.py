@@ -150,9 +150,9 @@ TASKS: Mapping[str, TaskSpec] = {
 """The tasks by the name that ``data.task`` gives."""
 
 
-def task_of(contract: Mapping[str, Any]) -> TaskSpec:
-    """The task of a model's contract; one without is of a segmentation."""
-    return TASKS[contract.get("task", SEGMENTATION.name)]
+def task_of(data: Mapping[str, Any]) -> TaskSpec:
+    """The task of the settings ``data``; without one it is a segmentation."""
+    return TASKS[data.get("task", SEGMENTATION.name)]
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:

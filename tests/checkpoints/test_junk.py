@@ -93,7 +93,7 @@ def test_a_junk_record_hides_no_champion_and_stops_nobody(registry, versions, ju
 )
 def test_a_record_that_is_not_what_its_place_says_is_left_out(registry, versions, change, caplog):
     """correctness 92: of another generation, of no version, or that restores itself, for ever."""
-    key = registry._record_key(2)
+    key = registry._log._record_key(2)
     values = json.loads(registry._storage.read_bytes(key)) | change
     spoil(registry, key, json.dumps(values).encode())
     assert [record.generation for record in registry.history()] == [1]
@@ -106,7 +106,7 @@ def test_a_record_that_is_not_what_its_place_says_is_left_out(registry, versions
 def test_a_registry_without_one_record_that_can_be_read_has_not_no_champion(registry, versions):
     """correctness 92: else the next candidate would be compared with nobody."""
     for generation in (1, 2):
-        spoil(registry, registry._record_key(generation), b"junk")
+        spoil(registry, registry._log._record_key(generation), b"junk")
     for use in (registry.current, registry.history, lambda: registry.resolve("champion")):
         with pytest.raises(CheckpointError, match="not one of the 2 records"):
             use()
@@ -122,7 +122,7 @@ def test_a_gap_in_the_log_is_never_filled(registry, tmp_path, gone):
     for generation in range(4):
         promote(registry, version, generation)
     for generation in gone:
-        registry._storage.delete(registry._record_key(generation))
+        registry._storage.delete(registry._log._record_key(generation))
     for base in range(4):
         with pytest.raises(PromotionConflict, match=r"generation \d of 'roofs'"):
             promote(registry, other, base)
