@@ -60,7 +60,7 @@ TARGETS = {
     "savers": Target("checkpoints/savers.py", _STORED),
     "store": Target("checkpoints/store.py", _STORED),
     "registry": Target("checkpoints/registry.py", _STORED),
-    "gate": Target("evaluation/gate.py", ("evaluation/**/test_*.py",)),
+    "gate": Target("evaluation/gate.py", ("evaluation/**/test_*.py", "runs/test_records.py")),
     "splits": Target("data/splits/splits.py", _BLOCKS),
     "statistics": Target("data/chips/statistics.py", (*_BLOCKS, "data/scenes/test_reading.py")),
 }
