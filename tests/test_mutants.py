@@ -203,4 +203,5 @@ def test_what_is_said_to_be_equivalent_can_still_be_changed_so() -> None:
         for mutant in mutation.candidates(source.text, source.name)
     }
     for number, entry in mutants.explained().items():
+        assert number in found, f"the code of {entry['target']} has changed: remove {entry['line']!r} from the list"
         assert {**found[number], "id": number, "why": entry["why"]} == entry

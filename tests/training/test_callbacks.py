@@ -358,3 +358,10 @@ def test_a_fit_that_follows_a_stop_within_an_epoch_counts_what_ran_before_it(kit
     trainer = kit.trainer(kit.model(), kit.loader(), callbacks=[StopOnce()])
     assert not trainer.fit()
     assert trainer.fit() == wanted
+
+
+def test_callbacks_that_share_a_key_are_told_apart_by_numbers_from_2(kit):
+    """Stored names: a checkpoint of an earlier version has them."""
+    trainer = kit.trainer(kit.model(), kit.loader(), callbacks=[EarlyStopping("train_loss") for _ in range(3)])
+    key = trainer.callbacks[0].state_key
+    assert list(trainer.state_dict()["callbacks"]) == [key, f"{key}#2", f"{key}#3"]
