@@ -411,3 +411,13 @@ def test_an_upload_is_read_back_twice_at_most(tmp_path, state, monkeypatch, wron
             save(store, state, 1)
         assert store.manifests() == []
     assert len(found) == 2
+
+
+def test_a_manifest_says_where_in_the_run_its_state_is_from(tmp_path, state):
+    about = {"epoch": 2, "step": 7, "batches_done": 3, "monitor": "IoU", "mode": "max", "score": 0.5}
+    store = CheckpointStore(str(tmp_path))
+    saved = store.save(state(1), metrics={"IoU": 0.5, "loss": 0.1}, **about)
+    assert store.manifests() == [saved]
+    assert {name: getattr(saved, name) for name in about} == about
+    assert saved.metrics == {"IoU": 0.5, "loss": 0.1}
+    assert saved.key.startswith("epoch=0002-step=00000007-")
