@@ -138,7 +138,7 @@ def test_a_failing_rank_brings_its_own_traceback(prepared: Prepared) -> None:
     (note,) = caught.value.__notes__
     assert "rank 0" in note
     assert "Traceback" in note
-    assert "worker.py" in note
+    assert "workers/train.py" in note
 
 
 def test_a_setting_that_shows_itself_only_in_the_rank_is_one_line(prepared: Prepared) -> None:
