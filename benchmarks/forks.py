@@ -21,7 +21,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 @dataclass
 class Job:
-    """What one copy does.
+    """Work of one copy.
 
     Attributes:
         work: called in the copy with a function that sends a message to this process. A message with the key
@@ -66,7 +66,7 @@ class _Child:
         return bool(data) and not self.is_done()
 
     def is_done(self) -> bool:
-        """Whether the work came to its end; a process that it started may still hold the pipe."""
+        """Tell whether the work came to its end; a process that it started may still hold the pipe."""
         return "done" in (self.job.messages or [{}])[-1]
 
     def finish(self) -> None:

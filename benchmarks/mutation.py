@@ -179,7 +179,7 @@ def _children(parent: ast.AST) -> Iterator[tuple[str, int | None, ast.AST]]:
 
 
 def _only_tells(node: ast.AST) -> bool:
-    """Whether it calls a logger, or warns."""
+    """Tell whether it calls a logger, or warns."""
     call = node.value if isinstance(node, ast.Expr) else node
     function = call.func if isinstance(call, ast.Call) else None
     return (
@@ -188,7 +188,7 @@ def _only_tells(node: ast.AST) -> bool:
 
 
 def _variants(node: ast.AST, parent: ast.AST, field: str) -> Iterator[tuple[str, ast.AST]]:
-    """What ``node`` is replaced by, one after the other."""
+    """Replacements of ``node``, one after the other."""
     if isinstance(node, ast.stmt):
         yield from _of_statement(node)
     elif isinstance(node, ast.Compare):

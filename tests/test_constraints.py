@@ -22,7 +22,7 @@ def pins() -> dict[str, str]:
 
 
 def direct() -> list[Requirement]:
-    """What pyproject.toml asks for, without the project's own extras."""
+    """Requirements of pyproject.toml, without the project's own extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     texts = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
     return [wanted for wanted in map(Requirement, texts) if wanted.name != project["name"]]

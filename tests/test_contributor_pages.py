@@ -69,7 +69,7 @@ def test_the_index_of_questions_names_files_and_what_to_read_in_them() -> None:
 
 
 def _defines(file: Path, name: str) -> bool:
-    """Whether ``file`` has the class, function, method or variable ``name``."""
+    """Tell whether ``file`` has the class, function, method or variable ``name``."""
     if not file.is_file():
         return False
     body: list[ast.stmt] = ast.parse(file.read_text(encoding="utf-8")).body
@@ -89,7 +89,7 @@ def _names(statement: ast.stmt) -> list[str]:
 
 
 def _importable(name: str) -> bool:
-    """Whether ``name`` is a module of the project, or a name that one of its modules defines."""
+    """Tell whether ``name`` is a module of the project, or a name that one of its modules defines."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         path = ROOT.joinpath(*parts[:length])

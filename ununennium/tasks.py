@@ -30,7 +30,7 @@ def goodness(metric: str, value: float) -> float:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a good model has little of ``metric``; of ``bias``, a distance from 0, too."""
+    """Tell whether a good model has little of ``metric``; of ``bias``, a distance from 0, too."""
     return goodness(metric, 1.0) < 0
 
 
@@ -40,13 +40,13 @@ def worst_value(metric: str) -> float:
 
 
 def likes_to_grow(name: str) -> bool:
-    """Whether an entry of a history, of any library's metrics, sounds as if more of it were better."""
+    """Tell whether an entry of a history, of any library's metrics, sounds as if more of it were better."""
     return any(word in name.lower() for word in _LIKES_TO_GROW)
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a model is asked for.
+    """Task of a model.
 
     Attributes:
         name: as ``data.task`` has it.

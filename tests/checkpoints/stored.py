@@ -1,4 +1,4 @@
-"""What a folder of checkpoints holds, as a reader finds it."""
+"""Contents of a folder of checkpoints, as a reader finds them."""
 
 from __future__ import annotations
 

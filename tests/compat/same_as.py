@@ -168,7 +168,7 @@ def flat(name: str, content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal to the bit; NaN is NaN."""
+    """Tell whether two values are equal to the bit; NaN is NaN."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.dtype == other.dtype and one.shape == other.shape and bool(torch.equal(one, other))
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):

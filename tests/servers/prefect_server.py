@@ -125,7 +125,7 @@ def post(api: str, path: str, body: dict[str, Any] | None = None, *, method: str
 
 
 def prefect_cli(environment: dict[str, str], folder: Path, *arguments: str) -> str:
-    """What ``prefect ARGUMENTS`` prints, run in ``folder``."""
+    """Output of ``prefect ARGUMENTS``, run in ``folder``."""
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
         env=environment,
@@ -140,7 +140,7 @@ def prefect_cli(environment: dict[str, str], folder: Path, *arguments: str) -> s
 
 
 def bootstrap(environment: dict[str, str], folder: Path, *arguments: str, status: int = 0) -> str:
-    """What ``python -m infra.bootstrap ARGUMENTS`` prints, run in ``folder``."""
+    """Output of ``python -m infra.bootstrap ARGUMENTS``, run in ``folder``."""
     command = [sys.executable, "-m", "infra.bootstrap", *arguments]
     done = subprocess.run(
         command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False

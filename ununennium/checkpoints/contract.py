@@ -48,7 +48,7 @@ _VERSION = re.compile("[0-9a-f]{16}")
 
 @dataclass(frozen=True, eq=False)
 class Architecture(JsonRecord):
-    """How to build the model.
+    """Construction of the model.
 
     Attributes:
         target: import path of its class or function.
@@ -144,11 +144,11 @@ class ModelContract(JsonRecord):
 
     @property
     def dates_as_channels(self) -> int:
-        """How often the bands repeat along the channels."""
+        """Number of times that the bands repeat along the channels."""
         return self.num_dates if self.layout == "channels" else 1
 
     def band_entries(self) -> dict[str, Any]:
-        """What ``BandSet.from_contract`` takes."""
+        """Arguments of ``BandSet.from_contract``."""
         names = ("bands", "band_names", "alpha_bands", "band_tags", "band_nodata", "nodata")
         return {name: getattr(self, name) for name in names}
 

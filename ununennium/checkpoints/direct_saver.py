@@ -16,7 +16,7 @@ from ununennium.checkpoints.store import CheckpointStore
 
 @dataclass
 class Report:
-    """What became of the checkpoints.
+    """Fate of the checkpoints.
 
     Attributes:
         kept: those that are committed and kept, oldest first.
@@ -36,10 +36,10 @@ class Saver(Protocol):
         """Save ``state``; see ``CheckpointStore.save`` for what it raises."""
 
     def expected(self) -> list[Manifest]:
-        """What is going to be kept, oldest first, if everything that waits is uploaded."""
+        """Checkpoints to be kept, oldest first, if everything that waits is uploaded."""
 
     def warnings(self) -> list[str]:
-        """What has gone wrong since the last call, and is being tried again."""
+        """Failures since the last call, which are being tried again."""
 
     def flush(self, timeout_s: float) -> Report:
         """Wait until everything is committed, or no hope is left, or the time is up."""
@@ -98,7 +98,7 @@ class DirectSaver:
 
     @property
     def kept(self) -> list[Manifest]:
-        """What is committed and kept, oldest first."""
+        """Checkpoints that are committed and kept, oldest first."""
         return self._keeper.kept
 
     def expected(self) -> list[Manifest]:

@@ -12,7 +12,7 @@ from ununennium.runs.directory import RunDirectory, read_json
 
 
 def restarts() -> int:
-    """How many times torchrun has started this process again."""
+    """Number of times that torchrun has started this process again."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 

@@ -25,7 +25,7 @@ from ununennium.storage.open import check_writable, open_storage
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run is going to do.
+    """Plan of a run.
 
     Attributes:
         rows: heading and text, for people.
@@ -77,7 +77,7 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> RunPlan:
 
 
 def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], champion: Promotion | None) -> RunPlan:
-    """What ``run`` is going to do, for people and for programs.
+    """Plan of ``run``, for people and for programs.
 
     Args:
         run: where.

@@ -47,7 +47,7 @@ def promote(run: RunDirectory, *, actor: str) -> Promotion:
 
 
 def _smoke_test(run: RunDirectory, url: str) -> Check:
-    """Whether what the storage holds is the model that was judged."""
+    """Check that the storage holds the very model that was evaluated."""
     if not run.probe_file.exists():
         passed, words = False, "the run has nothing to compare with; evaluate it again ('ununennium evaluate')"
     else:

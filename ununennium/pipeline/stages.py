@@ -88,7 +88,7 @@ def evaluate(run: RunDirectory, *, on_line: OnLine = print) -> GateRecord:
 
 
 def _notes(challenger: Evaluation, measured: Mapping[str, Any]) -> list[str]:
-    """What a reader of the verdict should know."""
+    """Notes for readers of the verdict."""
     notes = list(challenger.worst)
     before = measured.get("champion_holdout")
     if before is not None:
@@ -134,7 +134,7 @@ def judge(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> dict[str
 
 
 def waits(run: RunDirectory) -> bool:
-    """Whether ``run`` has been judged, and a person was asked, whatever they said since."""
+    """Tell whether ``run`` has been evaluated, and a person was asked, whatever they said since."""
     return approval.record_of(run) is not None
 
 

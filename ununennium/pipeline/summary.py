@@ -54,7 +54,7 @@ def summarise(run: RunDirectory, *, stop_reason: str | None = None, reason: str 
 
 
 def champion_summary(storage: str, name: str, promotion: Promotion) -> dict[str, Any]:
-    """Which model is the champion, and where it lies."""
+    """Champion, and its place in the storage."""
     return {
         "generation": promotion.generation,
         "version": promotion.version,
@@ -88,7 +88,7 @@ def _verdict(
 
 
 def _places(run: RunDirectory) -> dict[str, str]:
-    """Where to look for what."""
+    """Locations of the files of a run."""
     made = {
         "checkpoints": (run.result_file, "checkpoints"),
         "gate": (run.gate_file, "gate.json"),

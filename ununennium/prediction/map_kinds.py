@@ -60,7 +60,7 @@ class MapKind(Protocol):
         ...
 
     def predict(self, band: Band) -> npt.NDArray[Any]:
-        """What is predicted for each pixel (rows, width), or for each class of it (K, rows, width)."""
+        """Prediction for each pixel (rows, width), or for each class of it (K, rows, width)."""
         ...
 
     def tally(
@@ -150,7 +150,7 @@ class PresenceMap(_OfPatches):
         return PresenceMapWriter(path, scene, row=row, col=col, height=height, width=width, classes=self.classes)
 
     def predict(self, band: Band) -> npt.NDArray[Any]:
-        """Whether each class is in the pixel's patch, uint8 (K, rows, width)."""
+        """Presence of each class in the pixel's patch, uint8 (K, rows, width)."""
         present: npt.NDArray[Any] = (band.probabilities >= self.threshold).astype(np.uint8)
         return present
 

@@ -20,7 +20,7 @@ from ununennium.processes.supervise import how_it_ended
 
 @dataclass(frozen=True)
 class RankError:
-    """What ended a training process.
+    """Error that ended a training process.
 
     Attributes:
         rank: its rank.

@@ -64,6 +64,6 @@ class Standing:
 
 
 def in_words(beat: dict[str, int]) -> str:
-    """Where training stands, from ``heartbeat.json``."""
+    """Position of training, from ``heartbeat.json``."""
     epoch = min(beat["epoch"] + 1, beat["epochs"])
     return f"epoch {epoch} of {beat['epochs']}, batch {beat['batches_done']} of {beat['batches']}"

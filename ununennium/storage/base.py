@@ -37,7 +37,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Leftover:
-    """What a writer that was killed left, and no listing shows: a temporary file, or an unfinished upload.
+    """Leftover of a writer that was killed, which no listing shows: a temporary file, or an unfinished upload.
 
     Attributes:
         key: what it was going to be, or its own name.
@@ -66,11 +66,11 @@ class Storage(Protocol):
 
     @property
     def is_remote(self) -> bool:
-        """Whether writing may take long enough to be done in the background."""
+        """True if writing may take long enough to be done in the background."""
 
     @property
     def creates_exclusively(self) -> bool:
-        """Whether ``create`` can be exclusive here at all; ``check_exclusive`` finds out whether it is."""
+        """True if ``create`` can be exclusive here at all; ``check_exclusive`` finds out whether it is."""
 
     def draft(self) -> AbstractContextManager[tuple[Path, IO[bytes]]]:
         """A new local file to write into, gone afterwards: where it lies on the same disk, ``put_file`` moves it."""
@@ -101,13 +101,13 @@ class Storage(Protocol):
         """The first of these keys, None if there is none: of a log whose newest record comes first, the newest."""
 
     def leftovers(self) -> Iterator[Leftover]:
-        """What killed writers left behind, of all processes."""
+        """Leftovers of killed writers, of all processes."""
 
     def discard(self, leftover: Leftover) -> None:
         """Remove a leftover; it is no error if it is gone already."""
 
     def exists(self, key: str) -> bool:
-        """Whether there is such an object now."""
+        """Tell whether there is such an object now."""
 
     def size(self, key: str) -> int:
         """Length in bytes. Raises ``FileNotFoundError`` if there is no such object."""
@@ -116,7 +116,7 @@ class Storage(Protocol):
         """Remove an object; it is no error if it is gone already."""
 
     def url(self, key: str) -> str:
-        """Where an object lies, for people and for ``fsspec.open``."""
+        """URL of an object, for people and for ``fsspec.open``."""
 
 
 def check_key(key: str) -> str:

@@ -126,7 +126,7 @@ def _rectangles(regions: Sequence[RegionConfig], scene: Scene, place: int) -> tu
 
 
 def is_vector(label: str) -> bool:
-    """Whether a label file holds shapes."""
+    """Tell whether a label file holds shapes."""
     return label.lower().endswith(VECTOR_ENDINGS)
 
 

@@ -55,11 +55,11 @@ class Targets(Protocol):
         ...
 
     def target_scale(self, readers: Sequence[SceneReader], is_training: IsTraining) -> TargetScale | None:
-        """How targets are standardised; None if they are not."""
+        """Standardisation of targets; None if there is none."""
         ...
 
     def is_labelled(self, target: npt.NDArray[Any], number: int | None = None) -> npt.NDArray[np.bool_]:
-        """Which targets are not the fill; with a class's ``number``, which the index counts as that class."""
+        """Mask of targets that are not the fill; with a ``number``, of those that the index counts as that class."""
         ...
 
     def of_patch(self) -> OfPatch | None:
