@@ -24,7 +24,7 @@ from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.statistics import BandStatistics
 from ununennium.data.splits.splits import TRAIN
 from ununennium.evaluation.evaluate import evaluate
-from ununennium.pipeline.sessions import started
+from ununennium.pipeline.sessions import open_run
 from ununennium.runs.directory import RunDirectory
 from ununennium.training.callbacks import EMA, Callback
 from ununennium.training.precision import resolve_precision
@@ -254,7 +254,7 @@ class Looks(Callback):
 def by_run(problem: Problem, seed: int, folder: Path) -> Outcome:
     """A run as ``ununennium train`` makes it: the best checkpoint by its own validation fold, as it would be judged."""
     config = problem.config.model_copy(update={"seed": seed, "storage": str(folder / "storage")})
-    with started(config, on_line=lambda _: None) as run:
+    with open_run(config, on_line=lambda _: None) as run:
         pipeline.prepare(run, on_line=lambda _: None)
         looks = Looks(problem)
         trainer, _ = build_trainer(run, [looks])

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.evaluation.block_sums import Units, UnitScene
+from ununennium.evaluation.block_sums import BlockScene, BlockSums
 from ununennium.evaluation.bootstrap import difference_intervals
 from ununennium.evaluation.correlation import merge_factor
 from ununennium.evaluation.measures import measures_of, values_by_name
@@ -33,7 +33,7 @@ MEASURES = measures_of("patches", ["land", "water"])
 PATCHES = 400
 GAIN = 0.03
 CONFIDENCE = 0.9
-_SCENES = (UnitScene("scene", "scene", (0, 0)),)
+_SCENES = (BlockScene("scene", "scene", (0, 0)),)
 _MANY = 100_000
 
 
@@ -151,7 +151,7 @@ def judged(
 ) -> tuple[tuple[float, float] | None, bool]:
     """The gate's interval, and whether it lets the challenger pass."""
     where = np.zeros(len(rows), np.int64)
-    ours, theirs = (Units("patches", 64, _SCENES, where, rows, cols, each) for each in sums)
+    ours, theirs = (BlockSums("patches", 64, _SCENES, where, rows, cols, each) for each in sums)
     factor = merge_factor(ours, theirs, MEASURES, METRIC)
     found = difference_intervals(
         ours.merged(factor), theirs.merged(factor), MEASURES, [METRIC],

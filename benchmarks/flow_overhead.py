@@ -1,8 +1,8 @@
 """What the flow costs beside what it orchestrates: wall time of ``retrain`` without that of its subprocesses.
 
-The same small run three ways, in turns: by the library without Prefect (prepare, train, judge), by the flow with the
-server that it starts itself, and by the flow on a server that runs. What is counted is everything but torchrun and the
-evaluation: Python's start, imports, the server's start, reading and indexing the scene, Prefect.
+The same small run three ways, in turns: by the library without Prefect (prepare, train, evaluate, promote), by the
+flow with the server that it starts itself, and by the flow on a server that runs. What is counted is everything but
+torchrun and the evaluation: Python's start, imports, the server's start, reading and indexing the scene, Prefect.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from ununennium.pipeline.sessions import started
 with started(RunConfig.load(sys.argv[1], sys.argv[2:])) as run:
     pipeline.prepare(run)
     pipeline.train(run).require_usable()
-    pipeline.judge(run, actor="benchmark")
+    pipeline.evaluate_and_promote(run, actor="benchmark")
 print("SPENT", sum(spent))
 """
 

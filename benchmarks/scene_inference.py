@@ -155,7 +155,7 @@ def bare(model: nn.Module, windows: int) -> None:
 
 
 def bare_as_we_run_it(model: nn.Module, windows: int) -> None:
-    """The same in the layout and batches that ``predict_bands`` takes on a CPU."""
+    """The same in the layout and batches that ``predict_strips`` takes on a CPU."""
     batch = torch.randn(cpu_batch_size(TILE), BANDS, TILE, TILE)
     with ready(model, channels_last=True):
         _bare(model, windows, batch.contiguous(memory_format=torch.channels_last))

@@ -36,7 +36,7 @@ def _another_try_may_help(task: Any, task_run: Any, state: State[Any]) -> bool:
 
 
 @task(cache_policy=NO_CACHE, retry_condition_fn=_another_try_may_help)
-def make(job: mapping.MapJob, ends_at: float | None) -> mapping.Mapped:
+def make(job: mapping.MapJob, ends_at: float | None) -> mapping.JobResult:
     """Make the maps of a job that are not there yet.
 
     Raises:
@@ -50,7 +50,7 @@ def make(job: mapping.MapJob, ends_at: float | None) -> mapping.Mapped:
     return mapped
 
 
-def make_all(job: mapping.MapJob, settings: FanOutConfig, timeout_s: float | None) -> mapping.Mapped:
+def make_all(job: mapping.MapJob, settings: FanOutConfig, timeout_s: float | None) -> mapping.JobResult:
     """Make the maps of a job, as ``settings`` says.
 
     Raises:
@@ -65,24 +65,24 @@ def make_all(job: mapping.MapJob, settings: FanOutConfig, timeout_s: float | Non
             return error.mapped
     known, missing = mapping.split_known(job)
     if not missing:
-        return mapping.Mapped(job, known, sorted(known), {})
+        return mapping.JobResult(job, known, sorted(known), {})
     groups = [
         replace(job, scenes=missing[first : first + settings.scenes_per_task])
         for first in range(0, len(missing), settings.scenes_per_task)
     ]
-    parts = [mapping.Mapped(job, known, sorted(known), {})]
+    parts = [mapping.JobResult(job, known, sorted(known), {})]
     with _on_dask(patient, settings, ends_at) as submit:
         futures = [(group, submit(group)) for group in groups]
         for group, future in futures:
             future.wait()
             parts.append(_part(group, future.state))
-    return mapping.joined(job, parts)
+    return mapping.join_results(job, parts)
 
 
-def _part(group: mapping.MapJob, state: State[Any]) -> mapping.Mapped:
+def _part(group: mapping.MapJob, state: State[Any]) -> mapping.JobResult:
     """What came of a task."""
     try:
-        mapped: mapping.Mapped = state.result()
+        mapped: mapping.JobResult = state.result()
     except mapping.ScenesFailed as error:
         return error.mapped
     except Exception as error:
@@ -90,7 +90,7 @@ def _part(group: mapping.MapJob, state: State[Any]) -> mapping.Mapped:
         made = {name: item for name in names if (item := group.item(name)) is not None}
         made = {name: item for name, item in made.items() if item["properties"]["ununennium:version"] == group.version}
         lost = {name: f"{type(error).__name__}: {error}" for name in names if name not in made}
-        return mapping.Mapped(group, made, [], lost)
+        return mapping.JobResult(group, made, [], lost)
     return mapped
 
 

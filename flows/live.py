@@ -24,7 +24,7 @@ from ununennium.report.facts import epoch_rows
 from ununennium.report.live import history_of, metrics_text, standing_text
 from ununennium.report.rows import WORDS, data_uri
 from ununennium.runs.directory import RunDirectory, read_json
-from ununennium.runs.heartbeat import Standing
+from ununennium.runs.heartbeat import RunProgress
 
 heartbeat = logging.getLogger("flows.heartbeat")
 """Progress of training every few seconds, for a terminal's live line; never sent to the server."""
@@ -76,8 +76,8 @@ class _View:
     def __init__(self, run: RunDirectory, log: Log) -> None:
         name = run.config().name.replace("_", "-")
         self._run, self._log = run, log
-        self._earlier = Standing.of(run)  # of an earlier try
-        self._told: Standing | None = None
+        self._earlier = RunProgress.of(run)  # of an earlier try
+        self._told: RunProgress | None = None
         self._num_epochs = 0
         self._next_progress = self._next_page = 0.0
         self._progress = _Artifact(f"{name}-progress", "progress")
@@ -91,7 +91,7 @@ class _View:
             last: training has ended: tell it now.
         """
         try:
-            standing = Standing.of(self._run)
+            standing = RunProgress.of(self._run)
             if standing is None or standing == self._earlier:
                 return
             if not last:
@@ -112,7 +112,7 @@ class _View:
                 self._log.warning("Prefect's UI does not show how the run trains, which goes on: %r", error)
             self._failed = True
 
-    def _end(self, standing: Standing) -> str:
+    def _end(self, standing: RunProgress) -> str:
         if not self._run.result_file.exists():
             return f"ended in epoch {standing.epoch} of {standing.epochs}"
         result = read_json(self._run.result_file)

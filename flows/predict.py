@@ -62,7 +62,7 @@ def find(config: MapsConfig, version: str | None) -> mapping.MapJob:
 
 
 @task(cache_policy=NO_CACHE)
-def publish(mapped: mapping.Mapped) -> None:
+def publish(mapped: mapping.JobResult) -> None:
     """An event for each new map, a table of all, and the first pictures."""
     job = mapped.job
     for name, item in mapped.items.items():

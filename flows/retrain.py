@@ -29,7 +29,7 @@ from ununennium.errors import LaunchError, ProcessLost, StorageUnavailable
 from ununennium.evaluation.records import GateRecord
 from ununennium.launch.result import Preempted, TrainingResult
 from ununennium.pipeline.approval import AWAITING, Answer
-from ununennium.pipeline.sessions import started
+from ununennium.pipeline.sessions import open_run
 from ununennium.runs.directory import RunDirectory, as_link, read_json
 
 
@@ -61,7 +61,7 @@ def retrain(
     log = get_run_logger()
     if overrides:
         config = RunConfig.parse(apply_overrides(config.model_dump(mode="json"), overrides), source="overrides")
-    with started(
+    with open_run(
         config,
         started_by=_started_by(cause),
         continues=continues,
@@ -69,8 +69,10 @@ def retrain(
         keep=not dry_run,
         on_line=log.info,
     ) as run:
-        if pipeline.waits(run):  # it was suspended, or crashed while it waited: nothing is computed again
-            summary = until_settled(run, pipeline.go_on(run, on_line=log.info))
+        if pipeline.is_awaiting_approval(
+            run
+        ):  # it was suspended, or crashed while it waited: nothing is computed again
+            summary = until_answered(run, pipeline.continue_approval(run, on_line=log.info))
             return final_state(summary, TrainingResult(**read_json(run.result_file)))
         plan = index(run)
         if dry_run:
@@ -80,17 +82,17 @@ def retrain(
             result = train(run, check)
         except Preempted as stopped:
             return Crashed(name="Preempted", message=str(stopped), data=stopped)
-        return final_state(until_settled(run, judge(run)), result)
+        return final_state(until_answered(run, evaluate_and_promote(run)), result)
 
 
-def until_settled(run: RunDirectory, summary: dict[str, Any]) -> dict[str, Any]:
+def until_answered(run: RunDirectory, summary: dict[str, Any]) -> dict[str, Any]:
     """Publish what was found, and ask a person as long as one is needed; gives the last summary.
 
     The process ends with each question, and another one gets here with the answer.
     """
     publish(run, summary)
     while summary["verdict"] == AWAITING and approval.can_wait():
-        summary = settle(run, approval.ask(run, summary["reason"]))
+        summary = apply_answer(run, approval.ask(run, summary["reason"]))
         publish(run, summary)
     return summary
 
@@ -139,19 +141,19 @@ def train(run: RunDirectory, check: bool = True) -> TrainingResult:
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=_a_restart_may_mend)
-def judge(run: RunDirectory) -> dict[str, Any]:
+def evaluate_and_promote(run: RunDirectory) -> dict[str, Any]:
     """Evaluate on the holdout beside the champion, decide, and promote if the gate says so."""
     log = get_run_logger()
-    summary = pipeline.judge(run, actor="flow", on_line=passed_on(log))
+    summary = pipeline.evaluate_and_promote(run, actor="flow", on_line=passed_on(log))
     log.info("%s: %s", summary["verdict"].replace("_", " "), summary["reason"])
     return summary
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=_a_restart_may_mend)
-def settle(run: RunDirectory, answer: Answer) -> dict[str, Any]:
+def apply_answer(run: RunDirectory, answer: Answer) -> dict[str, Any]:
     """Promote what a person approves; or not."""
     log = get_run_logger()
-    summary = pipeline.settle(run, answer, on_line=passed_on(log))
+    summary = pipeline.apply_answer(run, answer, on_line=passed_on(log))
     log.info("%s: %s", summary["verdict"].replace("_", " "), summary["reason"])
     return summary
 

@@ -51,7 +51,7 @@ def watch(config: RunConfig, settle_minutes: float = 10.0, overrides: list[str] 
 def look(config: RunConfig) -> arrivals.Arrival:
     """Compare the catalogue with what the last look found."""
     log = get_run_logger()
-    found = arrivals.look(config, on_line=passed_on(log))
+    found = arrivals.check_for_new_data(config, on_line=passed_on(log))
     log.info("%s", _in_words(found) if found.is_new else "all is as it was")
     if found.is_first and not found.is_new:
         found.remember()

@@ -14,7 +14,7 @@ import torch
 from ununennium.checkpoints import object_cache as load_cache
 from ununennium.checkpoints.artifact import load_artifact
 from ununennium.checkpoints.janitor import find_leftovers
-from ununennium.checkpoints.object_cache import Expected, verified
+from ununennium.checkpoints.object_cache import ExpectedObject, open_verified
 from ununennium.checkpoints.registry import Registry
 from ununennium.checkpoints.store import CheckpointStore
 from ununennium.errors import CheckpointError, ConfigError
@@ -102,11 +102,11 @@ def put(storage, number, size_bytes):
 
     content = bytes([number]) * size_bytes
     storage.create(f"{number}", content)
-    return f"{number}", Expected(hashlib.sha256(content).hexdigest(), size_bytes, "the test", "try again")
+    return f"{number}", ExpectedObject(hashlib.sha256(content).hexdigest(), size_bytes, "the test", "try again")
 
 
 def fetch(storage, key, expected):
-    with verified(storage, key, expected) as path:
+    with open_verified(storage, key, expected) as path:
         return path.read_bytes()
 
 
@@ -131,7 +131,7 @@ def test_a_copy_that_is_in_use_may_be_pushed_out_by_another_reader(url, folder_o
     storage = open_storage(url)
     key, expected = put(storage, 1, 1000)
     fetch(storage, key, expected)
-    with verified(storage, key, expected) as path:
+    with open_verified(storage, key, expected) as path:
         (folder_of_copies / expected.sha256).unlink()
         assert path.read_bytes() == bytes([1]) * 1000
     assert list(folder_of_copies.iterdir()) == []

@@ -22,7 +22,7 @@ import pytest
 from tests.launch.conftest import TINY
 from tests.processes import LONG_S, wait_until
 from ununennium.files import write_json
-from ununennium.pipeline.active_runs import training_here, without_an_end
+from ununennium.pipeline.active_runs import local_runs, unfinished_runs
 from ununennium.processes.supervise import start_time
 from ununennium.storage.open import resolve_storage
 
@@ -131,31 +131,31 @@ def test_runs_of_other_machines_are_shown_as_the_storage_knows_them(record: Call
     record("roads", host="far", stop_reason="completed")
     other = record("crops", host="far")
     storage = resolve_storage("storage")
-    assert [(run.run_id, run.state) for run in without_an_end(storage)] == [
+    assert [(run.run_id, run.state) for run in unfinished_runs(storage)] == [
         (other, "on far (the storage will tell its end)"),
         (here, "does not train at the moment, or was lost"),
         (far, "on far (the storage will tell its end)"),
     ]
-    assert [run.run_id for run in without_an_end(storage, "crops")] == [other]
+    assert [run.run_id for run in unfinished_runs(storage, "crops")] == [other]
 
 
 def test_a_heartbeat_without_a_process_is_no_training(record: Callable[..., str], tmp_path: Path) -> None:
     run_id = record("roads", host=platform.node(), work=True)
     folder, storage = tmp_path / "work" / run_id, resolve_storage("storage")
     beat(folder, 1.0)
-    assert training_here(storage) == []
+    assert local_runs(storage) == []
     (folder / "pids").mkdir()
     (folder / "pids" / "rank0").write_text(f"{os.getpid()} {start_time(os.getpid())} abc")
-    (run,) = training_here(storage)
+    (run,) = local_runs(storage)
     assert (run.run_id, run.state) == (run_id, "trains")
     assert run.standing is not None
     assert (run.standing.epoch, run.standing.epochs, run.standing.share) == (2, 4, 15 / 40)
     assert run.standing.speed == pytest.approx(0.5)
     assert run.standing.left_s == pytest.approx(50)
-    assert training_here(storage, "crops") == []
-    assert training_here(resolve_storage("another")) == []
+    assert local_runs(storage, "crops") == []
+    assert local_runs(resolve_storage("another")) == []
     beat(folder, 45.0)
-    assert training_here(storage)[0].state == "silent for 45.0 s"
+    assert local_runs(storage)[0].state == "silent for 45.0 s"
 
 
 def test_a_work_folder_that_machines_share_shows_the_others_as_long_as_they_beat(
@@ -163,9 +163,9 @@ def test_a_work_folder_that_machines_share_shows_the_others_as_long_as_they_beat
 ) -> None:
     run_id = record("roads", host="far", work=True)
     beat(tmp_path / "work" / run_id, 1.0)
-    assert [run.run_id for run in training_here(resolve_storage("storage"))] == [run_id]
+    assert [run.run_id for run in local_runs(resolve_storage("storage"))] == [run_id]
     beat(tmp_path / "work" / run_id, 45.0)
-    assert training_here(resolve_storage("storage")) == []
+    assert local_runs(resolve_storage("storage")) == []
 
 
 def test_watching_is_for_people(cli: Callable[..., Any]) -> None:

@@ -19,7 +19,7 @@ import pytest
 from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.config.section import Section
-from ununennium.pipeline.sessions import started
+from ununennium.pipeline.sessions import open_run
 from ununennium.runs.directory import RunDirectory
 from ununennium.workers.train import build_trainer
 
@@ -70,7 +70,7 @@ def test_a_run_reaches_the_worker_through_few_files(
     runs: list[RunDirectory] = []
 
     def in_the_flow() -> None:
-        with started(config, on_line=lambda line: None) as run:
+        with open_run(config, on_line=lambda line: None) as run:
             runs.append(run)
             pipeline.prepare(run)
             pipeline.train(run, on_line=lambda line: None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ununennium.evaluation.block_sums import Units, UnitScene
+from ununennium.evaluation.block_sums import BlockScene, BlockSums
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.measures import ClassMeasures, Kind, measures_of, metrics_of
 
@@ -28,8 +28,8 @@ def evaluation_of(
     row = 10 * np.arange(number) if row is None else row
     col = 10 * np.arange(number) if col is None else col
     where = np.zeros(number, np.int64) if scene is None else scene
-    scenes = tuple(UnitScene(name, name, (0, 0)) for name in SCENES)
-    units = Units(kind, 64, scenes, where, row, col, np.asarray(sums, float))
+    scenes = tuple(BlockScene(name, name, (0, 0)) for name in SCENES)
+    units = BlockSums(kind, 64, scenes, where, row, col, np.asarray(sums, float))
     measures = measures_of(kind, classes)
     matrix = []
     if isinstance(measures, ClassMeasures):

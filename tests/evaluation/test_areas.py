@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ununennium.evaluation.areas import estimate_areas
-from ununennium.evaluation.block_sums import Units, UnitScene
+from ununennium.evaluation.block_sums import BlockScene, BlockSums
 from ununennium.evaluation.evaluation import Areas, Evaluation
 from ununennium.evaluation.mapped import MappedArea
 from ununennium.evaluation.measures import ClassMeasures
@@ -119,7 +119,7 @@ def mapped_blocks(rng: np.random.Generator, number: int) -> Areas:
     sums = np.stack([hits[:, 0], 200 - hits[:, 0], 200 - hits[:, 1], hits[:, 1]], 1)
     measures = ClassMeasures(["a", "b"], boundaries=False)
     rows = np.arange(number)
-    units = Units("patches", 20, (UnitScene("s", "s", (0, 0)),), 0 * rows, rows, rows, sums)
+    units = BlockSums("patches", 20, (BlockScene("s", "s", (0, 0)),), 0 * rows, rows, rows, sums)
     mapped = MappedArea(2)
     mapped.add(Counted(sums.reshape(-1, 2, 2).sum((0, 1)).astype(np.int64), None))
     return mapped.areas(units, measures)

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from ununennium.evaluation.block_sums import UnitScene
+from ununennium.evaluation.block_sums import BlockScene
 from ununennium.evaluation.calibration import NUM_BINS, Reliability, corrected_ece, ece_interval, fit_temperature
 from ununennium.evaluation.evaluation import Calibration
 from ununennium.prediction.temperature import tempered
@@ -65,7 +65,7 @@ BLOCK, WIDTH = 10, 50
 def reliability_of(confidence: np.ndarray, right: np.ndarray, temperature: float = 1.0) -> Calibration:
     """Of pixels (rows, WIDTH) of two classes, in blocks of 10 x 10, counted in strips that no block ends with."""
     counted = Reliability(temperature, "pixels", BLOCK)
-    counted.begin(UnitScene("a", "a", (0, 0)), 0, 0)
+    counted.begin(BlockScene("a", "a", (0, 0)), 0, 0)
     for row in range(0, len(confidence), 7):
         part = np.s_[row : row + 7]
         where = np.ones(confidence[part].shape, np.bool_)

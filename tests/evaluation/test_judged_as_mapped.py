@@ -16,7 +16,7 @@ from ununennium.data import build_index, compute_statistics
 from ununennium.data.splits.splits import HOLDOUT
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.inference import Predictor
-from ununennium.prediction.strips import predict_bands
+from ununennium.prediction.strips import predict_strips
 from ununennium.prediction.temperature import tempered
 
 HEIGHT, WIDTH, STEP = 300, 400, 0.004
@@ -124,7 +124,7 @@ def test_a_temperature_changes_probabilities_after_they_are_put_together_and_no_
     image = np.random.default_rng(0).normal(size=(1, 90, 110)).astype(np.float32)
 
     def predicted(at: float) -> np.ndarray:
-        bands = predict_bands(
+        bands = predict_strips(
             Lopsided(), Array(image), 90, 110, num_classes=3, tile=64, overlap=overlap, tta=tta, temperature=at
         )
         return np.concatenate([band.probabilities for band in bands], 1)
@@ -155,7 +155,7 @@ def test_pixels_without_data_and_other_outputs_have_no_temperature():
     image = np.random.default_rng(0).normal(size=(1, 64, 64)).astype(np.float32)
     for output in ("values", "presences"):
         one, other = (
-            next(predict_bands(Lopsided(), Array(image), 64, 64, num_classes=3, tile=64, overlap=0, output=output,
+            next(predict_strips(Lopsided(), Array(image), 64, 64, num_classes=3, tile=64, overlap=0, output=output,
                                temperature=at)).probabilities
             for at in (1.0, 3.0)
         )  # fmt: skip

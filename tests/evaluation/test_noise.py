@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm, t
 
 from ununennium.config import GateConfig
-from ununennium.evaluation.block_sums import Units, UnitScene
+from ununennium.evaluation.block_sums import BlockScene, BlockSums
 from ununennium.evaluation.bootstrap import LEAST_PLACES, difference_intervals
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import decide
@@ -18,14 +18,14 @@ MEASURES = measures_of("patches", CLASSES)
 PATCHES = 400
 
 
-def units(right: np.ndarray, scene: np.ndarray | None = None) -> Units:
+def units(right: np.ndarray, scene: np.ndarray | None = None) -> BlockSums:
     """Blocks of 400 patches, half of each class, of which ``right`` (P,) are classified rightly."""
     half = np.floor(right / 2)
     wrong = PATCHES / 2 - half
     rows = np.arange(len(right))
-    scenes = tuple(UnitScene(name, name, (0, 0)) for name in ("north", "south"))
+    scenes = tuple(BlockScene(name, name, (0, 0)) for name in ("north", "south"))
     place = np.zeros(len(right), np.int64) if scene is None else scene
-    return Units("patches", 64, scenes, place, rows, rows, np.stack([half, wrong, wrong, half], 1))
+    return BlockSums("patches", 64, scenes, place, rows, rows, np.stack([half, wrong, wrong, half], 1))
 
 
 def evaluation(right: np.ndarray, scene: np.ndarray | None = None) -> Evaluation:

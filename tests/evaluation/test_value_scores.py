@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from ununennium.evaluation.block_sums import UnitScene
+from ununennium.evaluation.block_sums import BlockScene
 from ununennium.evaluation.measures import ValueMeasures, metrics_of
 from ununennium.evaluation.scores import ValueScores
 
@@ -14,7 +14,7 @@ from ununennium.evaluation.scores import ValueScores
 def counted(truth: np.ndarray, predicted: np.ndarray, *, block: int = 128, mean: float = 0.0, std: float = 1.0):
     """Units of one scene whose targets and predictions are in their own unit."""
     scores = ValueScores("height", mean, std, block)
-    scores.begin(UnitScene("a", "a", (0, 0)), 0, 0)
+    scores.begin(BlockScene("a", "a", (0, 0)), 0, 0)
     for row in range(0, len(truth), 192):
         part = np.s_[row : row + 192]
         valid = np.ones(truth[part].shape, np.bool_)

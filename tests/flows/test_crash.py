@@ -16,7 +16,7 @@ from tests.processes import has_checkpoint, newest_checkpoint, wait_until
 from tests.servers.prefect_server import ended, flow_runs, post, prefect_cli, worker_of
 from ununennium import pipeline
 from ununennium.config import RunConfig
-from ununennium.pipeline.sessions import started
+from ununennium.pipeline.sessions import open_run
 from ununennium.runs.directory import RunDirectory
 from ununennium.runs.listing import list_runs
 
@@ -50,7 +50,7 @@ def test_a_run_whose_machine_died_is_ended_by_another_worker_with_the_same_weigh
     (first,) = flow_runs(api, "retrain")
     assert first["state_name"] == "Running"  # nobody is left to say otherwise
     with worker_of(environment, checkout):
-        with started(tiny(*CHANGES, "trainer.epochs=5", f"storage={tmp_path / 'undisturbed'}")) as undisturbed:
+        with open_run(tiny(*CHANGES, "trainer.epochs=5", f"storage={tmp_path / 'undisturbed'}")) as undisturbed:
             pipeline.prepare(undisturbed)
             pipeline.train(undisturbed, on_line=lambda line: None)
         crashed = ended(api, "retrain", 0)

@@ -9,7 +9,7 @@ import rasterio
 from ununennium.checkpoints.contract import check_contract
 from ununennium.config.predictor import FitConfig
 from ununennium.errors import ConfigError, DataError
-from ununennium.inference.input_check import open_fitting
+from ununennium.inference.input_check import open_checked
 
 TRANSFORM = rasterio.Affine(10, 0, 500000, 0, -10, 5000000)
 
@@ -49,7 +49,7 @@ def read(opened):
 def test_are_brought_to_the_numbers_that_the_model_learnt_on(write, numbers, scale, offset):
     theirs = (numbers * 1e-4 - offset) / scale
     path = write("a.tif", theirs[::-1].astype(np.float32), ("nir", "red"), scale, offset)
-    pixels, valid = read(open_fitting(path, contract(band_tags=[[1e-4, 0.0]] * 2)))
+    pixels, valid = read(open_checked(path, contract(band_tags=[[1e-4, 0.0]] * 2)))
     assert valid.all()
     np.testing.assert_allclose(pixels, numbers, atol=0.002)  # theirs are floats near -300
 
@@ -62,47 +62,47 @@ def test_of_each_date_are_read_by_its_own_file(write, numbers):
         write("b.tif", second.astype(np.uint16), ("nir", "red", "scl"), 1e-4, -0.1, nodata=7),
     ]
     agreed = contract(num_dates=2, band_tags=[[1e-4, 0.0]] * 2)
-    pixels, valid = read(open_fitting(dates, agreed))
+    pixels, valid = read(open_checked(dates, agreed))
     np.testing.assert_array_equal(valid, second[0] != 7)
     np.testing.assert_allclose(pixels, np.where(valid, np.concatenate([numbers, numbers]), 0), rtol=1e-6)
 
 
 def test_of_an_older_contract_stay_numbers(write, numbers):
     path = write("a.tif", numbers.astype(np.int16), scale=1e-4)
-    np.testing.assert_array_equal(read(open_fitting(path, contract()))[0], numbers)
+    np.testing.assert_array_equal(read(open_checked(path, contract()))[0], numbers)
 
 
 def test_keep_the_numbers_of_the_same_product_where_training_scenes_had_no_tags(write, numbers):
     path = write("a.tif", numbers.astype(np.int16), scale=1e-4)
     agreed = contract(band_tags=[[1.0, 0.0]] * 2)
     with pytest.warns(UserWarning, match="scale and offset of its files are left out"):
-        np.testing.assert_array_equal(read(open_fitting(path, agreed))[0], numbers)
+        np.testing.assert_array_equal(read(open_checked(path, agreed))[0], numbers)
     reflectance = contract(
         band_tags=[[1.0, 0.0]] * 2, statistics={"percentiles": {"p2": [0.002] * 2, "p98": [0.1] * 2}}
     )
-    np.testing.assert_allclose(read(open_fitting(path, reflectance))[0], numbers * 1e-4, rtol=1e-6)
+    np.testing.assert_allclose(read(open_checked(path, reflectance))[0], numbers * 1e-4, rtol=1e-6)
 
 
 def test_in_another_unit_are_refused_at_any_date(write, numbers):
     dates = [write("a.tif", numbers.astype(np.int16)), write("b.tif", (numbers / 1e4).astype(np.float32))]
     with pytest.raises(DataError, match="another unit than the training scenes"):
-        open_fitting(dates, contract(num_dates=2, band_tags=[[1.0, 0.0]] * 2))
+        open_checked(dates, contract(num_dates=2, band_tags=[[1.0, 0.0]] * 2))
 
 
 def test_leave_tags_alone_where_a_scale_is_configured(write, numbers):
     path = write("a.tif", (numbers / 1e4).astype(np.float32), scale=0.5)
-    opened = open_fitting(path, contract(band_tags=[[1e-4, 0.0]] * 2), FitConfig(scale=1e4))
+    opened = open_checked(path, contract(band_tags=[[1e-4, 0.0]] * 2), FitConfig(scale=1e4))
     np.testing.assert_allclose(read(opened)[0], numbers / 1e4, rtol=1e-6)
 
 
 def test_take_the_nodata_values_of_the_training_scenes_bands(write, numbers):
     numbers[0, :5], numbers[1, 50:60] = 0, -99
     path = write("a.tif", numbers.astype(np.int16))
-    valid = read(open_fitting(path, contract(band_nodata=[0.0, -99.0])))[1]
+    valid = read(open_checked(path, contract(band_nodata=[0.0, -99.0])))[1]
     np.testing.assert_array_equal(valid, (numbers[0] != 0) & (numbers[1] != -99))
     tagged = write("b.tif", numbers.astype(np.int16), nodata=3)
     np.testing.assert_array_equal(
-        read(open_fitting(tagged, contract(band_nodata=[0.0, -99.0])))[1], (numbers != 3).all(0)
+        read(open_checked(tagged, contract(band_nodata=[0.0, -99.0])))[1], (numbers != 3).all(0)
     )
 
 
@@ -113,7 +113,7 @@ def test_never_are_an_alpha_band(write, numbers):
     with rasterio.open(path, "r+") as file:
         file.colorinterp = [*file.colorinterp[:2], rasterio.enums.ColorInterp.alpha, file.colorinterp[3]]
     statistics = {"percentiles": {"p2": [20.0] * 3, "p98": [980.0] * 3}}
-    pixels, valid = read(open_fitting(path, contract(bands=[1, 2, 3], band_names=[], statistics=statistics)))
+    pixels, valid = read(open_checked(path, contract(bands=[1, 2, 3], band_names=[], statistics=statistics)))
     np.testing.assert_array_equal(valid[:, 0], np.arange(96) >= 20)
     np.testing.assert_array_equal(pixels, np.where(valid, np.concatenate([numbers, numbers[:1]]), 0))
 
@@ -122,7 +122,7 @@ def test_keep_their_nodata_values_when_warped(write, numbers, tmp_path):
     numbers[0, :, :20] = 0
     files = {"red": write("r.tif", numbers[:1].astype(np.int16), nodata=0),
              "nir": write("n.tif", numbers[1:].astype(np.int16), nodata=-1)}  # fmt: skip
-    opened = open_fitting(files, contract(resolution=[20.0, 20.0]), FitConfig(align="warp"), folder=tmp_path)
+    opened = open_checked(files, contract(resolution=[20.0, 20.0]), FitConfig(align="warp"), folder=tmp_path)
     pixels, valid = read(opened)
     assert not valid[:, :9].any()
     assert valid[:, 11:].all()

@@ -12,7 +12,7 @@ from ununennium.cli import run as command
 from ununennium.config import RunConfig
 from ununennium.errors import CheckpointError
 from ununennium.pipeline.evaluations import find_checkpoint, measure_checkpoint, measure_version
-from ununennium.pipeline.sessions import started
+from ununennium.pipeline.sessions import open_run
 from ununennium.runs.directory import RunDirectory, read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -30,10 +30,10 @@ def promoted(atlanta: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDire
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNUNENNIUM_WORK", str(place / "work"))
         config = RunConfig.load(atlanta.parent / "run.yaml", [*CHANGES, f"storage={place / 'storage'}"])
-        with started(config) as run:
+        with open_run(config) as run:
             pipeline.prepare(run)
             pipeline.train(run).require_usable()
-            assert pipeline.judge(run, actor="test")["verdict"] == "promoted"
+            assert pipeline.evaluate_and_promote(run, actor="test")["verdict"] == "promoted"
     return run
 
 

@@ -21,7 +21,7 @@ from ununennium.config import RunConfig
 from ununennium.errors import GateError, ProcessLost
 from ununennium.launch.training import smoke_test
 from ununennium.pipeline.approval import Answer, record_of
-from ununennium.pipeline.sessions import started
+from ununennium.pipeline.sessions import open_run
 from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.workers.smoke_test import compare
 
@@ -39,7 +39,10 @@ def trained(atlanta: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pipeline.prepare(run)
         pipeline.train(run, on_line=lambda line: None).require_usable()
         run.publish([run.run_file])
-        assert pipeline.judge(run, actor="flow", on_line=lambda line: None)["verdict"] == "awaiting_approval"
+        assert (
+            pipeline.evaluate_and_promote(run, actor="flow", on_line=lambda line: None)["verdict"]
+            == "awaiting_approval"
+        )
     return folder
 
 
@@ -124,10 +127,10 @@ def test_a_smoke_test_that_was_lost_refuses_nothing(judged: RunDirectory, monkey
     with monkeypatch.context() as patch:
         patch.setattr("ununennium.pipeline.promotion.smoke_test", functools.partial(smoke_test, timeout_s=0.01))
         with pytest.raises(ProcessLost, match="did not end in"):
-            pipeline.settle(judged, Answer(True, "ada"))
+            pipeline.apply_answer(judged, Answer(True, "ada"))
     assert champion(judged) is None
     assert read_json(judged.gate_file)["verdict"] == before["verdict"] == "promoted"
-    assert pipeline.go_on(judged)["verdict"] == "promoted"
+    assert pipeline.continue_approval(judged)["verdict"] == "promoted"
     assert champion(judged).actor == "ada"
 
 
@@ -146,7 +149,7 @@ def test_what_waits_is_no_champion_and_says_so(judged: RunDirectory) -> None:
 @pytest.mark.slow
 def test_a_person_who_approves_promotes(judged: RunDirectory) -> None:
     result = judged.result_file.stat().st_mtime_ns
-    summary = pipeline.settle(judged, Answer(True, "ada", "looks right"))
+    summary = pipeline.apply_answer(judged, Answer(True, "ada", "looks right"))
     assert summary["verdict"] == "promoted"
     assert (champion(judged).actor, champion(judged).run_id) == ("ada", judged.run_id)
     checks = {check["kind"]: check["reason"] for check in champion(judged).gate["checks"]}
@@ -155,15 +158,15 @@ def test_a_person_who_approves_promotes(judged: RunDirectory) -> None:
     assert judged.result_file.stat().st_mtime_ns == result
     # Who says something else later is told, and nothing changes.
     said: list[str] = []
-    assert pipeline.settle(judged, Answer(False, "bob"), on_line=said.append)["verdict"] == "promoted"
+    assert pipeline.apply_answer(judged, Answer(False, "bob"), on_line=said.append)["verdict"] == "promoted"
     assert "promoted already" in said[0]
 
 
 def test_a_person_who_does_not_approve_is_the_reason_and_nobody_lifts_it(judged: RunDirectory) -> None:
-    summary = pipeline.settle(judged, Answer(False, "ada", "the river is gone"))
+    summary = pipeline.apply_answer(judged, Answer(False, "ada", "the river is gone"))
     assert (summary["verdict"], summary["reason"]) == ("not_promoted", "ada does not approve: the river is gone")
     assert champion(judged) is None
-    again = pipeline.settle(judged, Answer(True, "bob"), on_line=lambda line: None)
+    again = pipeline.apply_answer(judged, Answer(True, "bob"), on_line=lambda line: None)
     assert (again["verdict"], champion(judged)) == ("not_promoted", None)
 
 
@@ -174,7 +177,7 @@ def test_a_champion_that_came_meanwhile_is_compared_with_before_anybody_is_asked
     passed = {"verdict": "promoted", "reason": "another run"}
     registry.promote(version, expected_generation=0, gate=passed, actor="b", run_id="other")
     said: list[str] = []
-    summary = pipeline.settle(judged, Answer(True, "ada"), on_line=said.append)
+    summary = pipeline.apply_answer(judged, Answer(True, "ada"), on_line=said.append)
     assert "evaluating against the new champion" in "\n".join(said)
     assert summary["verdict"] == "not_promoted"  # it is the same model, and so no better
     assert read_json(judged.gate_file)["generation"] == 1
@@ -185,14 +188,14 @@ def test_the_resumed_flow_run_finds_its_run_and_another_does_not(
 ) -> None:
     """Even with other settings: nothing is computed again."""
     config = configured(atlanta, trained, "trainer.epochs=3")
-    with started(config, started_by=FLOW_RUN, again=True, on_line=lambda line: None) as run:
-        assert (run.run_id, pipeline.waits(run)) == (judged.run_id, True)
-    with started(config, started_by={"flow_run_id": "b"}, continues=FLOW_RUN["flow_run_id"]) as run:
+    with open_run(config, started_by=FLOW_RUN, again=True, on_line=lambda line: None) as run:
+        assert (run.run_id, pipeline.is_awaiting_approval(run)) == (judged.run_id, True)
+    with open_run(config, started_by={"flow_run_id": "b"}, continues=FLOW_RUN["flow_run_id"]) as run:
         assert run.run_id == judged.run_id
     assert run.record()["resumed"][-1]["started_by"] == {"flow_run_id": "b"}
-    with started(config, started_by={"flow_run_id": "c"}, again=True) as run:
+    with open_run(config, started_by={"flow_run_id": "c"}, again=True) as run:
         assert run.run_id != judged.run_id
-        assert not pipeline.waits(run)
+        assert not pipeline.is_awaiting_approval(run)
 
 
 def test_a_process_that_ends_while_its_run_waits_is_not_the_end_of_the_run(
@@ -200,7 +203,7 @@ def test_a_process_that_ends_while_its_run_waits_is_not_the_end_of_the_run(
 ) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
-        started(configured(atlanta, trained), started_by=FLOW_RUN, again=True),
+        open_run(configured(atlanta, trained), started_by=FLOW_RUN, again=True),
     ):
         raise KeyboardInterrupt
     summary = read_json(judged.summary_file)
@@ -211,7 +214,7 @@ def test_a_process_that_ends_while_its_run_waits_is_not_the_end_of_the_run(
 def test_an_approval_that_nobody_acted_upon_is_acted_upon(judged: RunDirectory) -> None:
     from ununennium.pipeline import approval
 
-    assert pipeline.go_on(judged)["verdict"] == "awaiting_approval"
-    approval.note(judged, Answer(True, "ada"))
-    assert pipeline.go_on(judged)["verdict"] == "promoted"
+    assert pipeline.continue_approval(judged)["verdict"] == "awaiting_approval"
+    approval.record_answer(judged, Answer(True, "ada"))
+    assert pipeline.continue_approval(judged)["verdict"] == "promoted"
     assert champion(judged).actor == "ada"

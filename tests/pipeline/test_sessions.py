@@ -22,7 +22,7 @@ from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError
 from ununennium.files import write_json
-from ununennium.pipeline.sessions import resumed, started
+from ununennium.pipeline.sessions import open_run, resume_run
 from ununennium.processes.supervise import start_time
 from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.runs.listing import list_runs
@@ -47,7 +47,7 @@ def interrupt(config: RunConfig, error: BaseException | None = None, **started_b
     """Start a run, and end it before it trained; gives its name."""
     wanted = KeyboardInterrupt() if error is None else error
     try:
-        with started(config, started_by=started_by) as run:
+        with open_run(config, started_by=started_by) as run:
             pipeline.prepare(run)
             raise wanted
     except type(wanted):
@@ -57,7 +57,7 @@ def interrupt(config: RunConfig, error: BaseException | None = None, **started_b
 def ask(config: RunConfig, **started_by: Any) -> tuple[str, str]:
     """The run that answers to ``config``, and what is said about it."""
     said: list[str] = []
-    with contextlib.suppress(ValueError), started(config, started_by=started_by, on_line=said.append) as run:
+    with contextlib.suppress(ValueError), open_run(config, started_by=started_by, on_line=said.append) as run:
         raise ValueError("it shall not be taken up")
     return run.run_id, "\n".join(said)
 
@@ -69,7 +69,7 @@ def test_an_interrupted_run_goes_on(configured: Configured) -> None:
     end = {"stop_reason": "preempted", "message": "SIGTERM", "epochs": 1, "best_epoch": None, "checkpoints": []}
     write_json(RunDirectory.open(Path("work") / before).result_file, end)
     said: list[str] = []
-    with started(configured(), started_by={"user": "b"}, on_line=said.append) as run:
+    with open_run(configured(), started_by={"user": "b"}, on_line=said.append) as run:
         assert run.run_id == before
         (summary,) = list_runs("storage")
         assert (summary["stop_reason"], summary["finished"]) == (None, None)
@@ -91,7 +91,7 @@ def test_another_configuration_is_another_run(configured: Configured) -> None:
 def test_whom_a_run_tells_may_change_when_it_goes_on(configured: Configured) -> None:
     before = interrupt(configured("tracking.tensorboard=first"))
     now = configured("tracking.mlflow=sqlite:///mlflow.db", "card.contact=ana")
-    with started(now) as run:
+    with open_run(now) as run:
         assert run.run_id == before
         config = run.config()
     assert (config.tracking, config.card) == (now.tracking, now.card)
@@ -193,12 +193,12 @@ def test_the_same_flow_run_goes_on_after_a_failure(configured: Configured) -> No
 
 
 def test_a_run_that_is_under_way_is_left_alone(configured: Configured) -> None:
-    with started(configured()) as first:
+    with open_run(configured()) as first:
         pipeline.prepare(first)
         assert ask(configured())[0] != first.run_id
-        with pytest.raises(ConfigError, match=rf"is under way \(process {os.getpid()}\)"), resumed(first):
+        with pytest.raises(ConfigError, match=rf"is under way \(process {os.getpid()}\)"), resume_run(first):
             pass
-    with resumed(first) as run:
+    with resume_run(first) as run:
         assert run == first
 
 
@@ -209,13 +209,13 @@ def test_training_processes_that_still_write_are_waited_for(configured: Configur
     with subprocess.Popen(["sleep", "2"]) as process:
         run.pids_folder.mkdir()
         (run.pids_folder / "rank0").write_text(f"{process.pid} {start_time(process.pid)} abc")
-        with started(config) as found:
+        with open_run(config) as found:
             assert found == run
             assert process.wait(0.5) == 0
     with subprocess.Popen(["sleep", "600"]) as process:
         (run.pids_folder / "rank0").write_text(f"{process.pid} {start_time(process.pid)} abc")
         try:
-            with pytest.raises(ConfigError, match=f"process {process.pid} still trains it"), resumed(run):
+            with pytest.raises(ConfigError, match=f"process {process.pid} still trains it"), resume_run(run):
                 pass
         finally:
             process.kill()
@@ -223,7 +223,7 @@ def test_training_processes_that_still_write_are_waited_for(configured: Configur
 
 def test_a_dry_run_takes_nothing_up(configured: Configured) -> None:
     before = interrupt(configured())
-    with started(configured(), keep=False) as run:
+    with open_run(configured(), keep=False) as run:
         assert run.run_id != before
     assert not run.work.exists()
     assert len(list_runs("storage")) == 1

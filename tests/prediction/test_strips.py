@@ -14,7 +14,7 @@ from torch import nn
 from ununennium.errors import ConfigError, DataError
 from ununennium.models import UNet
 from ununennium.prediction.forward import cpu_batch_size
-from ununennium.prediction.strips import predict_bands
+from ununennium.prediction.strips import predict_strips
 
 
 class Array:
@@ -71,7 +71,7 @@ def joined(bands):
 )
 def test_a_model_without_context_is_exact_for_any_region_tile_and_overlap(height, width, tile, overlap, batch_size):
     image, hole = noise(height, width), np.random.default_rng(1).random((height, width)) < 0.2
-    bands = predict_bands(
+    bands = predict_strips(
         Logistic(),
         Array(image, hole),
         height,
@@ -93,7 +93,7 @@ def test_where_one_tile_has_full_weight_it_is_one_forward_pass_of_the_whole():
     torch.manual_seed(0)
     model = UNet(1, 3, base_channels=4, depth=2).eval()
     image = noise(192, 192)
-    blended, _ = joined(predict_bands(model, Array(image), 192, 192, num_classes=3, tile=128, overlap=64))
+    blended, _ = joined(predict_strips(model, Array(image), 192, 192, num_classes=3, tile=128, overlap=64))
     with torch.no_grad():
         whole = model(torch.from_numpy(image)[None]).softmax(1)[0].numpy()
     np.testing.assert_allclose(blended[:, 44:84, 44:84], whole[:, 44:84, 44:84], atol=1e-5)
@@ -111,7 +111,7 @@ def test_no_seam_shows_where_tiles_disagree():
             return torch.cat((-sign * torch.ones_like(image), sign * torch.ones_like(image)), 1)
 
     overlap = 32
-    bands = predict_bands(
+    bands = predict_strips(
         TileNumber(), Array(noise(64, 160)), 64, 160, num_classes=2, tile=96, overlap=overlap, batch_size=1
     )
     line = joined(bands)[0][1][30]
@@ -125,7 +125,7 @@ def test_no_seam_shows_where_tiles_disagree():
 def test_rows_come_as_soon_as_no_later_tile_touches_them():
     """Memory does not grow with the height: when a band comes, the next row of tiles at most has begun to be read."""
     read = Array(noise(2000, 40))
-    for band in predict_bands(Logistic(), read, 2000, 40, num_classes=2, tile=64, overlap=16):
+    for band in predict_strips(Logistic(), read, 2000, 40, num_classes=2, tile=64, overlap=16):
         assert max(row + height for row, _, height, _ in read.windows) <= band.row + 48 + 64
         assert len(band.valid) <= 64
     assert len(read.windows) == len(set(read.windows)) == -(-2000 // 48)
@@ -135,7 +135,7 @@ def test_tiles_without_anything_valid_are_not_predicted():
     hole = np.ones((128, 256), bool)
     hole[:64, 64:128] = False
     model, read = Logistic(), Array(noise(128, 256), hole)
-    probabilities, valid = joined(predict_bands(model, read, 128, 256, num_classes=2, tile=64, overlap=0))
+    probabilities, valid = joined(predict_strips(model, read, 128, 256, num_classes=2, tile=64, overlap=0))
     assert model.batches == [1]
     np.testing.assert_array_equal(valid, ~hole)
     np.testing.assert_allclose(probabilities.sum(0), valid, atol=1e-6)
@@ -143,7 +143,7 @@ def test_tiles_without_anything_valid_are_not_predicted():
 
 def test_batches_are_filled_across_a_row_of_tiles():
     model, read = Logistic(), Array(noise(64, 7 * 32))
-    joined(predict_bands(model, read, 64, 7 * 32, num_classes=2, tile=32, overlap=0, batch_size=3))
+    joined(predict_strips(model, read, 64, 7 * 32, num_classes=2, tile=32, overlap=0, batch_size=3))
     assert model.batches == [3, 3, 1] * 2
     assert len(read.windows) == 14
 
@@ -156,7 +156,7 @@ def test_the_next_row_of_tiles_is_being_read_while_a_band_is_used():
             begun.set()
         return np.zeros((1, height, width), np.float32), np.ones((height, width), bool)
 
-    band = next(predict_bands(Logistic(), read, 128, 64, num_classes=2, tile=64, overlap=0))
+    band = next(predict_strips(Logistic(), read, 128, 64, num_classes=2, tile=64, overlap=0))
     assert band.row == 0
     assert begun.wait(10)
 
@@ -177,10 +177,10 @@ def test_channels_come_last_on_a_cpu_and_weights_are_left_as_they_were(asked):
     )
     weight = next(weight for weight in model.parameters() if weight.dim() == 4)
     model.register_forward_hook(lambda *_: seen.append(weight.is_contiguous(memory_format=torch.channels_last)))
-    predicted, _ = joined(predict_bands(model, Array(image), 70, 50, num_classes=3, tile=32, channels_last=asked))
+    predicted, _ = joined(predict_strips(model, Array(image), 70, 50, num_classes=3, tile=32, channels_last=asked))
     assert set(seen) == {asked is not False}
     assert [weight.stride() for weight in model.parameters()] == before
-    plain, _ = joined(predict_bands(model, Array(image), 70, 50, num_classes=3, tile=32, channels_last=False))
+    plain, _ = joined(predict_strips(model, Array(image), 70, 50, num_classes=3, tile=32, channels_last=False))
     np.testing.assert_allclose(predicted, plain, atol=1e-5)
 
 
@@ -196,8 +196,8 @@ def test_a_model_that_cannot_have_channels_last_goes_without():
 
     torch.manual_seed(0)
     model, image = Flat(), np.concatenate([noise(70, 50), noise(70, 50, seed=1)])
-    predicted, _ = joined(predict_bands(model, Array(image), 70, 50, num_classes=3, tile=32))
-    plain, _ = joined(predict_bands(model, Array(image), 70, 50, num_classes=3, tile=32, channels_last=False))
+    predicted, _ = joined(predict_strips(model, Array(image), 70, 50, num_classes=3, tile=32))
+    plain, _ = joined(predict_strips(model, Array(image), 70, 50, num_classes=3, tile=32, channels_last=False))
     np.testing.assert_array_equal(predicted, plain)
     assert model.convolution.weight.is_contiguous()
 
@@ -208,7 +208,7 @@ def test_averaging_over_flips_and_turns_is_symmetric():
     image = noise(32, 32)
 
     def predict(array, tta=True):
-        return joined(predict_bands(model, Array(array), 32, 32, num_classes=2, tile=32, overlap=0, tta=tta))[0]
+        return joined(predict_strips(model, Array(array), 32, 32, num_classes=2, tile=32, overlap=0, tta=tta))[0]
 
     expected = predict(image)
     assert np.abs(expected - predict(image, tta=False)).max() > 1e-4
@@ -222,10 +222,10 @@ def test_averaging_over_flips_and_turns_is_symmetric():
 def test_lower_precision_changes_little_and_gives_float32():
     torch.manual_seed(0)
     model, image = UNet(1, 2, base_channels=4, depth=2).eval(), noise(40, 40)
-    plain, _ = joined(predict_bands(model, Array(image), 40, 40, num_classes=2, tile=64))
+    plain, _ = joined(predict_strips(model, Array(image), 40, 40, num_classes=2, tile=64))
     seen = []
     model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    lower, _ = joined(predict_bands(model, Array(image), 40, 40, num_classes=2, tile=64, autocast=torch.bfloat16))
+    lower, _ = joined(predict_strips(model, Array(image), 40, 40, num_classes=2, tile=64, autocast=torch.bfloat16))
     assert seen == [torch.bfloat16]
     np.testing.assert_allclose(lower, plain, atol=0.05)
 
@@ -239,7 +239,7 @@ def test_every_submodule_is_left_in_the_mode_it_was_in():
     hook = model.register_forward_hook(
         lambda module, inputs, output: modes.append(any(m.training for m in module.modules()))
     )
-    bands = predict_bands(model, Array(noise(300, 20)), 300, 20, num_classes=2, tile=64)
+    bands = predict_strips(model, Array(noise(300, 20)), 300, 20, num_classes=2, tile=64)
     next(bands)
     bands.close()
     assert modes == [False]
@@ -247,7 +247,7 @@ def test_every_submodule_is_left_in_the_mode_it_was_in():
     hook.remove()
     model.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(predict_bands(model, Array(noise(30, 20)), 30, 20, num_classes=2, tile=64))
+        list(predict_strips(model, Array(noise(30, 20)), 30, 20, num_classes=2, tile=64))
     assert [module.training for module in model.modules()] == before
 
 
@@ -263,7 +263,7 @@ def test_every_submodule_is_left_in_the_mode_it_was_in():
 )
 def test_an_impossible_tiling_is_refused(arguments, field):
     with pytest.raises(ConfigError, match=f"^{field} = "):
-        list(predict_bands(Logistic(), Array(noise(8, 8)), 8, 8, **{"num_classes": 2, **arguments}))
+        list(predict_strips(Logistic(), Array(noise(8, 8)), 8, 8, **{"num_classes": 2, **arguments}))
 
 
 class Answers(nn.Module):
@@ -288,7 +288,7 @@ class Answers(nn.Module):
 )
 def test_an_output_that_cannot_be_used_is_named(answer, words):
     with pytest.raises(DataError, match=words):
-        list(predict_bands(Answers(answer), Array(noise(20, 20)), 20, 20, num_classes=2, tile=32, overlap=8))
+        list(predict_strips(Answers(answer), Array(noise(20, 20)), 20, 20, num_classes=2, tile=32, overlap=8))
 
 
 @pytest.mark.cuda
@@ -297,6 +297,6 @@ def test_a_gpu_gives_what_the_cpu_gives():
     torch.manual_seed(0)
     model, image = UNet(1, 3, base_channels=4, depth=2).eval(), noise(200, 150)
     arguments = {"num_classes": 3, "tile": 64, "overlap": 16}
-    expected, _ = joined(predict_bands(model, Array(image), 200, 150, **arguments))
-    got, _ = joined(predict_bands(model.cuda(), Array(image), 200, 150, device="cuda", **arguments))
+    expected, _ = joined(predict_strips(model, Array(image), 200, 150, **arguments))
+    got, _ = joined(predict_strips(model.cuda(), Array(image), 200, 150, device="cuda", **arguments))
     np.testing.assert_allclose(got, expected, atol=1e-3)

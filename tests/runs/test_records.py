@@ -22,7 +22,7 @@ RECORDS = {"contract", "its_contract", "gate"}
 TAKE_MAPPINGS = {
     ("checkpoints/artifact.py", "write_artifact"),
     ("checkpoints/contract.py", "check_contract"),
-    ("inference/input_check.py", "open_fitting"),
+    ("inference/input_check.py", "open_checked"),
     ("inference/onnx_export.py", "export_onnx"),
     ("inference/predictor.py", "__init__"),
     ("inference/scene.py", "map_scene"),

@@ -12,7 +12,7 @@ import pytest
 from tests.rasters import write_raster
 from ununennium import pipeline
 from ununennium.config import RunConfig
-from ununennium.pipeline.sessions import started
+from ununennium.pipeline.sessions import open_run
 from ununennium.runs.directory import RunDirectory
 
 SIZE = 160
@@ -73,9 +73,9 @@ def run_through() -> Callable[[RunConfig], tuple[RunDirectory, dict[str, Any]]]:
     """Prepare, train and judge in the processes that a user's run has; the run and its summary."""
 
     def go(config: RunConfig) -> tuple[RunDirectory, dict[str, Any]]:
-        with started(config) as run:
+        with open_run(config) as run:
             pipeline.prepare(run)
             pipeline.train(run).require_usable()
-            return run, pipeline.judge(run, actor="test")
+            return run, pipeline.evaluate_and_promote(run, actor="test")
 
     return go

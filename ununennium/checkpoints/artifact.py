@@ -23,7 +23,7 @@ from ununennium.checkpoints.contract import (
     parse_contract,
     to_json,
 )
-from ununennium.checkpoints.object_cache import Expected, verified
+from ununennium.checkpoints.object_cache import ExpectedObject, open_verified
 from ununennium.errors import CheckpointError, UnunenniumError
 from ununennium.storage.errors import translated_full_disk
 from ununennium.storage.open import open_storage
@@ -95,8 +95,8 @@ def load_artifact(
             check_version(data, version, url=storage.url(CONTRACT))
         contract = parse_contract(data, url=storage.url(CONTRACT))
         assert contract.weights_sha256 is not None  # parse_contract
-        expected = Expected(contract.weights_sha256, None, "the contract", HEAL)
-        with verified(storage, WEIGHTS, expected, cached=cached) as path:
+        expected = ExpectedObject(contract.weights_sha256, None, "the contract", HEAL)
+        with open_verified(storage, WEIGHTS, expected, cached=cached) as path:
             weights = load_file(path, device="cpu")
     except FileNotFoundError as error:
         raise CheckpointError(f"{url} is no model artefact: {CONTRACT} or {WEIGHTS} is missing; {HEAL}") from error

@@ -34,7 +34,7 @@ _COPY = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedObject:
     """What an object has to be.
 
     Attributes:
@@ -60,8 +60,8 @@ def copies_folder() -> Path:
 
 
 @contextlib.contextmanager
-def verified(
-    storage: Storage, key: str, expected: Expected, *, scratch: Path | None = None, cached: bool = True
+def open_verified(
+    storage: Storage, key: str, expected: ExpectedObject, *, scratch: Path | None = None, cached: bool = True
 ) -> Iterator[Path]:
     """A local file with the whole of an object, whose hash has been checked; gone, or not to be relied on, afterwards.
 
@@ -132,7 +132,7 @@ def unfinished(folder: Path) -> list[Path]:
 
 
 def _through_cache(
-    stack: contextlib.ExitStack, folder: Path, storage: Storage, key: str, expected: Expected, limit_bytes: int
+    stack: contextlib.ExitStack, folder: Path, storage: Storage, key: str, expected: ExpectedObject, limit_bytes: int
 ) -> Path | None:
     """A file from the cache, or downloaded into it; None if its disk is full, when what was begun there is gone."""
     with contextlib.ExitStack() as begun:
@@ -148,7 +148,7 @@ def _through_cache(
         return path
 
 
-def _from_cache(copy: Path, path: Path, expected: Expected) -> bool:
+def _from_cache(copy: Path, path: Path, expected: ExpectedObject) -> bool:
     """Whether the copy is there and whole: then ``path`` is another name of it, which nobody else removes."""
     try:
         os.link(copy, path)
@@ -166,7 +166,7 @@ def _from_cache(copy: Path, path: Path, expected: Expected) -> bool:
     return False
 
 
-def _download(storage: Storage, key: str, path: Path, expected: Expected) -> None:
+def _download(storage: Storage, key: str, path: Path, expected: ExpectedObject) -> None:
     problem = ""
     for _ in range(2):
         with translated_full_disk(str(path)), path.open("wb") as file:
@@ -190,7 +190,7 @@ def _copied(storage: Storage, key: str, file: IO[bytes]) -> tuple[int, str]:
     return size_bytes, digest.hexdigest()
 
 
-def _keep(folder: Path, path: Path, expected: Expected, limit_bytes: int) -> None:
+def _keep(folder: Path, path: Path, expected: ExpectedObject, limit_bytes: int) -> None:
     """Give the file its name in the cache too, and make room; a cache that cannot be written costs only time."""
     try:
         if path.stat().st_size > limit_bytes:

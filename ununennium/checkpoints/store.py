@@ -37,7 +37,7 @@ from ununennium.checkpoints.manifest import (
     manifest_key,
     retained,
 )
-from ununennium.checkpoints.object_cache import Expected, verified
+from ununennium.checkpoints.object_cache import ExpectedObject, open_verified
 from ununennium.checkpoints.read_back import check_length, read_back
 from ununennium.checkpoints.sanitise import sanitise
 from ununennium.checkpoints.serialise import read_state, write_state
@@ -232,10 +232,10 @@ class CheckpointStore:
             CheckpointError: it is missing, or damaged, in two attempts; the message names both hashes.
         """
         remedy = "resume from another checkpoint of the folder"
-        expected = Expected(manifest.sha256, manifest.size_bytes, "its manifest", remedy)
+        expected = ExpectedObject(manifest.sha256, manifest.size_bytes, "its manifest", remedy)
 
         def read() -> dict[str, Any]:
-            with verified(self.storage, manifest.key, expected, scratch=self._spool) as path:
+            with open_verified(self.storage, manifest.key, expected, scratch=self._spool) as path:
                 return read_state(path, manifest.url)
 
         try:

@@ -29,10 +29,10 @@ def doctor(
 
     Changes nothing, but for a small object in the storage that it removes again.
     """
-    from ununennium.doctor import look_at_everything
+    from ununennium.doctor import run_checks
 
     found: list[dict[str, Any]] = []
-    for finding in look_at_everything(storage, api_url=api, least_free_gb=least_free_gb):
+    for finding in run_checks(storage, api_url=api, least_free_gb=least_free_gb):
         found.append(finding.to_json())
         if as_json:
             continue

@@ -72,13 +72,13 @@ def train(
         raise ConfigError("train", None, "give a configuration file, or --resume with a run; not both")
     from ununennium import pipeline
     from ununennium.config import RunConfig
-    from ununennium.pipeline.sessions import resumed, started
+    from ununennium.pipeline.sessions import open_run, resume_run
     from ununennium.report import closing_rows
     from ununennium.runs.directory import RunDirectory
 
     if config is not None:
         described = RunConfig.load(config, changes or [])
-        with started(described, started_by={"user": user()}, keep=not dry_run, on_line=say) as run:
+        with open_run(described, started_by={"user": user()}, keep=not dry_run, on_line=say) as run:
             plan = pipeline.prepare(run)
             if dry_run:
                 plan = plan if no_check else pipeline.check(run, plan, on_line=say)
@@ -94,7 +94,7 @@ def train(
     else:
         if changes or dry_run or prepare:
             raise ConfigError("train --resume", resume, "goes on as it began: without --set, --dry-run and --prepare")
-        with resumed(RunDirectory.fetch(storage, str(resume)), started_by={"user": user()}) as run:
+        with resume_run(RunDirectory.fetch(storage, str(resume)), started_by={"user": user()}) as run:
             pipeline.train(run, check=not no_check, on_line=say).require_usable()
     summary = pipeline.summarise(run)
     if as_json:
@@ -171,11 +171,11 @@ def promote(
 
     directory = RunDirectory.fetch(storage, run)
     pipeline.refresh(directory)
-    asked = pipeline.waits(directory)
+    asked = pipeline.is_awaiting_approval(directory)
     if reject and not asked:
         raise ConfigError("promote --reject", directory.run_id, "does not wait for a person, so nobody need reject it")
     if asked or directory.config().gate.approval == "manual":
-        summary = pipeline.settle(directory, Answer(not reject, user(), reason), on_line=say)
+        summary = pipeline.apply_answer(directory, Answer(not reject, user(), reason), on_line=say)
     else:
         if GateRecord.load(directory.gate_file).verdict == "promoted":
             pipeline.promote(directory, actor=user())

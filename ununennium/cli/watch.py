@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ununennium.errors import UnunenniumError
-from ununennium.pipeline.active_runs import Running, end_of, training_here, without_an_end
+from ununennium.pipeline.active_runs import ActiveRun, end_of, local_runs, unfinished_runs
 from ununennium.report.live import metrics_text, standing_text
 from ununennium.report.rows import duration_text
 from ununennium.storage.open import resolve_storage
@@ -32,16 +32,16 @@ def watch(storage: str, name: str | None = None) -> None:
     view = _Terminal(storage) if sys.stdout.isatty() else _Lines(storage)
     root = resolve_storage(storage)
     known, next_look = set[str](), time.monotonic() + STORAGE_S
-    elsewhere = without_an_end(root, name)
+    elsewhere = unfinished_runs(root, name)
     with contextlib.suppress(KeyboardInterrupt), view:
         while True:
-            here = training_here(root, name)
+            here = local_runs(root, name)
             if known - (known := {run.run_id for run in here}):  # one ended; soon the storage says how
                 next_look = min(next_look, time.monotonic() + 2 * LOOK_S)
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + STORAGE_S
                 with contextlib.suppress(UnunenniumError, OSError):  # it is asked again
-                    elsewhere = without_an_end(root, name)
+                    elsewhere = unfinished_runs(root, name)
             view.show([*here, *(run for run in elsewhere if run.run_id not in known)])
             time.sleep(LOOK_S)
 
@@ -62,7 +62,7 @@ class _Terminal(contextlib.AbstractContextManager["_Terminal"]):
     def __exit__(self, *of_exception: object) -> None:
         self._live.stop()
 
-    def show(self, runs: list[Running]) -> None:
+    def show(self, runs: list[ActiveRun]) -> None:
         self._live.update(_table(runs, self._storage), refresh=True)
 
 
@@ -77,7 +77,7 @@ class _Lines(contextlib.AbstractContextManager["_Lines"]):
     def __exit__(self, *of_exception: object) -> None:
         pass
 
-    def show(self, runs: list[Running]) -> None:
+    def show(self, runs: list[ActiveRun]) -> None:
         now = {run.run_id: _what_counts(run) for run in runs}
         for run in runs:
             if now[run.run_id] != self._known.get(run.run_id):
@@ -94,13 +94,13 @@ class _Lines(contextlib.AbstractContextManager["_Lines"]):
         self._known = now
 
 
-def _what_counts(run: Running) -> tuple[object, ...]:
+def _what_counts(run: ActiveRun) -> tuple[object, ...]:
     """What of a run is worth a line when it changes."""
     state = run.state.partition(" for ")[0]  # a silence grows
     return state, run.standing and run.standing.epoch, run.metrics.get("epoch")
 
 
-def _table(runs: list[Running], storage: str) -> Table:
+def _table(runs: list[ActiveRun], storage: str) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
@@ -116,7 +116,7 @@ def _table(runs: list[Running], storage: str) -> Table:
     return table
 
 
-def _figures(run: Running) -> list[str]:
+def _figures(run: ActiveRun) -> list[str]:
     """Epoch, batch, share, speed and time left."""
     standing = run.standing
     if standing is None:

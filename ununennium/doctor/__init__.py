@@ -7,7 +7,14 @@ HTTP, so that a broken installation can be looked at, too.
 
 from __future__ import annotations
 
-from ununennium.doctor.finding import Finding, Level
-from ununennium.doctor.look import look_at_everything
+from typing import Any
 
-__all__ = ["Finding", "Level", "look_at_everything"]
+from ununennium.doctor.checks import run_checks
+from ununennium.doctor.finding import Finding, Level
+from ununennium.moved import former_name
+
+__all__ = ["Finding", "Level", "run_checks"]
+
+
+def __getattr__(name: str) -> Any:
+    return former_name(__name__, name)

@@ -24,7 +24,7 @@ Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
-class UnitScene:
+class BlockScene:
     """A scene of a holdout.
 
     Attributes:
@@ -45,7 +45,7 @@ class UnitScene:
 
 
 @dataclass(frozen=True)
-class Units:
+class BlockSums:
     """What was counted in each block of each scene.
 
     Attributes:
@@ -60,7 +60,7 @@ class Units:
 
     kind: Kind
     block_size: int
-    scenes: tuple[UnitScene, ...]
+    scenes: tuple[BlockScene, ...]
     scene: IntArray
     row: IntArray
     col: IntArray
@@ -98,13 +98,13 @@ class Units:
             found[key] = found[key] + sums if key in found else sums
         return found
 
-    def merged(self, factor: int) -> Units:
+    def merged(self, factor: int) -> BlockSums:
         """The same with blocks that are ``factor`` times as long; those of a scene that lie in one are not added up."""
         return replace(self, block_size=self.block_size * factor, row=self.row // factor, col=self.col // factor)
 
-    def of(self, chosen: npt.NDArray[np.bool_]) -> Units:
+    def of(self, chosen: npt.NDArray[np.bool_]) -> BlockSums:
         """The units for which ``chosen`` (U,) is set."""
-        return Units(
+        return BlockSums(
             self.kind,
             self.block_size,
             self.scenes,
@@ -148,14 +148,14 @@ class Units:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Units:
+    def from_json(cls, values: Mapping[str, Any]) -> BlockSums:
         """The inverse of ``to_json``."""
         with np.load(io.BytesIO(base64.b64decode(values["packed"])), allow_pickle=False) as arrays:
             sums = np.zeros((len(arrays["scene"]), values["cells"]))
             sums[arrays["unit"], arrays["cell"]] = arrays["value"]
             places = (arrays["scene"].astype(np.int64), arrays["row"], arrays["col"])
         scenes = tuple(
-            UnitScene(**{**scene, "origin": tuple(scene["origin"]), "shape": tuple(scene.get("shape") or ()) or None})
+            BlockScene(**{**scene, "origin": tuple(scene["origin"]), "shape": tuple(scene.get("shape") or ()) or None})
             for scene in values["scenes"]
         )
         return cls(values["kind"], values["block_size"], scenes, *places, sums)
@@ -174,12 +174,12 @@ class UnitSums:
         self.kind: Kind = kind
         self.num_cells = num_cells
         self.block_size = block_size
-        self.scenes: list[UnitScene] = []
+        self.scenes: list[BlockScene] = []
         self._corner = (0, 0)
         self._keys: list[IntArray] = []
         self._parts: list[FloatArray] = []
 
-    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+    def begin(self, scene: BlockScene, row: int, col: int) -> None:
         """Go on with the window of ``scene`` whose first pixel is ``row``, ``col`` of it."""
         self.scenes.append(scene)
         self._corner = scene.origin[0] + row, scene.origin[1] + col
@@ -209,25 +209,25 @@ class UnitSums:
         self._keys.append(np.stack([scene, rows[0] + found // across, cols[0] + found % across]))
         self._parts.append(sums[found].astype(np.float64))
 
-    def units(self) -> Units:
+    def units(self) -> BlockSums:
         """What has been counted so far."""
         if not self._keys:
             empty = np.zeros(0, np.int64)
             sums = np.zeros((0, self.num_cells))
-            return Units(self.kind, self.block_size, tuple(self.scenes), empty, empty, empty, sums)
+            return BlockSums(self.kind, self.block_size, tuple(self.scenes), empty, empty, empty, sums)
         keys, where = np.unique(np.concatenate(self._keys, 1), axis=1, return_inverse=True)
         sums = np.zeros((keys.shape[1], self.num_cells))
         np.add.at(sums, where.reshape(-1), np.concatenate(self._parts))
-        return Units(self.kind, self.block_size, tuple(self.scenes), keys[0], keys[1], keys[2], sums)
+        return BlockSums(self.kind, self.block_size, tuple(self.scenes), keys[0], keys[1], keys[2], sums)
 
 
-def paired(one: Units, other: Units) -> tuple[FloatArray, FloatArray]:
+def paired(one: BlockSums, other: BlockSums) -> tuple[FloatArray, FloatArray]:
     """The sums of two models at the same places, each (P, S); zeros where one has counted nothing."""
     _, ours, theirs = paired_places(one, other)
     return ours, theirs
 
 
-def paired_places(one: Units, other: Units) -> tuple[list[Place], FloatArray, FloatArray]:
+def paired_places(one: BlockSums, other: BlockSums) -> tuple[list[Place], FloatArray, FloatArray]:
     """``paired``, and which places they are."""
     ours, theirs = one.places(), other.places()
     keys = sorted(ours.keys() | theirs.keys())

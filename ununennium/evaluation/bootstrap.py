@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ununennium.evaluation.block_sums import Units, paired
+from ununennium.evaluation.block_sums import BlockSums, paired
 from ununennium.evaluation.measures import FloatArray, Measures, informs, values_by_name
 from ununennium.tasks import goodness, worst_value
 
@@ -58,8 +58,8 @@ def drawn_values(
 
 
 def difference_intervals(
-    challenger: Units,
-    champion: Units,
+    challenger: BlockSums,
+    champion: BlockSums,
     measures: Measures,
     metrics: Sequence[str],
     *,

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
 
-from ununennium.evaluation.block_sums import UnitScene, UnitSums
+from ununennium.evaluation.block_sums import BlockScene, UnitSums
 from ununennium.evaluation.bootstrap import drawn_values, expanded_interval, num_resamples
 from ununennium.evaluation.evaluation import Calibration
 from ununennium.evaluation.measures import Kind
@@ -106,7 +106,7 @@ class Reliability:
         self.temperature = temperature
         self._sums = UnitSums(kind, 2 * NUM_BINS * _COLUMNS, block_size)
 
-    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+    def begin(self, scene: BlockScene, row: int, col: int) -> None:
         """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
         self._sums.begin(scene, row, col)
 

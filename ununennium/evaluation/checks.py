@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ununennium.config import GateConfig
-from ununennium.evaluation.block_sums import Units, paired
+from ununennium.evaluation.block_sums import BlockSums, paired
 from ununennium.evaluation.bootstrap import LEAST_PLACES, informative_places, num_resamples
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.measures import Measures, has_labels, measures_of, values_by_name
@@ -219,7 +219,7 @@ def slice_drops(challenger: Evaluation, champion: Evaluation, config: GateConfig
             yield _slice_drop(f"{by} {value}", ours, its, measures, config.metric, most)
 
 
-def _slice_drop(where: str, ours: Units, theirs: Units, measures: Measures, metric: str, most: float) -> Check:
+def _slice_drop(where: str, ours: BlockSums, theirs: BlockSums, measures: Measures, metric: str, most: float) -> Check:
     value, baseline = (_value(measures, metric, units) for units in (ours, theirs))
     places = informative_places(*paired(ours, theirs), measures, metric)
     name, shown = f"slice drop {where}", f"{where}: {named(metric, value)}"
@@ -269,7 +269,7 @@ def named(name: str, value: float | None) -> str:
     return f"{name} (not measured)" if value is None else f"{name} {value:.4f}"
 
 
-def _value(measures: Measures, metric: str, units: Units) -> float | None:
+def _value(measures: Measures, metric: str, units: BlockSums) -> float | None:
     found = values_by_name(measures, [metric], units.total).get(metric)
     return None if found is None else float(found)
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ununennium.evaluation.block_sums import Place, Units, paired_places
+from ununennium.evaluation.block_sums import BlockSums, Place, paired_places
 from ununennium.evaluation.bootstrap import LEAST_PLACES, difference
 from ununennium.evaluation.measures import FloatArray, Measures, values_by_name
 
@@ -28,7 +28,7 @@ _GAP = 2
 _MOST_BLOCKS = 64
 
 
-def merge_factor(challenger: Units, champion: Units, measures: Measures, metric: str) -> int:
+def merge_factor(challenger: BlockSums, champion: BlockSums, measures: Measures, metric: str) -> int:
     """Blocks along each side that have to be put together for the errors of what results to be independent.
 
     Args:

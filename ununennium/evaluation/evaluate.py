@@ -21,7 +21,7 @@ from ununennium.data.scenes.scene import Scene
 from ununennium.data.splits.splits import FOLDS, HOLDOUT, VALIDATION, place_on_grid
 from ununennium.data.targets.regression import ValueReader
 from ununennium.errors import DataError
-from ununennium.evaluation.block_sums import UnitScene
+from ununennium.evaluation.block_sums import BlockScene
 from ununennium.evaluation.calibration import Reliability, Samples
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.mapped import MappedArea
@@ -29,7 +29,7 @@ from ununennium.evaluation.measures import ClassMeasures, measures_of, metrics_o
 from ununennium.evaluation.scores import SCORES, Scores
 from ununennium.evaluation.slices import slices_of, worst_in_words
 from ununennium.prediction.map_kinds import MapKind
-from ununennium.prediction.strips import Band, ReadWindow, predict_bands
+from ununennium.prediction.strips import ReadWindow, Strip, predict_strips
 from ununennium.prediction.windows import window_reader
 
 if TYPE_CHECKING:
@@ -174,11 +174,11 @@ def fit_temperature_on(
     return samples.fit()
 
 
-def unit_scene(scene: Scene) -> UnitScene:
+def unit_scene(scene: Scene) -> BlockScene:
     """What of a scene its units are sliced by."""
     grid, row, col = place_on_grid(scene)
     dates = [date for date in scene.dates if date is not None]
-    return UnitScene(
+    return BlockScene(
         scene.name, grid, (row, col), dates[-1] if dates else None, dict(scene.attributes), (scene.height, scene.width)
     )
 
@@ -198,12 +198,12 @@ def _predicted(
     kind: MapKind,
     device: torch.device | str,
     tta: bool,
-) -> Iterator[Band]:
+) -> Iterator[Strip]:
     """The prediction of a scene's part of a fold; what is outside the fold is not valid."""
     top, left, height, width = box
     tile, overlap = kind.tiling(config.chip_size)
     context = window_reader(index.reader(scene), statistics, top, left, layout=index.layout)
-    yield from predict_bands(
+    yield from predict_strips(
         kind.dense(model),
         _only(index, scene, fold, top, left, context),
         height,

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ununennium.evaluation.block_sums import Units
+from ununennium.evaluation.block_sums import BlockSums
 from ununennium.evaluation.measures import value_in
 
 
@@ -166,7 +166,7 @@ class Evaluation:
     split_sha256: str
     data_sha256: str
     holdout_sha256: str = ""
-    units: Units | None = None
+    units: BlockSums | None = None
     calibration: Calibration | None = None
     areas: Areas | None = None
     slices: list[Slice] = field(default_factory=list)
@@ -195,7 +195,7 @@ class Evaluation:
         found = {name: value for name, value in values.items() if name in known}
         found["metrics"] = _none_to_nan(values["metrics"])
         if found.get("units") is not None:
-            found["units"] = Units.from_json(found["units"])
+            found["units"] = BlockSums.from_json(found["units"])
         if found.get("calibration") is not None:
             found["calibration"] = _calibration(found["calibration"])
         if found.get("areas") is not None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ununennium.data.scenes.ground import GroundTally
 from ununennium.evaluation.areas import Interval, Intervals, estimate_areas, estimates
-from ununennium.evaluation.block_sums import Units
+from ununennium.evaluation.block_sums import BlockSums
 from ununennium.evaluation.bootstrap import drawn_values, expanded_interval, num_resamples
 from ununennium.evaluation.evaluation import Areas
 from ununennium.evaluation.measures import ClassMeasures
@@ -31,7 +31,7 @@ class MappedArea:
         self._pixels = self._pixels + counted.pixels
         self._m2 = None if counted.m2 is None or self._m2 is None else self._m2 + counted.m2
 
-    def areas(self, units: Units, measures: ClassMeasures, pixels_per_label: float = 1.0) -> Areas:
+    def areas(self, units: BlockSums, measures: ClassMeasures, pixels_per_label: float = 1.0) -> Areas:
         """The estimate, with the labels that ``units`` (of pixels or patches) count."""
         confusions = measures.confusion(units.sums)
         measured = self._pixels if self._m2 is None else self._m2

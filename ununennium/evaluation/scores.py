@@ -11,7 +11,7 @@ import torch
 
 from ununennium.data.targets.patch_labels import classes_present, most_common_class
 from ununennium.errors import DataError
-from ununennium.evaluation.block_sums import UnitScene, UnitSums
+from ununennium.evaluation.block_sums import BlockScene, UnitSums
 from ununennium.evaluation.boundary import BoundaryCounter
 from ununennium.evaluation.measures import Kind, measures_of
 from ununennium.moved import former_name
@@ -49,7 +49,7 @@ class Scores(MapKind, Protocol):
     kind: Kind
     sums: UnitSums
 
-    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+    def begin(self, scene: BlockScene, row: int, col: int) -> None:
         """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
         ...
 
@@ -85,7 +85,7 @@ class ClassScores(ClassMap):
         self.sums = UnitSums(self.kind, measures_of(self.kind, self.classes).num_cells, block_size)
         self._boundaries: BoundaryCounter | None = None
 
-    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+    def begin(self, scene: BlockScene, row: int, col: int) -> None:
         """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
         self.sums.begin(scene, row, col)
         number = len(self.classes)
@@ -199,7 +199,7 @@ class PresenceScores(PresenceMap):
         self.sums = UnitSums(self.kind, 4 * len(self.classes), block_size)
         self._of_patch = classes_present(len(self.classes))
 
-    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+    def begin(self, scene: BlockScene, row: int, col: int) -> None:
         """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
         self.sums.begin(scene, row, col)
 
@@ -268,7 +268,7 @@ class ValueScores(ValueMap):
         self.sums = UnitSums(self.kind, 6, block_size)
         self._origin: float | None = None  # the first target: squares about it lose less to rounding than about 0
 
-    def begin(self, scene: UnitScene, row: int, col: int) -> None:
+    def begin(self, scene: BlockScene, row: int, col: int) -> None:
         """Go on with the window of a scene whose first pixel is ``row``, ``col`` of it."""
         self.sums.begin(scene, row, col)
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.data.scenes.places import window_text
-from ununennium.evaluation.block_sums import Units
+from ununennium.evaluation.block_sums import BlockSums
 from ununennium.evaluation.evaluation import Slice
 from ununennium.evaluation.measures import FloatArray, Measures, measures_of, metrics_of, value_in
 from ununennium.tasks import goodness
@@ -20,7 +20,7 @@ WORST_BLOCKS = 10
 _NAMED = 3
 
 
-def slices_of(units: Units, classes: Sequence[str]) -> list[Slice]:
+def slices_of(units: BlockSums, classes: Sequence[str]) -> list[Slice]:
     """A slice for each scene, date and value of an attribute, and for the ``WORST_BLOCKS`` blocks.
 
     Dates and attributes that do not tell scenes apart make no slice.
@@ -35,14 +35,14 @@ def slices_of(units: Units, classes: Sequence[str]) -> list[Slice]:
     return [*found, *_worst_blocks(units, measures)]
 
 
-def ways(units: Units) -> list[str]:
+def ways(units: BlockSums) -> list[str]:
     """What a holdout can be sliced by: ``scene``, ``date``, attributes."""
     names = dict.fromkeys(name for scene in units.scenes for name in scene.attributes)
     told_apart = [DATE, *names] if len(units.scenes) > 1 else []
     return [SCENE, *(by for by in told_apart if len({_value(units, number, by) for number in _used(units)}) > 1)]
 
 
-def parts(units: Units, by: str) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+def parts(units: BlockSums, by: str) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """The values that ``by`` takes, and which units (U,) have each."""
     values = np.array([_value(units, number, by) for number in range(len(units.scenes))])
     for value in dict.fromkeys(values.tolist()):
@@ -65,7 +65,7 @@ def worst_in_words(slices: Sequence[Slice], metric: str) -> list[str]:
     return said
 
 
-def _worst_blocks(units: Units, measures: Measures) -> list[Slice]:
+def _worst_blocks(units: BlockSums, measures: Measures) -> list[Slice]:
     """The blocks in which most is wrong: wrong pixels, patches or classes of patches, or summed squared errors."""
     wrong = units.sums[:, 2] if units.kind == "values" else _num_wrong(units, measures)
     found = []
@@ -79,13 +79,13 @@ def _worst_blocks(units: Units, measures: Measures) -> list[Slice]:
     return found
 
 
-def _num_wrong(units: Units, measures: Measures) -> FloatArray:
+def _num_wrong(units: BlockSums, measures: Measures) -> FloatArray:
     accuracy = measures.overall(units.sums)["accuracy"]
     wrong: FloatArray = np.nan_to_num(measures.counted(units.sums) * (1 - accuracy))
     return wrong
 
 
-def _slice(by: str, value: str, units: Units, measures: Measures) -> Slice:
+def _slice(by: str, value: str, units: BlockSums, measures: Measures) -> Slice:
     return Slice(
         by=by,
         value=value,
@@ -95,12 +95,12 @@ def _slice(by: str, value: str, units: Units, measures: Measures) -> Slice:
     )
 
 
-def _value(units: Units, number: int, by: str) -> str:
+def _value(units: BlockSums, number: int, by: str) -> str:
     scene = units.scenes[number]
     given: Any = {SCENE: scene.name, DATE: scene.date}.get(by, scene.attributes.get(by))
     return "unknown" if given is None else str(given)
 
 
-def _used(units: Units) -> list[int]:
+def _used(units: BlockSums) -> list[int]:
     """The scenes that have a unit."""
     return sorted(set(units.scene.tolist()))

@@ -23,7 +23,7 @@ from ununennium.data.scenes.georeference import georeference
 from ununennium.data.scenes.ground import metres
 from ununennium.data.scenes.open import open_scene
 from ununennium.data.scenes.places import crs_text
-from ununennium.data.scenes.raster import open_raster, shown
+from ununennium.data.scenes.raster import open_raster, redacted_path
 from ununennium.data.scenes.reader import SceneReader
 from ununennium.data.scenes.scene import Scene
 from ununennium.errors import ConfigError, DataError
@@ -33,7 +33,7 @@ _SAMPLE_PIXELS = 256
 
 
 @dataclass(frozen=True)
-class FittingScene:
+class CheckedScene:
     """A scene that a model can be applied to.
 
     Attributes:
@@ -47,7 +47,7 @@ class FittingScene:
     sources: list[str]
 
 
-def open_fitting(
+def open_checked(
     image: Image | Sequence[Image],
     contract: Mapping[str, Any],
     fit: FitConfig | None = None,
@@ -55,7 +55,7 @@ def open_fitting(
     name: str | None = None,
     date: str | list[str] | None = None,
     folder: Path | None = None,
-) -> FittingScene:
+) -> CheckedScene:
     """Open a scene for a model.
 
     Args:
@@ -88,7 +88,7 @@ def open_fitting(
         scene = _warped(settings, scene, described, fit, folder)
     if fit.values == "check":
         bands = _in_a_fitting_unit(scene, bands, described, fit)
-    return FittingScene(scene, SceneReader(scene, bands, max_unreadable=fit.max_unreadable), sources)
+    return CheckedScene(scene, SceneReader(scene, bands, max_unreadable=fit.max_unreadable), sources)
 
 
 def bands_for(scene: Scene, contract: ModelContract, fit: FitConfig | None = None) -> BandSet:
@@ -137,7 +137,7 @@ def _placing_problem(scene: Scene, contract: ModelContract) -> str | None:
     if scene.crs is not None or scene.placed_by in ("transform", "none"):
         return None
     with open_raster(scene.images[0], f"image of scene {scene.name!r}") as dataset:
-        problem = georeference(dataset).refusal(shown(scene.images[0]), "so that its map could not be placed")
+        problem = georeference(dataset).refusal(redacted_path(scene.images[0]), "so that its map could not be placed")
     if contract.crs is not None:
         return f"scene {scene.name!r}: {problem}"
     warnings.warn(f"scene {scene.name!r}: {problem}; its map has no georeference", stacklevel=3)

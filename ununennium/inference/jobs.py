@@ -116,7 +116,7 @@ class MapJob:
 
 
 @dataclass(frozen=True)
-class Mapped:
+class JobResult:
     """What came of a job.
 
     Attributes:
@@ -154,7 +154,7 @@ class ScenesFailed(UnunenniumError):
         mapped: what came of the others, and of them.
     """
 
-    def __init__(self, mapped: Mapped) -> None:
+    def __init__(self, mapped: JobResult) -> None:
         super().__init__(mapped)
         self.mapped = mapped
 
@@ -163,9 +163,9 @@ class ScenesFailed(UnunenniumError):
         return f"{len(self.mapped.failures)} scene(s) failed, such as {name}: {why}"
 
 
-def joined(job: MapJob, parts: Sequence[Mapped]) -> Mapped:
+def join_results(job: MapJob, parts: Sequence[JobResult]) -> JobResult:
     """What came of a job whose scenes were mapped in parts."""
-    return Mapped(
+    return JobResult(
         job,
         {name: item for part in parts for name, item in part.items.items()},
         sorted({name for part in parts for name in part.reused}),
@@ -255,7 +255,7 @@ def _check_overwriting(config: MapsConfig, scenes: Sequence[JobScene], output: s
     refuse_overwriting(outputs, [*read, model, *(place for place in catalogue if place is not None)])
 
 
-def run_job(job: MapJob, *, timeout_s: float | None = None, on_line: OnLine = print) -> Mapped:
+def run_job(job: MapJob, *, timeout_s: float | None = None, on_line: OnLine = print) -> JobResult:
     """Make the maps that are not there yet, in a process of its own; a scene that fails does not stop the others.
 
     Args:
@@ -281,7 +281,7 @@ def run_job(job: MapJob, *, timeout_s: float | None = None, on_line: OnLine = pr
             shutil.rmtree(work, ignore_errors=True)
     made = [scene.name for scene in missing if scene.name not in failures]
     items = {name: item for name in made if (item := job.item(name)) is not None}
-    return Mapped(
+    return JobResult(
         job,
         {**known, **items},
         sorted(known),

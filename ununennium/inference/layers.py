@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.prediction.map_kinds import MapKind
-from ununennium.prediction.strips import Band
+from ununennium.prediction.strips import Strip
 from ununennium.prediction.writers import NODATA, PROBABILITY_STEP
 
 MAP, VALID, PROBABILITIES, CONFIDENCE = "map", "valid", "probabilities", "confidence"
 
 
-def layers_of(band: Band, kind: MapKind, outputs: Collection[str]) -> dict[str, npt.NDArray[Any]]:
+def layers_of(band: Strip, kind: MapKind, outputs: Collection[str]) -> dict[str, npt.NDArray[Any]]:
     """The layers of a band that ``outputs`` are made of.
 
     Args:

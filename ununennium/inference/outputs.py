@@ -13,7 +13,7 @@ from ununennium.config.predictor import PolygonsConfig
 from ununennium.data.scenes.scene import Scene
 from ununennium.evaluation.pictures import class_map_picture, presence_map_picture, value_map_picture
 from ununennium.inference.areas import AreaTable, write_table
-from ununennium.inference.input_check import FittingScene
+from ununennium.inference.input_check import CheckedScene
 from ununennium.inference.layers import CONFIDENCE, MAP, PROBABILITIES, VALID
 from ununennium.inference.strip_store import BandStore
 from ununennium.inference.vectors import areas_of_map, write_areas
@@ -76,7 +76,7 @@ def paths_of_outputs(
 def write_outputs(
     store: BandStore,
     rows: Sequence[int],
-    opened: FittingScene,
+    opened: CheckedScene,
     outputs: Collection[str],
     kind: MapKind,
     contract: ModelContract,

@@ -26,16 +26,16 @@ from ununennium.data.scenes.images import files_of
 from ununennium.data.scenes.overwriting import local_output, refuse_overwriting
 from ununennium.errors import ConfigError
 from ununennium.files import work_root
-from ununennium.inference.input_check import FittingScene, open_fitting
+from ununennium.inference.input_check import CheckedScene, open_checked
 from ununennium.inference.jobs import fingerprint
 from ununennium.inference.layers import layers_of
 from ununennium.inference.outputs import MappedScene, paths_of_outputs, write_outputs
 from ununennium.inference.strip_store import BandStore, band_store
 from ununennium.prediction.forward import Forward, cpu_batch_size, find_batch_size, ready
 from ununennium.prediction.map_kinds import MAP_KINDS
-from ununennium.prediction.strips import Band, ReadWindow, predict_bands
+from ununennium.prediction.strips import ReadWindow, Strip, predict_strips
 from ununennium.prediction.temperature import temperature_of
-from ununennium.prediction.tiles import num_bands, overlap_of, rows_of_band
+from ununennium.prediction.tiles import num_strips, overlap_of, rows_of_strip
 from ununennium.prediction.windows import blocks_of_a_row, window_reader
 from ununennium.tasks import TASKS
 from ununennium.training.precision import resolve_precision
@@ -56,7 +56,7 @@ class ScenePlan:
         outputs: what is to be made.
     """
 
-    opened: FittingScene
+    opened: CheckedScene
     read: ReadWindow
     count: int
     outputs: tuple[str, ...]
@@ -225,7 +225,7 @@ class Predictor:
         """
         check_outputs(outputs, self.task.name)
         listed = images if isinstance(images, str | dict) or len(images) > 1 else images[0]
-        opened = open_fitting(listed, self.contract, self.fit, name=name, date=date, folder=folder)
+        opened = open_checked(listed, self.contract, self.fit, name=name, date=date, folder=folder)
         read = window_reader(
             opened.reader,
             BandStatistics(**self.contract.statistics, num_pixels=0),
@@ -234,7 +234,7 @@ class Predictor:
             offset=self.fit.offset,
             cache_bytes=blocks_of_a_row(opened.reader, self.tile),
         )
-        count = num_bands(opened.scene.height, self.tile, self.overlap)
+        count = num_strips(opened.scene.height, self.tile, self.overlap)
         return ScenePlan(opened, read, count, tuple(dict.fromkeys(outputs)))
 
     def predict(
@@ -265,7 +265,7 @@ class Predictor:
     ) -> MappedScene:
         """Make the files of a scene of which every band is kept; see ``write_outputs``."""
         height = plan.opened.scene.height
-        rows = [rows_of_band(number, height, self.tile, self.overlap)[0] for number in range(plan.count)]
+        rows = [rows_of_strip(number, height, self.tile, self.overlap)[0] for number in range(plan.count)]
         return write_outputs(
             store, rows, plan.opened, plan.outputs, self.map_kind, self.contract, target, polygons or PolygonsConfig(),
             **options,
@@ -286,9 +286,9 @@ class Predictor:
             "versions": [__version__, torch.__version__],
         }
 
-    def _bands(self, plan: ScenePlan, store: BandStore, run: tuple[int, int]) -> Iterator[Band]:
+    def _bands(self, plan: ScenePlan, store: BandStore, run: tuple[int, int]) -> Iterator[Strip]:
         scene = plan.opened.scene
-        return predict_bands(
+        return predict_strips(
             self.model, plan.read, scene.height, scene.width,
             num_classes=len(self.classes), tile=self.tile, overlap=self.overlap,
             batch_size=store.agreed("batch_size", lambda: self._tiles_at_a_time(plan.read)),

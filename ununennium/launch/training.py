@@ -40,7 +40,7 @@ from typing import Any
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.launch.result import Preempted, TrainingResult, read_result
 from ununennium.launch.watch import OnLine, Stalled, Watch, processes
-from ununennium.processes.console import is_loud
+from ununennium.processes.console import is_warning
 from ununennium.processes.entry_points import Worker
 from ununennium.processes.parent import PREEMPTED_EXIT_CODE
 from ununennium.processes.supervise import POLL_S, Outcome, Terminated, raise_on_sigterm, send_signal, supervise
@@ -154,7 +154,7 @@ def launch(
         rank, text = int(prefix[1]), line[prefix.end() :]
         if rank == 0:
             on_line(text)
-        if is_loud(text) and text not in heard:  # what every rank warns of is told once
+        if is_warning(text) and text not in heard:  # what every rank warns of is told once
             heard.add(text)
             if rank:
                 on_line(f"rank {rank}: {text}")

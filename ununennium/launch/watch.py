@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ununennium.processes.errors import RankError
 from ununennium.processes.supervise import process_state, send_signal, start_time
-from ununennium.runs.heartbeat import Standing
+from ununennium.runs.heartbeat import RunProgress
 
 if TYPE_CHECKING:
     from ununennium.runs.directory import RunDirectory
@@ -111,7 +111,7 @@ class Watch:
         time.sleep(_STACKS_S)
         stopped = [process.rank for process in ranks if process.alive and process_state(process.pid) == "T"]
         stacks = [_stack(self._run.stacks_folder / f"rank{process.rank}.txt", process.rank) for process in ranks]
-        standing = Standing.of(self._run)
+        standing = RunProgress.of(self._run)
         where = "before the first batch" if standing is None else f"at {standing.position}"
         message = f"training has not moved for {self._stall_timeout_s:g} s, {where}"
         if stopped:

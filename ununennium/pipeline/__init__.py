@@ -8,27 +8,36 @@ from typing import Any
 from ununennium.moved import former_name
 from ununennium.pipeline.plan import RunPlan, check, component, make_plan, prepare
 from ununennium.pipeline.promotion import promote
-from ununennium.pipeline.stages import ATTEMPTS, evaluate, go_on, judge, refresh, settle, train, waits
+from ununennium.pipeline.stages import (
+    ATTEMPTS,
+    apply_answer,
+    continue_approval,
+    evaluate,
+    evaluate_and_promote,
+    is_awaiting_approval,
+    refresh,
+    train,
+)
 from ununennium.pipeline.summary import champion_summary, report, summarise
 
 __all__ = [
     "ATTEMPTS",
     "RunPlan",
+    "apply_answer",
     "champion_summary",
     "check",
     "component",
+    "continue_approval",
     "evaluate",
-    "go_on",
-    "judge",
+    "evaluate_and_promote",
+    "is_awaiting_approval",
     "make_plan",
     "prepare",
     "promote",
     "refresh",
     "report",
-    "settle",
     "summarise",
     "train",
-    "waits",
 ]
 
 

@@ -15,7 +15,7 @@ from ununennium.launch.watch import processes
 from ununennium.report.facts import epoch_rows
 from ununennium.report.rows import duration_text
 from ununennium.runs.directory import RunDirectory
-from ununennium.runs.heartbeat import Standing
+from ununennium.runs.heartbeat import RunProgress
 from ununennium.runs.listing import newest_summaries
 from ununennium.storage.open import open_storage
 
@@ -25,7 +25,7 @@ _LOOKED_AT = 30
 
 
 @dataclass(frozen=True)
-class Running:
+class ActiveRun:
     """A run that is under way.
 
     Attributes:
@@ -37,11 +37,11 @@ class Running:
 
     run_id: str
     state: str
-    standing: Standing | None = None
+    standing: RunProgress | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
-def training_here(storage: str, name: str | None = None) -> list[Running]:
+def local_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
     """The runs of ``storage`` that train on this machine, or into its work folder, newest first.
 
     Args:
@@ -51,7 +51,7 @@ def training_here(storage: str, name: str | None = None) -> list[Running]:
     found = []
     for file in sorted(work_root().glob("*/heartbeat.json"), reverse=True):
         run = RunDirectory(file.parent.name, file.parent, storage)
-        standing = Standing.of(run)
+        standing = RunProgress.of(run)
         if standing is None:
             continue
         silent_s = time.time() - standing.told
@@ -65,7 +65,7 @@ def training_here(storage: str, name: str | None = None) -> list[Running]:
         if mine:
             state = TRAINS if silent_s < _SILENT_S else f"silent for {duration_text(silent_s)}"
             rows = epoch_rows(run.metrics_file)
-            found.append(Running(run.run_id, state, standing, rows[-1] if rows else {}))
+            found.append(ActiveRun(run.run_id, state, standing, rows[-1] if rows else {}))
     return found
 
 
@@ -79,7 +79,7 @@ def _is_told_by_another(run: RunDirectory, silent_s: float) -> bool:
         return False
 
 
-def without_an_end(storage: str, name: str | None = None) -> list[Running]:
+def unfinished_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
     """The newest runs of ``storage`` whose summary has no end, wherever they are: under way, or lost.
 
     A run tells the storage when it begins and when training ends, and nothing between.
@@ -98,7 +98,7 @@ def without_an_end(storage: str, name: str | None = None) -> list[Running]:
             state = "does not train at the moment, or was lost"
         else:
             state = f"on {host} (the storage will tell its end)"
-        found.append(Running(run_id, state))
+        found.append(ActiveRun(run_id, state))
     return found
 
 

@@ -53,7 +53,7 @@ def ask(run: RunDirectory, generation: int) -> None:
     run.publish([run.approval_file])
 
 
-def note(run: RunDirectory, answer: Answer) -> None:
+def record_answer(run: RunDirectory, answer: Answer) -> None:
     """Note what a person said, before anything is done about it: it must not be asked twice."""
     record = record_of(run) or {}
     said = {"state": APPROVED if answer.approved else REJECTED, "by": answer.by, "reason": answer.reason}

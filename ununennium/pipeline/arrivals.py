@@ -83,7 +83,7 @@ class Arrival:
         records.create(f"{folder}{_LAST - number:010d}.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
-def look(config: RunConfig, *, on_line: OnLine | None = None) -> Arrival:
+def check_for_new_data(config: RunConfig, *, on_line: OnLine | None = None) -> Arrival:
     """Look at the catalogue of ``config``, and compare it with what the last look found.
 
     Local files are compared by their contents, which are read again only where the file system hints at a change; those

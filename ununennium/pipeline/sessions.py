@@ -45,7 +45,7 @@ Say = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def started(
+def open_run(
     config: RunConfig,
     *,
     started_by: Mapping[str, Any] | None = None,
@@ -100,7 +100,7 @@ def started(
 
 
 @contextlib.contextmanager
-def resumed(run: RunDirectory, *, started_by: Mapping[str, Any] | None = None) -> Iterator[RunDirectory]:
+def resume_run(run: RunDirectory, *, started_by: Mapping[str, Any] | None = None) -> Iterator[RunDirectory]:
     """``run``, whatever ended it, to go on.
 
     Raises:

@@ -102,10 +102,10 @@ def _notes(challenger: Evaluation, measured: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def judge(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> dict[str, Any]:
+def evaluate_and_promote(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> dict[str, Any]:
     """Evaluate, decide, and promote if the gate allows it; judged anew if the champion changes meanwhile.
 
-    With ``gate.approval: manual`` what passes waits for a person, see ``settle``.
+    With ``gate.approval: manual`` what passes waits for a person, see ``apply_answer``.
 
     Returns:
         The run's summary.
@@ -133,7 +133,7 @@ def judge(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> dict[str
     return summary
 
 
-def waits(run: RunDirectory) -> bool:
+def is_awaiting_approval(run: RunDirectory) -> bool:
     """Tell whether ``run`` has been evaluated, and a person was asked, whatever they said since."""
     return approval.record_of(run) is not None
 
@@ -143,7 +143,7 @@ def refresh(run: RunDirectory) -> None:
     run.refresh([run.run_file, run.approval_file, run.gate_file, run.promotion_file, run.summary_file])
 
 
-def go_on(run: RunDirectory, *, on_line: OnLine = print) -> dict[str, Any]:
+def continue_approval(run: RunDirectory, *, on_line: OnLine = print) -> dict[str, Any]:
     """Where a run stands about which a person was asked; an approval that nobody acted upon is acted upon.
 
     Returns:
@@ -151,11 +151,11 @@ def go_on(run: RunDirectory, *, on_line: OnLine = print) -> dict[str, Any]:
     """
     answer = approval.answer_of(run)
     if answer is not None and answer.approved and not run.promotion_file.exists():
-        return settle(run, answer, on_line=on_line)
+        return apply_answer(run, answer, on_line=on_line)
     return summarise(run)
 
 
-def settle(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) -> dict[str, Any]:
+def apply_answer(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) -> dict[str, Any]:
     """Act on what a person said of a run that waits: promote it or not.
 
     If another champion was promoted while it waited, it is judged anew, and waits again if it passes. What has been
@@ -168,7 +168,7 @@ def settle(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) -> dic
     if run.promotion_file.exists():
         on_line(f"{run.run_id} has been promoted already; 'ununennium registry rollback' goes back")
         return summarise(run)
-    approval.note(run, answer)
+    approval.record_answer(run, answer)
     write_gate(run, with_check(GateRecord.load(run.gate_file), answer.check()))
     try:
         if answer.approved:
@@ -177,7 +177,7 @@ def settle(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) -> dic
         on_line(str(refused))
     except PromotionConflict as conflict:
         on_line(f"{conflict}; evaluating against the new champion")
-        return judge(run, actor=answer.by, on_line=on_line)
+        return evaluate_and_promote(run, actor=answer.by, on_line=on_line)
     summary = summarise(run)
     run.publish([run.summary_file])
     report(run, on_line=on_line)

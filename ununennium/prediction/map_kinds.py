@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ununennium.data.scenes.reader import BoolArray
     from ununennium.data.scenes.scene import Scene
-    from ununennium.prediction.strips import Band, Output
+    from ununennium.prediction.strips import Output, Strip
 
 _LEAST_TILE = 256
 
@@ -42,7 +42,7 @@ class MapKind(Protocol):
     """The map of one kind of prediction.
 
     Attributes:
-        output: what ``predict_bands`` is to give.
+        output: what ``predict_strips`` is to give.
     """
 
     output: Output
@@ -59,7 +59,7 @@ class MapKind(Protocol):
         """A writer of the predicted window of a scene."""
         ...
 
-    def predict(self, band: Band) -> npt.NDArray[Any]:
+    def predict(self, band: Strip) -> npt.NDArray[Any]:
         """Prediction for each pixel (rows, width), or for each class of it (K, rows, width)."""
         ...
 
@@ -111,7 +111,7 @@ class ClassMap(_OfPixels):
         """A writer of the predicted window of a scene, one band of class numbers."""
         return ClassMapWriter(path, scene, row=row, col=col, height=height, width=width, classes=self.classes)
 
-    def predict(self, band: Band) -> npt.NDArray[Any]:
+    def predict(self, band: Strip) -> npt.NDArray[Any]:
         """The most probable class of each pixel, int64 (rows, width)."""
         classes: npt.NDArray[Any] = band.probabilities.argmax(0)
         return classes
@@ -149,7 +149,7 @@ class PresenceMap(_OfPatches):
         """A writer of the predicted window of a scene, a band for each class."""
         return PresenceMapWriter(path, scene, row=row, col=col, height=height, width=width, classes=self.classes)
 
-    def predict(self, band: Band) -> npt.NDArray[Any]:
+    def predict(self, band: Strip) -> npt.NDArray[Any]:
         """Presence of each class in the pixel's patch, uint8 (K, rows, width)."""
         present: npt.NDArray[Any] = (band.probabilities >= self.threshold).astype(np.uint8)
         return present
@@ -183,7 +183,7 @@ class ValueMap(_OfPixels):
         window = {"row": row, "col": col, "height": height, "width": width}
         return ValueMapWriter(path, scene, **window, name=self.name, mean=self.mean, std=self.std)
 
-    def predict(self, band: Band) -> npt.NDArray[Any]:
+    def predict(self, band: Strip) -> npt.NDArray[Any]:
         """Standardised values, float32 (rows, width)."""
         values: npt.NDArray[Any] = band.probabilities[0]
         return values

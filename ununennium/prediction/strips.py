@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ununennium.errors import ConfigError, DataError
 from ununennium.prediction.forward import Forward, Output, cpu_batch_size, ready
 from ununennium.prediction.temperature import tempered
-from ununennium.prediction.tiles import check_sizes, num_bands, overlap_of, overlap_with, place_tiles
+from ununennium.prediction.tiles import check_sizes, num_strips, overlap_of, overlap_with, place_tiles
 
-__all__ = ["Band", "Output", "ReadWindow", "predict_bands"]
+__all__ = ["Output", "ReadWindow", "Strip", "predict_strips"]
 
 _ROWS = 64
 
@@ -49,7 +49,7 @@ class _Tiles(NamedTuple):
     valid: NDArray[np.bool_] | None
 
 
-class Band(NamedTuple):
+class Strip(NamedTuple):
     """Predicted rows, over the region's whole width.
 
     Attributes:
@@ -64,7 +64,7 @@ class Band(NamedTuple):
     valid: NDArray[np.bool_]
 
 
-def predict_bands(
+def predict_strips(
     model: nn.Module,
     read: ReadWindow,
     height: int,
@@ -82,7 +82,7 @@ def predict_bands(
     channels_last: bool | None = None,
     compiled: bool = False,
     bands: tuple[int, int] | None = None,
-) -> Iterator[Band]:
+) -> Iterator[Strip]:
     """Predict a region from top to bottom.
 
     Args:
@@ -119,7 +119,7 @@ def predict_bands(
     batch_size = (cpu_batch_size(tile) if on_cpu else 4) if batch_size is None else batch_size
     channels_last = on_cpu if channels_last is None else channels_last
     check_sizes(height=height, width=width, num_classes=num_classes, tile=tile, overlap=overlap, batch_size=batch_size)
-    first, last = _chosen(bands, num_bands(height, tile, overlap))
+    first, last = _chosen(bands, num_strips(height, tile, overlap))
     stride = tile - overlap
     down, across = place_tiles(height, tile, overlap), place_tiles(width, tile, overlap)
     forward = Forward(
@@ -155,7 +155,7 @@ def _chosen(bands: tuple[int, int] | None, count: int) -> tuple[int, int]:
     return first, last
 
 
-def _finished(top: int, stop: int, sums: Tensor, valid: NDArray[np.bool_], temperature: float) -> Band:
+def _finished(top: int, stop: int, sums: Tensor, valid: NDArray[np.bool_], temperature: float) -> Strip:
     """The rows from ``top`` to ``stop`` that lie in the region: views and tiles are put together, and tempered now."""
     rows = slice(max(-top, 0), stop - top)
     blended = sums[:, rows]
@@ -163,7 +163,7 @@ def _finished(top: int, stop: int, sums: Tensor, valid: NDArray[np.bool_], tempe
     for first in range(0, blended.shape[1], _ROWS):  # few at a time, for the memory that tempering takes besides
         part = slice(first, first + _ROWS)
         probabilities[:, part] = tempered(blended[:, part], temperature)
-    band = Band(top + rows.start, probabilities.numpy(), valid[rows])
+    band = Strip(top + rows.start, probabilities.numpy(), valid[rows])
     band.probabilities[:, ~band.valid] = 0.0
     if not np.isfinite(band.probabilities).all():
         raise DataError(

@@ -20,7 +20,7 @@ class Axis(NamedTuple):
 def place_tiles(length: int, tile: int, overlap: int) -> Axis:
     """Place tiles over ``length`` pixels, and share every pixel among the tiles that see it."""
     stride, before = tile - overlap, overlap // 2
-    starts = [number * stride - before for number in range(num_bands(length, tile, overlap))]
+    starts = [number * stride - before for number in range(num_strips(length, tile, overlap))]
     ramp = torch.sin(torch.linspace(0, torch.pi / 2, 2 * overlap + 1, dtype=torch.float64)[1::2]) ** 2
     weight = torch.ones(tile, dtype=torch.float64)
     weight[:overlap] = ramp
@@ -32,16 +32,16 @@ def place_tiles(length: int, tile: int, overlap: int) -> Axis:
     return Axis(starts, torch.stack(shares).float())
 
 
-def num_bands(length: int, tile: int, overlap: int) -> int:
+def num_strips(length: int, tile: int, overlap: int) -> int:
     """Tiles along one axis, and so the bands of rows of a region of that height."""
     return -(-length // (tile - overlap))  # the last tile reaches about half an overlap beyond the end
 
 
-def rows_of_band(number: int, height: int, tile: int, overlap: int) -> tuple[int, int]:
+def rows_of_strip(number: int, height: int, tile: int, overlap: int) -> tuple[int, int]:
     """First row of a band, and the row after its last: those that no later tile touches."""
     stride, before = tile - overlap, overlap // 2
     top = number * stride - before
-    last = number == num_bands(height, tile, overlap) - 1
+    last = number == num_strips(height, tile, overlap) - 1
     return max(top, 0), height if last else top + stride
 
 

@@ -25,7 +25,7 @@ def window_reader(
     offset: float = 0.0,
     cache_bytes: int = GDAL_CACHE_BYTES,
 ) -> ReadWindow:
-    """A ``read(row, col, height, width)`` for ``predict_bands`` over a region of a scene.
+    """A ``read(row, col, height, width)`` for ``predict_strips`` over a region of a scene.
 
     What lies outside the scene is its mirror image, not a flat patch that a model might take for something; it is
     invalid all the same.

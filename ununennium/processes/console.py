@@ -10,7 +10,7 @@ from pathlib import Path
 _LOUD = re.compile(r"(?:WARNING|ERROR|CRITICAL): ")
 
 
-def mark_levels() -> None:
+def prefix_levels() -> None:
     """From here on, each warning and each logged record is printed with its level first, in as few lines as it has.
 
     The flow gives them the same level in its own log (``flows.logs``).
@@ -25,6 +25,6 @@ def mark_levels() -> None:
     warnings.formatwarning = in_one_line
 
 
-def is_loud(line: str) -> bool:
+def is_warning(line: str) -> bool:
     """Whether a line is a warning or worse."""
     return _LOUD.match(line) is not None

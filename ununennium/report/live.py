@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ununennium.report.rows import duration_text, number
-from ununennium.runs.heartbeat import Standing
+from ununennium.runs.heartbeat import RunProgress
 
 _SHOWN = ("train_loss", "val_loss")
 _SCORES = ("val_IoU", "val_F1", "val_RMSE")
 
 
-def standing_text(standing: Standing) -> str:
+def standing_text(standing: RunProgress) -> str:
     """``epoch 2 of 9, batch 4 of 16; 3.1 batches/s, at most 5 min 10 s left``."""
     left_s = standing.left_s
     if standing.speed is None or left_s is None:

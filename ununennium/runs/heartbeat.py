@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunProgress:
     """Where training stands.
 
     Attributes:
@@ -33,7 +33,7 @@ class Standing:
     speed: float | None
 
     @classmethod
-    def of(cls, run: RunDirectory) -> Standing | None:
+    def of(cls, run: RunDirectory) -> RunProgress | None:
         """Where ``run`` stands, as far as its work folder tells; None before the first heartbeat."""
         try:
             beat = json.loads(run.heartbeat_file.read_text(encoding="utf-8"))

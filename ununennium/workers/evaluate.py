@@ -38,7 +38,7 @@ from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.promoted import evaluate_artifact
 from ununennium.files import write_json
-from ununennium.processes.console import mark_levels
+from ununennium.processes.console import prefix_levels
 from ununennium.processes.parent import die_with_parent
 from ununennium.processes.reporting import report_error
 from ununennium.runs.directory import RunDirectory, read_json
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate the run whose ``run.json`` is the only argument; returns the exit status."""
     (run_file,) = sys.argv[1:] if arguments is None else arguments
     run = RunDirectory.open(run_file)
-    mark_levels()
+    prefix_levels()
     die_with_parent(grace_s=5.0)
     warnings.simplefilter("ignore", NotGeoreferencedWarning)  # scenes without a CRS are maps of their own pixels
     try:

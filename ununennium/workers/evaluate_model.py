@@ -24,7 +24,7 @@ from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.evaluation.promoted import evaluate_artifact
 from ununennium.files import write_json
-from ununennium.processes.console import mark_levels
+from ununennium.processes.console import prefix_levels
 from ununennium.processes.parent import die_with_parent
 from ununennium.processes.reporting import report_error
 from ununennium.runs.directory import RunDirectory, read_json
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate what the ``job.json``, the only argument, asks for; returns the exit status."""
     (job_file,) = sys.argv[1:] if arguments is None else arguments
     work = Path(job_file).parent
-    mark_levels()
+    prefix_levels()
     die_with_parent(grace_s=5.0)
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     try:

@@ -26,7 +26,7 @@ from ununennium.inference.jobs import JobScene, MapJob
 from ununennium.inference.maps import make_map
 from ununennium.inference.multi_gpu import Ranks, device_of, follow
 from ununennium.inference.predictor import Predictor
-from ununennium.processes.console import mark_levels
+from ununennium.processes.console import prefix_levels
 from ununennium.processes.parent import die_with_parent
 from ununennium.processes.reporting import report_error
 from ununennium.processes.supervise import Terminated, raise_on_sigterm
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     job_file, *others = sys.argv[1:] if arguments is None else arguments
     rank, work = int(others[0]) if others else 0, Path(job_file).parent
     raise_on_sigterm()
-    mark_levels()
+    prefix_levels()
     die_with_parent(grace_s=10.0)
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     try:

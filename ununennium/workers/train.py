@@ -27,7 +27,7 @@ from ununennium.launch.restarts import ended_for_good, restarts
 from ununennium.launch.result import rank_error_file
 from ununennium.launch.training import CHECK, NO_CHECK
 from ununennium.launch.watch import STACKS_SIGNAL, register_process
-from ununennium.processes.console import mark_levels
+from ununennium.processes.console import prefix_levels
 from ununennium.processes.parent import PREEMPTED_EXIT_CODE, die_with_parent
 from ununennium.processes.reporting import report_error
 from ununennium.redaction import redact_logs
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", "0"))
     run = RunDirectory.open(run_file)
     redact_logs()
-    mark_levels()
+    prefix_levels()
     die_with_parent(float(os.environ.get("UNUNENNIUM_GRACE_S", "25")))
     tell_where_on_signal(run.stacks_folder / f"rank{rank}.txt")
     register_process(run, rank)
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
 def check(run: RunDirectory) -> int:
     """Check that ``run`` can be trained, and write what was found; returns the exit status."""
     redact_logs()
-    mark_levels()
+    prefix_levels()
     die_with_parent(grace_s=5.0)
     try:
         components = Components(run)

@@ -23,7 +23,7 @@ from ununennium.data.scenes.delivered import DRIVERS_VARIABLE
 from ununennium.data.scenes.sources import scenes_without_labels
 from ununennium.data.scenes.sources.hrefs import LOCAL_HREFS_VARIABLE, check_href
 from ununennium.errors import DataError
-from ununennium.inference.input_check import open_fitting
+from ununennium.inference.input_check import open_checked
 
 
 def sparse_tiff(path: Path, width: int, height: int) -> None:
@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_refused_with_its_name(
     with pytest.raises(DataError, match=f"(?s)image of scene.*{told}"):
         open_catalog(make.config({"image": image, "label": "labels.tif"}))
     with pytest.raises(DataError, match="(?s)" + told.replace(r"data\.max", r"fit\.max")):
-        open_fitting(image, {"bands": [1]})
+        open_checked(image, {"bands": [1]})
     with pytest.raises(DataError, match=f"(?s){told}"):
         open_catalog(make.config({"image": image, "label": "labels.tif"}, align="warp"))
 
@@ -137,7 +137,7 @@ def test_the_bound_on_pixels_is_a_setting(make, tmp_path):
     with pytest.raises(DataError, match=r"256 x 256 pixels.*more than data\.max_pixels = 65535"):
         build_index(make.config(scene, max_pixels=256 * 256 - 1))
     with pytest.raises(DataError, match=r"more than fit\.max_pixels = 65535"):
-        open_fitting(scene["image"], {"bands": [1]}, FitConfig(max_pixels=256 * 256 - 1))
+        open_checked(scene["image"], {"bands": [1]}, FitConfig(max_pixels=256 * 256 - 1))
     grid = {"crs": "EPSG:32633", "resolution": 0.01}
     with pytest.raises(DataError, match=r"256000 x 256000 pixels .*on the grid that it would be warped to"):
         build_index(make.config(scene, align="warp", grid=grid))
@@ -216,7 +216,7 @@ def test_common_formats_are_read(driver, ending, dtype, tmp_path):
         dataset.write(pixels)
     image = tmp_path / f"image.{ending}"
     rasterio.shutil.copy(source, image, driver=driver)
-    opened = open_fitting(str(image), {"bands": [1], "crs": None, "resolution": None, "statistics": {}, "nodata": None})
+    opened = open_checked(str(image), {"bands": [1], "crs": None, "resolution": None, "statistics": {}, "nodata": None})
     assert (opened.scene.width, opened.scene.height) == (64, 64)
 
 

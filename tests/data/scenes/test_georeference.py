@@ -19,7 +19,7 @@ from ununennium.data.scenes.georeference import georeference
 from ununennium.data.scenes.reader import SceneReader
 from ununennium.data.targets.labels import LabelReader
 from ununennium.errors import DataError
-from ununennium.inference.input_check import open_fitting
+from ununennium.inference.input_check import open_checked
 
 SIZE = 256
 STEP = 0.1 / SIZE  # degrees
@@ -158,15 +158,15 @@ def test_labels_in_coordinates_on_an_image_without_georeference_are_refused(make
 def test_a_scene_to_map_is_told_of_or_refused(image, tmp_path):
     place_by_points(image)
     with pytest.warns(UserWarning, match="pixels of .*ground control points"):
-        opened = open_fitting(image, CONTRACT)
+        opened = open_checked(image, CONTRACT)
     assert opened.scene.affine * (0, 0) == pytest.approx((15, 46))
     place_by_points(image, bend=0.01)
     with pytest.raises(DataError, match=r"control points alone.*map could not be placed.*gdalwarp -t_srs EPSG:32633"):
-        open_fitting(image, CONTRACT)
-    opened = open_fitting(image, CONTRACT, FitConfig(align="warp"), folder=tmp_path / "warped")
+        open_checked(image, CONTRACT)
+    opened = open_checked(image, CONTRACT, FitConfig(align="warp"), folder=tmp_path / "warped")
     assert rasterio.CRS.from_wkt(opened.scene.crs) == rasterio.CRS.from_epsg(32633)
     with pytest.warns(UserWarning, match="its map has no georeference"):
-        open_fitting(image, CONTRACT | {"crs": None, "resolution": None})
+        open_checked(image, CONTRACT | {"crs": None, "resolution": None})
 
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32633", "EPSG:3857"])

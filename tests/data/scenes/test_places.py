@@ -11,7 +11,7 @@ from ununennium.config import SceneConfig
 from ununennium.data.describe import scene_facts
 from ununennium.data.scenes.open import open_scene
 from ununennium.data.scenes.places import crs_text, pixel_text, resolution_text, size_text, window_text
-from ununennium.evaluation.block_sums import Units, UnitScene
+from ununennium.evaluation.block_sums import BlockScene, BlockSums
 from ununennium.evaluation.slices import slices_of
 
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -73,16 +73,18 @@ def test_sizes_say_which_number_is_the_width(make):
 
 def test_the_worst_blocks_lie_in_their_scene():
     """Blocks of 128 on a grid that starts 40 rows above and 100 columns left of a scene of 300 x 200."""
-    scene = UnitScene("roofs", "grid", (40, 100), shape=(300, 200))
+    scene = BlockScene("roofs", "grid", (40, 100), shape=(300, 200))
     sums = np.tile([[5.0, 5, 5, 5] + [0.0] * 8], (4, 1))
-    units = Units("pixels", 128, (scene,), np.zeros(4, np.int64), np.array([0, 1, 2, 2]), np.array([0, 1, 2, 1]), sums)
+    units = BlockSums(
+        "pixels", 128, (scene,), np.zeros(4, np.int64), np.array([0, 1, 2, 2]), np.array([0, 1, 2, 1]), sums
+    )
     named = {part.value for part in slices_of(units, ["a", "b"]) if part.by == "block"}
     assert named == {
         "roofs rows 0 to 87, columns 0 to 27", "roofs rows 88 to 215, columns 28 to 155",
         "roofs rows 216 to 299, columns 156 to 199", "roofs rows 216 to 299, columns 28 to 155",
     }  # fmt: skip
-    again = Units.from_json(units.to_json())
+    again = BlockSums.from_json(units.to_json())
     assert again.scenes == units.scenes
     earlier = units.to_json()
     del earlier["scenes"][0]["shape"]  # of an earlier version
-    assert Units.from_json(earlier).window(3) == (216, 28, 128, 128)
+    assert BlockSums.from_json(earlier).window(3) == (216, 28, 128, 128)

@@ -31,7 +31,7 @@ from ununennium.data.scenes.label_bands import label_bands, unlabelled_value, wr
 from ununennium.data.scenes.nan_copy import has_one_validity, write_nan_copy
 from ununennium.data.scenes.open import is_vector, label_files, name_of, open_scene
 from ununennium.data.scenes.places import crs_text, pixel_text
-from ununennium.data.scenes.raster import bounded_cache, open_raster, shown
+from ununennium.data.scenes.raster import bounded_cache, open_raster, redacted_path
 from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.sources.virtual import opened_image
 from ununennium.data.scenes.warp_points import warp_image, warp_label
@@ -187,7 +187,7 @@ def _grid_of(
     """The grid of an image; of one that is placed by control points or polynomials, that which it is warped to."""
     check_sources(source, what)
     with open_raster(source, what) as dataset:
-        check_raster(dataset, what, shown(source), max_pixels)
+        check_raster(dataset, what, redacted_path(source), max_pixels)
         placed = georeference(dataset)
         if placed.needs_warp and placed.source is not None and crs is not None:
             return Grid(crs, *placed.grid(crs, resolution, dataset.height, dataset.width))
@@ -195,7 +195,7 @@ def _grid_of(
             crs = placed.source["src_crs"].to_wkt()
             return Grid(crs, *placed.grid(crs, None, dataset.height, dataset.width))
         if placed.crs is None and placed.kind == "arrays":
-            raise DataError(f"{what}: {placed.refusal(shown(source), 'which are not read here')}")
+            raise DataError(f"{what}: {placed.refusal(redacted_path(source), 'which are not read here')}")
         if placed.crs is None:
             raise DataError(
                 f"{what} has no CRS, so that data.align: warp cannot place it; write its CRS into the file "

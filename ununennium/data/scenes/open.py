@@ -16,7 +16,7 @@ from ununennium.data.scenes.delivered import MAX_PIXELS, check_raster, check_sou
 from ununennium.data.scenes.georeference import Georeference, georeference, lie_together
 from ununennium.data.scenes.label_bands import label_bands
 from ununennium.data.scenes.places import size_text
-from ununennium.data.scenes.raster import open_raster, shown
+from ununennium.data.scenes.raster import open_raster, redacted_path
 from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.sources.virtual import block_shape_of, opened_image, sources_of
 from ununennium.data.scenes.vector_checks import VECTOR_ENDINGS
@@ -48,7 +48,7 @@ def open_scene(
     for each in images:
         check_sources(each, f"image of scene {name!r}")
     with open_raster(images[0], f"image of scene {name!r}") as image:
-        check_raster(image, f"image of scene {name!r}", shown(images[0]), max_pixels, limit)
+        check_raster(image, f"image of scene {name!r}", redacted_path(images[0]), max_pixels, limit)
         bands = _bands_of(image, images[0], name)
         placed = georeference(image)
         kind: Literal["raster", "vector"] | None = None
@@ -145,8 +145,8 @@ def _bands_of(image: Any, path: str, name: str) -> ImageBands:
     for number in bands.inputs:
         if bands.dtypes[number - 1].startswith("complex"):
             raise DataError(
-                f"image of scene {name!r}: {shown(path)} has pixels of type {bands.dtypes[number - 1]}; write real "
-                "numbers, such as the amplitude, or real and imaginary part as two bands"
+                f"image of scene {name!r}: {redacted_path(path)} has pixels of type {bands.dtypes[number - 1]}; "
+                "write real numbers, such as the amplitude, or real and imaginary part as two bands"
             )
     return bands
 
@@ -167,11 +167,11 @@ def _later_image(scene: Scene, later: str) -> ImageBands:
             with open_raster(scene.images[0], f"image of scene {scene.name!r}") as first:
                 same = lie_together(georeference(first), placed, scene.height, scene.width)
         if same:
-            check_raster(image, f"image of scene {scene.name!r}", shown(later), scene.height * scene.width)
+            check_raster(image, f"image of scene {scene.name!r}", redacted_path(later), scene.height * scene.width)
         else:
             raise DataError(
-                f"scene {scene.name!r}: {shown(later)} and {shown(scene.images[0])} are on different grids or differ "
-                "in their bands; warp one to the other's grid (gdalwarp -te ... -tr ...)"
+                f"scene {scene.name!r}: {redacted_path(later)} and {redacted_path(scene.images[0])} are on different "
+                "grids or differ in their bands; warp one to the other's grid (gdalwarp -te ... -tr ...)"
             )
         return bands
 
@@ -228,10 +228,10 @@ def _check_places_shapes(scene: Scene, placed: Georeference, label_crs: str | No
     what = f"image of scene {scene.name!r}"
     if placed.needs_warp:
         why = "so that vector labels cannot be placed on its pixels"
-        raise DataError(f"{what}: {placed.refusal(shown(scene.images[0]), why)}")
+        raise DataError(f"{what}: {placed.refusal(redacted_path(scene.images[0]), why)}")
     if placed.kind == "none" and label_crs:
         raise DataError(
-            f"{what}: {shown(scene.images[0])} has no georeference, and its labels {scene.label} are in coordinates "
-            f"({label_crs[:40]}); write its CRS and corners into it (gdal_edit.py -a_srs EPSG:... -a_ullr ...), or "
-            "give a label raster on its pixels"
+            f"{what}: {redacted_path(scene.images[0])} has no georeference, and its labels {scene.label} "
+            f"are in coordinates ({label_crs[:40]}); write its CRS and corners into it (gdal_edit.py -a_srs EPSG:... "
+            "-a_ullr ...), or give a label raster on its pixels"
         )

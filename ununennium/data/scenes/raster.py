@@ -76,7 +76,7 @@ def open_dataset(path: str, what: str) -> Any:
             remedy = remote.remedy(path, error)
             if "not recognized as" in str(error) and drivers is not None:
                 remedy += f"; {DRIVERS_VARIABLE} allows further GDAL drivers (docs/security.md)"
-            raise DataError(f"{what}: {shown(path)} cannot be read ({error}); {remedy}") from error
+            raise DataError(f"{what}: {redacted_path(path)} cannot be read ({error}); {remedy}") from error
 
 
 def _reader(path: str, drivers: list[str] | None) -> Any:
@@ -87,7 +87,7 @@ def _reader(path: str, drivers: list[str] | None) -> Any:
 _open: Callable[[str, list[str] | None], Any] = ensure_env_with_credentials(_reader)
 
 
-def shown(path: str) -> str:
+def redacted_path(path: str) -> str:
     """A path as messages show it: not the whole text of a virtual raster."""
     if not path.startswith("<"):
         return path
@@ -148,7 +148,9 @@ class LazyRaster:
             dataset = open_dataset(self.path, self.what)
             if dataset.shape != self.shape:
                 dataset.close()
-                raise DataError(f"{self.what}: {shown(self.path)} is not the file that was indexed; index it again")
+                raise DataError(
+                    f"{self.what}: {redacted_path(self.path)} is not the file that was indexed; index it again"
+                )
             height, width = dataset.block_shapes[0]
             self._block_bytes = height * width * sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
             self._dataset, self._pid = dataset, os.getpid()
@@ -207,8 +209,8 @@ class LazyRaster:
                     return remote.with_retries(self.path, decode, again=self.close)
         except (RasterioIOError, OSError) as error:
             raise UnreadableError(
-                f"{self.what}: {shown(self.path)} cannot be read at row {window.row_off}, column {window.col_off} "
-                f"({error}); is the file damaged?"
+                f"{self.what}: {redacted_path(self.path)} cannot be read at row {window.row_off}, column "
+                f"{window.col_off} ({error}); is the file damaged?"
             ) from error
 
 

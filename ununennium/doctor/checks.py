@@ -12,7 +12,7 @@ from ununennium.doctor.server import look_at_server
 from ununennium.doctor.storage import look_at_storage
 
 
-def look_at_everything(storage: str, *, api_url: str | None = None, least_free_gb: float = 2.0) -> Iterator[Finding]:
+def run_checks(storage: str, *, api_url: str | None = None, least_free_gb: float = 2.0) -> Iterator[Finding]:
     """Look at packages, machine, storage and server; a finding each, as they come.
 
     Args:
