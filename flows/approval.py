@@ -47,12 +47,13 @@ def ask(run: RunDirectory, reason: str) -> Answer:
         run: a run that waits for a person.
         reason: why it may be promoted, for the form.
     """
-    question = approval.record_of(run) or {}
+    question = approval.record_of(run)
+    number = 1 if question is None else question.round
     answer = suspend_flow_run(
         wait_for_input=Approval.with_initial_data(description=f"**{run.run_id}** {reason}"),
         timeout=run.config().gate.approval_timeout_s,
         # Of this question: the answer to an earlier one, before another champion came, is no answer to it.
-        key=f"round-{question['round']}",
+        key=f"round-{number}",
     )
     return Answer(answer.approve, answer.by, answer.reason)
 

@@ -6,9 +6,8 @@ import contextlib
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -16,6 +15,7 @@ from rich.status import Status
 from rich.table import Table
 
 from ununennium.report import closing_rows
+from ununennium.runs.records import RunSummary
 
 _FLOWS = str(Path(__file__).parent)
 _HEARTBEAT = "flows.heartbeat"
@@ -76,11 +76,9 @@ class Console:
         if self._status is not None:
             self._status.update(escape(text))
 
-    def closing(self, summary: Mapping[str, Any], state: str, seconds: float) -> None:
+    def closing(self, summary: RunSummary, state: str, seconds: float) -> None:
         """The closing table."""
-        table = Table(
-            title=f"{summary['name']}: {state} after {seconds:.0f} s", title_justify="left", show_header=False
-        )
+        table = Table(title=f"{summary.name}: {state} after {seconds:.0f} s", title_justify="left", show_header=False)
         table.add_column(no_wrap=True, style="bold" if self.is_live else "")
         table.add_column(overflow="fold")
         for heading, text in closing_rows(summary):

@@ -98,7 +98,7 @@ def _part(group: mapping.MapJob, state: State[Any]) -> mapping.JobResult:
 def _on_dask(patient: Any, settings: FanOutConfig, ends_at: float | None) -> Iterator[Submit]:
     """What submits a job as a task; the cluster ends with the block, unless it was there before."""
     try:
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
         remedy = "needs prefect-dask: pip install 'ununennium-eo[dask]'"
         raise ConfigError("fan_out.workers", settings.workers, remedy) from error

@@ -13,27 +13,28 @@ from typing import Any
 from prefect.assets import Asset, AssetProperties, add_asset_metadata, materialize
 from prefect.cache_policies import NO_CACHE
 
-from ununennium.runs.directory import RunDirectory, as_link, read_json
+from ununennium.evaluation.evaluation import Evaluation
+from ununennium.runs.directory import RunDirectory, as_link
+from ununennium.runs.records import ChampionSummary, RunSummary
 
 _RESTRICTED = re.compile(r"""[\s\0#?&%"'<>\[\]{}|\\^`]""")
 _LONGEST_KEY = 512
 
 
-def of_run(run: RunDirectory, summary: Mapping[str, Any]) -> None:
+def of_run(run: RunDirectory, summary: RunSummary, measured: Evaluation) -> None:
     """The run came of the catalogue, and, if it was promoted, the champion of the run."""
     config = run.config()
-    measured = read_json(run.evaluation_file)["challenger"]
-    about = {"stop_reason": summary["stop_reason"], "verdict": summary["verdict"], "holdout": summary["holdout"]}
-    data = {"data_sha256": measured["data_sha256"], "split_sha256": measured["split_sha256"]}
+    about = {"stop_reason": summary.stop_reason, "verdict": summary.verdict, "holdout": summary.holdout}
+    data = {"data_sha256": measured.data_sha256, "split_sha256": measured.split_sha256}
     made(key(run.url), run.run_id, of=[f"ununennium://data/{config.name}"], metadata={**about, **data})
-    if summary["verdict"] == "promoted":
-        of_version(config.name, summary["champion"], [key(run.url)])
+    if summary.verdict == "promoted" and summary.champion is not None:
+        of_version(config.name, summary.champion, [key(run.url)])
 
 
-def of_version(model: str, champion: Mapping[str, Any], of: Sequence[str] = ()) -> None:
+def of_version(model: str, champion: ChampionSummary, of: Sequence[str] = ()) -> None:
     """A version became champion, made of what has these keys; of nothing new, if it was one before."""
-    metadata = {"generation": champion["generation"], "version": champion["version"], "run_id": champion["run_id"]}
-    made(key(str(champion["url"])), f"{model} {champion['version']}", of=of, metadata=metadata)
+    metadata = {"generation": champion.generation, "version": champion.version, "run_id": champion.run_id}
+    made(key(champion.url), f"{model} {champion.version}", of=of, metadata=metadata)
 
 
 def made(asset: str, name: str, *, of: Sequence[str], metadata: Mapping[str, Any]) -> None:

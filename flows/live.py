@@ -151,7 +151,7 @@ class _Artifact:
 
     def show(self, data: float | str, description: str) -> None:
         """Make it, or replace its content."""
-        content = {"data": data, "description": description}
+        content: dict[str, Any] = {"data": data, "description": description}
         with get_client(sync_client=True, httpx_settings={"timeout": REQUEST_S}) as client:
             if self._id is None:
                 created = client.create_artifact(ArtifactCreate(key=self._key, type=self._kind, **content, **self._of))

@@ -77,15 +77,16 @@ def _run(config: Any, options: argparse.Namespace, console: Console) -> int:
         console.say("Starting an embedded Prefect server ...")
         server = embed(os.environ)
     from flows.retrain import retrain
+    from ununennium.runs.records import RunSummary
 
     console.attach()
     if server is not None:
         server.wait_until_ready()
     with console.live():
         state = retrain(config, dry_run=options.dry_run, check=not options.no_check, return_state=True)
-    summary = state.result()
+    summary: Any = state.result()
     if not options.dry_run:
-        console.closing(summary, state.name or "", time.monotonic() - started)
+        console.closing(RunSummary.of(summary), state.name or "", time.monotonic() - started)
     return 0
 
 

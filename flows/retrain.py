@@ -26,11 +26,12 @@ from flows.logs import passed_on
 from ununennium import pipeline, report
 from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import LaunchError, ProcessLost, StorageUnavailable
-from ununennium.evaluation.records import GateRecord
+from ununennium.evaluation.records import EvaluationRecord, GateRecord
 from ununennium.launch.result import Preempted, TrainingResult
 from ununennium.pipeline.approval import AWAITING, Answer
 from ununennium.pipeline.sessions import open_run
 from ununennium.runs.directory import RunDirectory, as_link, read_json
+from ununennium.runs.records import RunSummary
 
 
 @flow(name="retrain")
@@ -85,14 +86,14 @@ def retrain(
         return final_state(until_answered(run, evaluate_and_promote(run)), result)
 
 
-def until_answered(run: RunDirectory, summary: dict[str, Any]) -> dict[str, Any]:
+def until_answered(run: RunDirectory, summary: RunSummary) -> RunSummary:
     """Publish what was found, and ask a person as long as one is needed; gives the last summary.
 
     The process ends with each question, and another one gets here with the answer.
     """
     publish(run, summary)
-    while summary["verdict"] == AWAITING and approval.can_wait():
-        summary = apply_answer(run, approval.ask(run, summary["reason"]))
+    while summary.verdict == AWAITING and approval.can_wait():
+        summary = apply_answer(run, approval.ask(run, summary.reason or ""))
         publish(run, summary)
     return summary
 
@@ -141,36 +142,40 @@ def train(run: RunDirectory, check: bool = True) -> TrainingResult:
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=_a_restart_may_mend)
-def evaluate_and_promote(run: RunDirectory) -> dict[str, Any]:
+def evaluate_and_promote(run: RunDirectory) -> RunSummary:
     """Evaluate on the holdout beside the champion, decide, and promote if the gate says so."""
     log = get_run_logger()
     summary = pipeline.evaluate_and_promote(run, actor="flow", on_line=passed_on(log))
-    log.info("%s: %s", summary["verdict"].replace("_", " "), summary["reason"])
+    log.info("%s: %s", summary.verdict_text, summary.reason)
     return summary
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=_a_restart_may_mend)
-def apply_answer(run: RunDirectory, answer: Answer) -> dict[str, Any]:
+def apply_answer(run: RunDirectory, answer: Answer) -> RunSummary:
     """Promote what a person approves; or not."""
     log = get_run_logger()
     summary = pipeline.apply_answer(run, answer, on_line=passed_on(log))
-    log.info("%s: %s", summary["verdict"].replace("_", " "), summary["reason"])
+    log.info("%s: %s", summary.verdict_text, summary.reason)
     return summary
 
 
 @task(cache_policy=NO_CACHE)
-def publish(run: RunDirectory, summary: dict[str, Any]) -> None:
+def publish(run: RunDirectory, summary: RunSummary) -> None:
     """Tell the world: the event that downstream flows wait for, and artifacts for people."""
     name = run.config().name
-    evaluation, gate = read_json(run.evaluation_file), GateRecord.load(run.gate_file)
-    if summary["verdict"] == "promoted":
-        champion = summary["champion"]
+    evaluation, gate = EvaluationRecord.load(run.evaluation_file), GateRecord.load(run.gate_file)
+    if summary.verdict == "promoted" and summary.champion is not None:
         emit(
             PROMOTED,
             resource=(f"ununennium.model.{name}", name),
-            payload={**champion, "run_id": run.run_id, "metrics": summary["holdout"], "storage": run.storage},
+            payload={
+                **summary.champion.to_json(),
+                "run_id": run.run_id,
+                "metrics": summary.holdout,
+                "storage": run.storage,
+            },
         )
-    lineage.of_run(run, summary)
+    lineage.of_run(run, summary, evaluation.new_model)
     key = name.replace("_", "-")
     create_table_artifact(
         table=report.metric_rows(evaluation), key=f"{key}-metrics", description=f"Holdout metrics of {run.run_id}"
@@ -179,7 +184,7 @@ def publish(run: RunDirectory, summary: dict[str, Any]) -> None:
     create_markdown_artifact(
         markdown=report.markdown(summary, evaluation, gate, pictures),
         key=f"{key}-report",
-        description=summary["reason"],
+        description=summary.reason,
     )
     create_link_artifact(
         link=as_link(run.url),
@@ -215,15 +220,16 @@ def finished(run: RunDirectory, result: TrainingResult) -> None:
         emit(EARLY_STOPPED, resource=resource, payload={**about, "monitor": result.monitor})
 
 
-def final_state(summary: dict[str, Any], result: TrainingResult) -> State[Any]:
+def final_state(summary: RunSummary, result: TrainingResult) -> State[Any]:
     """The flow's final state; its type is always COMPLETED, its name says what there is to know at a glance."""
-    if summary["verdict"] == AWAITING:
-        return Completed(name="AwaitingApproval", message=summary["reason"], data=summary)
-    if summary["verdict"] != "promoted":
-        return Completed(name="NotPromoted", message=summary["reason"], data=summary)
+    data = summary.to_json()
+    if summary.verdict == AWAITING:
+        return Completed(name="AwaitingApproval", message=summary.reason, data=data)
+    if summary.verdict != "promoted":
+        return Completed(name="NotPromoted", message=summary.reason, data=data)
     if result.stop_reason == "early_stopped":
-        return Completed(name="EarlyStopped", message=result.message, data=summary)
-    return Completed(message=summary["reason"], data=summary)
+        return Completed(name="EarlyStopped", message=result.message, data=data)
+    return Completed(message=summary.reason, data=data)
 
 
 def _started_by(cause: dict[str, Any] | None) -> dict[str, Any]:

@@ -53,11 +53,11 @@ def restore(model: str, to_generation: int | None, reason: str, storage: str) ->
     )
     champion = pipeline.champion_summary(root, model, record)
     payload = {"restored_from": record.restored_from, "replaced": before.version, "reason": reason, "storage": root}
-    emit(ROLLED_BACK, resource=(f"ununennium.model.{model}", model), payload={**champion, **payload})
+    emit(ROLLED_BACK, resource=(f"ununennium.model.{model}", model), payload={**champion.to_json(), **payload})
     lineage.of_version(model, champion)
     message = (
         f"generation {record.generation} of {model} is version {record.version} again, of generation "
         f"{record.restored_from}; it was {before.version}"
     )
     get_run_logger().info("%s", message)
-    return {**champion, **payload, "message": message}
+    return {**champion.to_json(), **payload, "message": message}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
@@ -80,6 +80,10 @@ class JsonRecord(Mapping[str, Any]):
             stacklevel=2,
         )
         return self.to_json()[key]
+
+    def items(self) -> ItemsView[str, Any]:
+        """Keys and values of ``to_json``."""
+        return self.to_json().items()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.to_json())

@@ -19,7 +19,7 @@ def runs(cli, tmp_path):
         run = new_run(tmp_path / "storage")
         evaluated(run)
         record = run.record()
-        record["config"]["optimizer"]["kwargs"] = {"lr": 0.001 + share}
+        record.config["optimizer"]["kwargs"] = {"lr": 0.001 + share}
         write_json(run.run_file, record)
         evaluation = json.loads(run.evaluation_file.read_text())
         evaluation["challenger"]["metrics"]["IoU"]["mean"] += share

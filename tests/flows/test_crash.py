@@ -60,11 +60,11 @@ def test_a_run_whose_machine_died_is_ended_by_another_worker_with_the_same_weigh
     assert again["parameters"]["continues"] == first["id"]
     assert "resumed-1" in again["tags"]
     (summary,) = list_runs(str(checkout / "storage"))
-    assert (summary["stop_reason"], summary["epochs"]) == ("completed", 5)
-    run = RunDirectory.open(work / summary["run_id"])
-    (resumed,) = run.record()["resumed"]
-    assert resumed["started_by"]["flow_run_id"] == again["id"]
-    assert run.record()["started_by"]["flow_run_id"] == first["id"]
+    assert (summary.stop_reason, summary.epochs) == ("completed", 5)
+    run = RunDirectory.open(work / summary.run_id)
+    (resumed,) = run.record().resumed
+    assert resumed.started_by["flow_run_id"] == again["id"]
+    assert run.record().started_by["flow_run_id"] == first["id"]
     _assert_equal(newest_checkpoint(run)["model"], newest_checkpoint(undisturbed)["model"])
 
 

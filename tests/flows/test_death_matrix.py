@@ -99,7 +99,7 @@ def test_a_flow_that_is_ended_leaves_a_checkpoint_and_no_process(
     assert '"preempted"' in run.result_file.read_text()
     if number != SIGKILL:  # nobody was left to write it
         (summary,) = list_runs(str(tmp_path / "storage"))
-        assert (summary["stop_reason"], summary["verdict"]) == ("preempted", None)
+        assert (summary.stop_reason, summary.verdict) == ("preempted", None)
 
 
 @pytest.fixture
@@ -171,4 +171,4 @@ def test_a_flow_run_that_is_cancelled_in_prefect_ends_every_process(
     assert newest_checkpoint(run)["world_size"] == nproc
     assert '"preempted"' in run.result_file.read_text()
     (summary,) = list_runs(str(tmp_path / "storage"))
-    assert (summary["stop_reason"], summary["verdict"]) == ("preempted", None)
+    assert (summary.stop_reason, summary.verdict) == ("preempted", None)

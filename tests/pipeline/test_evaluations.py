@@ -33,7 +33,7 @@ def promoted(atlanta: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDire
         with open_run(config) as run:
             pipeline.prepare(run)
             pipeline.train(run).require_usable()
-            assert pipeline.evaluate_and_promote(run, actor="test")["verdict"] == "promoted"
+            assert pipeline.evaluate_and_promote(run, actor="test").verdict == "promoted"
     return run
 
 

@@ -23,6 +23,7 @@ from ununennium.launch.training import smoke_test
 from ununennium.pipeline.approval import Answer, record_of
 from ununennium.pipeline.sessions import open_run
 from ununennium.runs.directory import RunDirectory, read_json
+from ununennium.runs.records import RunSummary
 from ununennium.workers.smoke_test import compare
 
 FLOW_RUN = {"flow_run_id": "the-flow-run"}
@@ -40,8 +41,7 @@ def trained(atlanta: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pipeline.train(run, on_line=lambda line: None).require_usable()
         run.publish([run.run_file])
         assert (
-            pipeline.evaluate_and_promote(run, actor="flow", on_line=lambda line: None)["verdict"]
-            == "awaiting_approval"
+            pipeline.evaluate_and_promote(run, actor="flow", on_line=lambda line: None).verdict == "awaiting_approval"
         )
     return folder
 
@@ -94,7 +94,7 @@ def test_a_model_that_the_storage_does_not_give_back_is_not_promoted(
     assert gate["verdict"] == "not_promoted"
     assert {"a byte of the weights": "damaged", "no probe": "evaluate it again"}[damage] in gate["reason"]
     assert read_json(Path(judged.url) / "gate.json") == gate
-    assert pipeline.summarise(judged)["reason"] == gate["reason"]
+    assert pipeline.summarise(judged).reason == gate["reason"]
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_a_smoke_test_that_was_lost_refuses_nothing(judged: RunDirectory, monkey
             pipeline.apply_answer(judged, Answer(True, "ada"))
     assert champion(judged) is None
     assert read_json(judged.gate_file)["verdict"] == before["verdict"] == "promoted"
-    assert pipeline.continue_approval(judged)["verdict"] == "promoted"
+    assert pipeline.continue_approval(judged).verdict == "promoted"
     assert champion(judged).actor == "ada"
 
 
@@ -141,8 +141,8 @@ def test_the_same_model_passes_whoever_loads_it(judged: RunDirectory) -> None:
 def test_what_waits_is_no_champion_and_says_so(judged: RunDirectory) -> None:
     assert champion(judged) is None
     summary = pipeline.summarise(judged)
-    assert summary["verdict"] == "awaiting_approval"
-    assert "waits for a person" in summary["reason"]
+    assert summary.verdict == "awaiting_approval"
+    assert "waits for a person" in summary.reason
     assert record_of(judged) == {**(record_of(judged) or {}), "state": "pending", "round": 1, "generation": 0}
 
 
@@ -150,7 +150,7 @@ def test_what_waits_is_no_champion_and_says_so(judged: RunDirectory) -> None:
 def test_a_person_who_approves_promotes(judged: RunDirectory) -> None:
     result = judged.result_file.stat().st_mtime_ns
     summary = pipeline.apply_answer(judged, Answer(True, "ada", "looks right"))
-    assert summary["verdict"] == "promoted"
+    assert summary.verdict == "promoted"
     assert (champion(judged).actor, champion(judged).run_id) == ("ada", judged.run_id)
     checks = {check["kind"]: check["reason"] for check in champion(judged).gate["checks"]}
     assert checks["approval"] == "ada approves: looks right"
@@ -158,16 +158,16 @@ def test_a_person_who_approves_promotes(judged: RunDirectory) -> None:
     assert judged.result_file.stat().st_mtime_ns == result
     # Who says something else later is told, and nothing changes.
     said: list[str] = []
-    assert pipeline.apply_answer(judged, Answer(False, "bob"), on_line=said.append)["verdict"] == "promoted"
+    assert pipeline.apply_answer(judged, Answer(False, "bob"), on_line=said.append).verdict == "promoted"
     assert "promoted already" in said[0]
 
 
 def test_a_person_who_does_not_approve_is_the_reason_and_nobody_lifts_it(judged: RunDirectory) -> None:
     summary = pipeline.apply_answer(judged, Answer(False, "ada", "the river is gone"))
-    assert (summary["verdict"], summary["reason"]) == ("not_promoted", "ada does not approve: the river is gone")
+    assert (summary.verdict, summary.reason) == ("not_promoted", "ada does not approve: the river is gone")
     assert champion(judged) is None
     again = pipeline.apply_answer(judged, Answer(True, "bob"), on_line=lambda line: None)
-    assert (again["verdict"], champion(judged)) == ("not_promoted", None)
+    assert (again.verdict, champion(judged)) == ("not_promoted", None)
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_a_champion_that_came_meanwhile_is_compared_with_before_anybody_is_asked
     said: list[str] = []
     summary = pipeline.apply_answer(judged, Answer(True, "ada"), on_line=said.append)
     assert "evaluating against the new champion" in "\n".join(said)
-    assert summary["verdict"] == "not_promoted"  # it is the same model, and so no better
+    assert summary.verdict == "not_promoted"  # it is the same model, and so no better
     assert read_json(judged.gate_file)["generation"] == 1
 
 
@@ -192,7 +192,7 @@ def test_the_resumed_flow_run_finds_its_run_and_another_does_not(
         assert (run.run_id, pipeline.is_awaiting_approval(run)) == (judged.run_id, True)
     with open_run(config, started_by={"flow_run_id": "b"}, continues=FLOW_RUN["flow_run_id"]) as run:
         assert run.run_id == judged.run_id
-    assert run.record()["resumed"][-1]["started_by"] == {"flow_run_id": "b"}
+    assert run.record().resumed[-1].started_by == {"flow_run_id": "b"}
     with open_run(config, started_by={"flow_run_id": "c"}, again=True) as run:
         assert run.run_id != judged.run_id
         assert not pipeline.is_awaiting_approval(run)
@@ -206,15 +206,15 @@ def test_a_process_that_ends_while_its_run_waits_is_not_the_end_of_the_run(
         open_run(configured(atlanta, trained), started_by=FLOW_RUN, again=True),
     ):
         raise KeyboardInterrupt
-    summary = read_json(judged.summary_file)
-    assert (summary["verdict"], summary["stop_reason"]) == ("awaiting_approval", "completed")
+    summary = RunSummary.from_json(read_json(judged.summary_file))
+    assert (summary.verdict, summary.stop_reason) == ("awaiting_approval", "completed")
 
 
 @pytest.mark.slow
 def test_an_approval_that_nobody_acted_upon_is_acted_upon(judged: RunDirectory) -> None:
     from ununennium.pipeline import approval
 
-    assert pipeline.continue_approval(judged)["verdict"] == "awaiting_approval"
+    assert pipeline.continue_approval(judged).verdict == "awaiting_approval"
     approval.record_answer(judged, Answer(True, "ada"))
-    assert pipeline.continue_approval(judged)["verdict"] == "promoted"
+    assert pipeline.continue_approval(judged).verdict == "promoted"
     assert champion(judged).actor == "ada"

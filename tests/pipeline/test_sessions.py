@@ -65,21 +65,21 @@ def ask(config: RunConfig, **started_by: Any) -> tuple[str, str]:
 def test_an_interrupted_run_goes_on(configured: Configured) -> None:
     before = interrupt(configured(), user="a")
     (summary,) = list_runs("storage")
-    assert (summary["stop_reason"], summary["reason"]) == ("preempted", "KeyboardInterrupt")
+    assert (summary.stop_reason, summary.reason) == ("preempted", "KeyboardInterrupt")
     end = {"stop_reason": "preempted", "message": "SIGTERM", "epochs": 1, "best_epoch": None, "checkpoints": []}
     write_json(RunDirectory.open(Path("work") / before).result_file, end)
     said: list[str] = []
     with open_run(configured(), started_by={"user": "b"}, on_line=said.append) as run:
         assert run.run_id == before
         (summary,) = list_runs("storage")
-        assert (summary["stop_reason"], summary["finished"]) == (None, None)
+        assert (summary.stop_reason, summary.finished) == (None, None)
         indexed = run.index_file.stat().st_mtime_ns
         assert pipeline.prepare(run).details["run_id"] == before
         assert run.index_file.stat().st_mtime_ns == indexed
     assert said == [f"going on with {before}, which was interrupted; checkpoints.resume=false starts anew"]
-    (again,) = run.record()["resumed"]
-    assert (again["host"], again["started_by"]) == (platform.node(), {"user": "b"})
-    assert run.record()["started_by"] == {"user": "a"}
+    (again,) = run.record().resumed
+    assert (again.host, again.started_by) == (platform.node(), {"user": "b"})
+    assert run.record().started_by == {"user": "a"}
 
 
 def test_another_configuration_is_another_run(configured: Configured) -> None:
@@ -102,7 +102,7 @@ def test_whom_a_run_tells_may_change_when_it_goes_on(configured: Configured) -> 
 def test_a_run_of_a_version_without_trackers_goes_on(configured: Configured) -> None:
     run = RunDirectory.open(Path("work") / interrupt(configured()))
     record = run.record()
-    del record["config"]["tracking"]
+    del record.config["tracking"]
     write_json(run.run_file, record)
     run.publish([run.run_file])
     assert ask(configured())[0] == run.run_id
@@ -110,7 +110,7 @@ def test_a_run_of_a_version_without_trackers_goes_on(configured: Configured) -> 
 
 def test_a_run_that_failed_or_ended_is_not_taken_up(configured: Configured) -> None:
     failed = interrupt(configured(), ValueError("the loss is not finite"))
-    assert list_runs("storage")[0]["stop_reason"] == "failed"
+    assert list_runs("storage")[0].stop_reason == "failed"
     found, said = ask(configured())
     assert found != failed
     assert said == ""
@@ -143,7 +143,7 @@ def test_new_or_changed_scenes_are_another_run(configured: Configured, tmp_path:
 
 def test_other_versions_are_another_run(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
     before = interrupt(configured())
-    then = RunDirectory.open(f"work/{before}").record()["versions"]
+    then = RunDirectory.open(f"work/{before}").record().versions
     monkeypatch.setattr("ununennium.pipeline.sessions.versions", lambda: {**then, "torch": "9.0"})
     found, said = ask(configured())
     assert found != before
@@ -179,7 +179,7 @@ def test_on_another_machine_only_the_same_flow_run_goes_on(
     assert f"it was on {here}; if it has ended there, 'ununennium train --resume' goes on with it" in said
     assert ask(configured(), flow_run_id="f1")[0] == before
     assert (tmp_path / "its work" / before / "run.json").exists()
-    assert RunDirectory.open(tmp_path / "its work" / before).record()["resumed"][0]["host"] == "another"
+    assert RunDirectory.open(tmp_path / "its work" / before).record().resumed[0].host == "another"
 
 
 def test_the_same_flow_run_goes_on_after_a_failure(configured: Configured) -> None:
@@ -260,12 +260,12 @@ def test_the_same_command_after_a_kill_ends_with_the_weights_of_an_undisturbed_r
     finally:
         process.wait(LONG_S)
     (interrupted,) = list_runs("storage")
-    assert interrupted["stop_reason"] == (None if number == signal.SIGKILL else "preempted")
+    assert interrupted.stop_reason == (None if number == signal.SIGKILL else "preempted")
     words = train()
     assert f"going on with {interrupted['run_id']}" in words
     assert "going on from the checkpoint after epoch" in words
     (summary,) = list_runs("storage")
-    assert summary["stop_reason"] == "completed"
+    assert summary.stop_reason == "completed"
     (undisturbed,) = list_runs("undisturbed")
     found, wanted = (newest_checkpoint(_of([each])) for each in (summary, undisturbed))
     assert found["model"].keys() == wanted["model"].keys()  # type: ignore[attr-defined]
@@ -284,13 +284,13 @@ def test_a_prepared_run_is_trained_by_the_launchers_own_command(configured: Conf
     python = [sys.executable, "-c", "import sys; from ununennium.cli import main; sys.exit(main())"]
     options = {"capture_output": True, "text": True, "timeout": LONG_S, "check": True}
     prepared = subprocess.run([*python, "train", "run.yaml", "--prepare"], **options).stdout.strip()  # type: ignore[call-overload]
-    assert list_runs("storage")[0]["stop_reason"] is None
+    assert list_runs("storage")[0].stop_reason is None
     trained = subprocess.run([sys.executable, "-m", "ununennium.launch.training", prepared], **options)  # type: ignore[call-overload]
     assert "epoch   1  train_loss" in trained.stdout
     shown = subprocess.run([*python, "evaluate", "latest"], **options)  # type: ignore[call-overload]
     assert "passes the gate" in shown.stdout
-    assert list_runs("storage")[0]["stop_reason"] == "completed"
+    assert list_runs("storage")[0].stop_reason == "completed"
 
 
 def _of(runs: list[dict[str, Any]]) -> RunDirectory:
-    return RunDirectory.open(Path("work") / runs[0]["run_id"])
+    return RunDirectory.open(Path("work") / runs[0].run_id)

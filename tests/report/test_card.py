@@ -35,7 +35,7 @@ def promoted(judged):
     save_file({"chip": chip, "logits": model(chip).detach()}, judged.probe_file)
     write_json(judged.gate_file, {**read_json(judged.gate_file), "verdict": "promoted", "generation": 0})
     record = judged.record()
-    record["config"]["card"] = {"intended_use": f"roofs, {HOSTILE}", "licence": "MIT"}
+    record.config["card"] = {"intended_use": f"roofs, {HOSTILE}", "licence": "MIT"}
     write_json(judged.run_file, record)
     version = pipeline.promote(judged, actor="test").version
     return Path(Registry(judged.storage, "roads").version_url(version))

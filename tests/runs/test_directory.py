@@ -35,11 +35,11 @@ def config(**changes: Any) -> RunConfig:
 def test_a_new_run_records_what_it_is(tmp_path: Path) -> None:
     run = RunDirectory.create(config(seed=7), started_by={"flow_run_id": "abc"})
     record = run.record()
-    assert record["run_id"] == run.run_id
-    assert record["config"]["seed"] == 7
-    assert record["started_by"] == {"flow_run_id": "abc"}
-    assert record["storage"] == str(tmp_path / "storage")
-    assert {"python", "torch", "numpy"} <= record["versions"].keys()
+    assert record.run_id == run.run_id
+    assert record.config["seed"] == 7
+    assert record.started_by == {"flow_run_id": "abc"}
+    assert record.storage == str(tmp_path / "storage")
+    assert {"python", "torch", "numpy"} <= record.versions.keys()
     assert run.config().seed == 7
     assert run.work == tmp_path / "work" / run.run_id
     assert not (tmp_path / "storage").exists()
@@ -97,11 +97,11 @@ def test_a_run_of_an_earlier_version_can_be_read_whatever_is_refused_today() -> 
     """correctness 93"""
     run = RunDirectory.create(config())
     record = run.record()
-    record["config"]["data"]["scenes"][0] |= {"image": "https://h/a.tif?X-Amz-Signature=0f", "date": "spring"}
+    record.config["data"]["scenes"][0] |= {"image": "https://h/a.tif?X-Amz-Signature=0f", "date": "spring"}
     write_json(run.run_file, record)
     assert run.config().data.scenes[0].date == "spring"
     with pytest.raises(ConfigError, match="signatures out of the URL"):
-        RunConfig.parse(record["config"])
+        RunConfig.parse(record.config)
 
 
 @pytest.mark.parametrize("name", ["nonsense", "../../etc/passwd", "20260101T000000Z-demo-abcd"])
@@ -124,8 +124,8 @@ def test_runs_are_listed_newest_first_and_by_model(tmp_path: Path) -> None:
         (folder / "summary.json").write_text(json.dumps(summary))
         (folder / "artifact").mkdir()
         (folder / "artifact" / "summary.json").write_text("not a run's")
-    assert [summary["run_id"][7] for summary in list_runs("storage")] == ["2", "1", "0"]
-    assert [summary["run_id"][7] for summary in list_runs("storage", name="old")] == ["2", "0"]
+    assert [summary.run_id[7] for summary in list_runs("storage")] == ["2", "1", "0"]
+    assert [summary.run_id[7] for summary in list_runs("storage", name="old")] == ["2", "0"]
 
 
 def test_a_file_that_is_not_a_runs_is_refused(tmp_path: Path) -> None:

@@ -137,10 +137,10 @@ def test_change_is_trained_judged_promoted_and_mapped(
         gate={"metric": "IoU.changed", "floors": {"IoU.changed": 0.6}},
     )
     run, summary = run_through(config)
-    assert summary["verdict"] == "promoted", summary["reason"]
+    assert summary.verdict == "promoted", summary.reason
     assert (run.pictures_folder / "prediction.png").stat().st_size > 1000
 
-    network, contract = load_artifact(Registry(run.storage, "tiny").version_url(summary["champion"]["version"]))
+    network, contract = load_artifact(Registry(run.storage, "tiny").version_url(summary.champion.version))
     assert (contract["task"], contract["num_dates"], contract["layout"]) == ("change", 2, layout)
     assert contract["model"]["in_channels"] == in_channels
     mapped = map_scene(network, contract, scene["image"], tmp_path / "map.tif")

@@ -370,8 +370,8 @@ def test_from_scenes_to_a_champion_and_its_map(scenes, run_config, run_through, 
         trainer={"epochs": 6},
     )  # fmt: skip
     run, summary = run_through(config)
-    assert summary["verdict"] == "promoted", summary
-    assert summary["holdout"]["F1"]["mean"] > 0.8
+    assert summary.verdict == "promoted", summary
+    assert summary.holdout["F1"]["mean"] > 0.8
     assert {"val_F1", "val_accuracy", "val_F1_town"} <= read_json(run.result_file)["history"].keys()
     assert (run.pictures_folder / "loss_curve.png").exists()
     assert list(run.pictures_folder.glob("prediction*.png"))

@@ -337,13 +337,13 @@ def test_a_regression_is_trained_judged_promoted_and_mapped_and_then_meets_its_c
     model = {"target": "ununennium.models:UNet", "kwargs": {"base_channels": 8, "depth": 1}}
     config = run_config(data, model=model, trainer={"epochs": 6}, gate={"floors": {"R2": 0.8}})
     run, summary = run_through(config)
-    assert summary["verdict"] == "promoted", summary["reason"]
-    assert set(summary["holdout"]) == {"RMSE", "MAE", "bias", "R2"}
+    assert summary.verdict == "promoted", summary.reason
+    assert set(summary.holdout) == {"RMSE", "MAE", "bias", "R2"}
     assert (run.pictures_folder / "prediction.png").stat().st_size > 1000
     history = read_json(run.result_file)["history"]
     assert {"val_RMSE", "val_MAE", "val_bias", "val_R2"} <= history.keys()
 
-    network, contract = load_artifact(Registry(run.storage, "tiny").version_url(summary["champion"]["version"]))
+    network, contract = load_artifact(Registry(run.storage, "tiny").version_url(summary.champion.version))
     mapped = map_scene(network, contract, scene["image"], tmp_path / "map.tif")
     assert mapped.pixels == {"height": 160 * 160}
     index = build_index(config.data)
@@ -353,19 +353,19 @@ def test_a_regression_is_trained_judged_promoted_and_mapped_and_then_meets_its_c
         check = drawn.read(1).astype(np.float64)
     # Tiles over the scene and over the fold lie differently: their blend is not the same to the last digit.
     rmse = sklearn_metrics.root_mean_squared_error(values[judged], check[judged])
-    assert summary["holdout"]["RMSE"] == pytest.approx(rmse, rel=0.05)
+    assert summary.holdout["RMSE"] == pytest.approx(rmse, rel=0.05)
     with rasterio.open(run.prediction_folder / "hill0.tif") as drawn:
         col, row = (round(v) for v in ~index.scenes[0].affine @ (drawn.transform.c, drawn.transform.f))
         predicted = np.full((160, 160), np.nan)
         predicted[row : row + drawn.height, col : col + drawn.width] = drawn.read(1)
-    check_moments(summary["holdout"], values[judged], predicted[judged])
+    check_moments(summary.holdout, values[judged], predicted[judged])
 
     worse = run_config(data, model=model, trainer={"epochs": 1}, optimizer={"target": "torch.optim:SGD"})
     run, summary = run_through(worse)
-    assert summary["verdict"] == "not_promoted"
+    assert summary.verdict == "not_promoted"
     champion = read_json(run.evaluation_file)["champion"]
     assert champion["metrics"]["RMSE"] == pytest.approx(rmse, rel=0.05)
-    assert f"is not below the champion's {champion['metrics']['RMSE']:.4f}" in summary["reason"]
+    assert f"is not below the champion's {champion['metrics']['RMSE']:.4f}" in summary.reason
 
 
 @pytest.mark.slow
@@ -395,10 +395,10 @@ def test_heights_of_olinda_from_landsat(request, run_config, run_through, tmp_pa
         loss={"target": "ununennium.losses:HuberLoss"},
     )
     run, summary = run_through(config)
-    assert summary["verdict"] == "promoted", summary["reason"]
+    assert summary.verdict == "promoted", summary.reason
     with rasterio.open(next(Path(run.prediction_folder).glob("*.tif"))) as drawn:
         assert np.isfinite(drawn.read(1)).any()
-    assert summary["holdout"]["RMSE"] < 3 * np.nanstd(heights)
+    assert summary.holdout["RMSE"] < 3 * np.nanstd(heights)
 
 
 def test_values_are_read_in_any_process(scenes):

@@ -55,7 +55,7 @@ def ready(atlanta: Path, tmp_path_factory: pytest.TempPathFactory) -> Checked:
     record = run.record()
 
     def check(*changes: str) -> CheckResult:
-        write_json(run.run_file, {**record, "config": load(*changes).model_dump(mode="json")})
+        write_json(run.run_file, {**record.to_json(), "config": load(*changes).model_dump(mode="json")})
         return check_training(Components(run))
 
     return check

@@ -85,7 +85,7 @@ def compare(
     if as_json:
         print_json([{**difference._asdict(), "change": difference.change.text or None} for difference in found])
         return
-    names = [str(facts.record["run_id"]) for facts in (one, other)]
+    names = [facts.record.run_id for facts in (one, other)]
     warning = caution(one, other)
     if warning:
         say(warning)
@@ -110,7 +110,7 @@ def _files_of_run(directory: RunDirectory) -> list[str]:
 
     folders = [directory.work, local_file(directory.url)]
     files = [str(file) for folder in folders if folder is not None for file in folder.rglob("*") if file.is_file()]
-    for scene in directory.record()["config"].get("data", {}).get("scenes", []):
+    for scene in directory.record().config.get("data", {}).get("scenes", []):
         given = scene["image"] if isinstance(scene["image"], list) else [scene["image"]]
         files += [*files_of(given), *filter(None, [scene.get("label")])]
     return [file for file in files if Path(file).name != directory.report_file.name]

@@ -20,6 +20,7 @@ from ununennium.cli.console import (
     user,
 )
 from ununennium.errors import ConfigError
+from ununennium.runs.records import RunSummary
 
 TRAIN_EXAMPLES = (
     "Examples: ununennium train run.yaml | ununennium train run.yaml --set trainer.epochs=5 --set seed=1 | "
@@ -98,7 +99,7 @@ def train(
             pipeline.train(run, check=not no_check, on_line=say).require_usable()
     summary = pipeline.summarise(run)
     if as_json:
-        print_json(summary)
+        print_json(summary.to_json())
         return
     print_pairs(closing_rows(summary))
     say(f"Next: ununennium evaluate {run.run_id} --storage {run.storage}")
@@ -118,19 +119,19 @@ def evaluate(
     With --checkpoint another checkpoint of the run is measured: nothing is decided, and no file of the run changes.
     """
     from ununennium import pipeline, report
-    from ununennium.runs.directory import RunDirectory, read_json
+    from ununennium.evaluation.records import EvaluationRecord
+    from ununennium.pipeline.summary import conclude
+    from ununennium.runs.directory import RunDirectory
 
     directory = RunDirectory.fetch(storage, run)
     if checkpoint is not None:
         _measure(directory, checkpoint, as_json=as_json)
         return
     gate = pipeline.evaluate(directory, on_line=say)
-    pipeline.summarise(directory)
-    directory.publish([directory.summary_file])
-    pipeline.report(directory, on_line=say)
-    evaluation = read_json(directory.evaluation_file)
+    conclude(directory, on_line=say)
+    evaluation = EvaluationRecord.load(directory.evaluation_file)
     if as_json:
-        print_json({"evaluation": evaluation, "gate": gate.to_json()})
+        print_json({"evaluation": evaluation.to_json(), "gate": gate.to_json()})
         return
     print_table(report.metric_rows(evaluation), empty="no metrics")
     typer.echo()
@@ -143,13 +144,14 @@ def evaluate(
 def _measure(run: Any, which: str, *, as_json: bool) -> None:
     """Print the metrics of one checkpoint."""
     from ununennium import report
+    from ununennium.evaluation.records import EvaluationRecord
     from ununennium.pipeline.evaluations import measure_checkpoint
 
     manifest, found = measure_checkpoint(run, which, on_line=say)
     if as_json:
         print_json({"checkpoint": manifest.url, "epoch": manifest.epoch, "evaluation": found.to_json()})
         return
-    print_table(report.metric_rows({"challenger": found.to_json()}), empty="no metrics")
+    print_table(report.metric_rows(EvaluationRecord(challenger=found)), empty="no metrics")
     typer.echo(f"\nepoch {manifest.epoch}: {manifest.url}")
 
 
@@ -167,6 +169,7 @@ def promote(
     from ununennium import pipeline, report
     from ununennium.evaluation.records import GateRecord
     from ununennium.pipeline.approval import Answer
+    from ununennium.pipeline.summary import conclude
     from ununennium.runs.directory import RunDirectory
 
     directory = RunDirectory.fetch(storage, run)
@@ -179,12 +182,11 @@ def promote(
     else:
         if GateRecord.load(directory.gate_file).verdict == "promoted":
             pipeline.promote(directory, actor=user())
-        summary = pipeline.summarise(directory)
-        pipeline.report(directory, on_line=say)
+        summary = conclude(directory, on_line=say)
     if asked and (flow_run_id := directory.flow_run_id):
         _wake(flow_run_id, {"approve": not reject, "by": user(), "reason": reason})
-    print_json(summary) if as_json else print_pairs(report.closing_rows(summary))
-    if summary["verdict"] != "promoted":
+    print_json(summary.to_json()) if as_json else print_pairs(report.closing_rows(summary))
+    if summary.verdict != "promoted":
         raise typer.Exit(NOT_PROMOTED)
 
 
@@ -218,25 +220,25 @@ def runs(
         return
     found = list_runs(storage, name=model)[:limit]
     if as_json:
-        print_json(found)
+        print_json([summary.to_json() for summary in found])
         return
     print_table([_row(summary) for summary in found], empty=f"no runs in {storage}; 'ununennium train' makes one")
 
 
-def _row(summary: dict[str, Any]) -> dict[str, Any]:
+def _row(summary: RunSummary) -> dict[str, Any]:
     from ununennium.report import number
 
-    holdout = summary["holdout"] or {}
+    holdout = summary.holdout or {}
     family = "IoU" if "IoU" in holdout else ""
     values = "  ".join(f"{name} {number(value)}" for name, value in holdout.get(family, holdout).items())
     return {
-        "run": summary["run_id"],
-        "started": summary["started"][:16].replace("T", " "),
-        "stop reason": summary["stop_reason"],
-        "best epoch": summary["best_epoch"],
+        "run": summary.run_id,
+        "started": summary.started[:16].replace("T", " "),
+        "stop reason": summary.stop_reason,
+        "best epoch": summary.best_epoch,
         "holdout": f"{family} {values}".strip() or None,
-        "verdict": summary["verdict"],
-        "reason": summary["reason"],
+        "verdict": summary.verdict,
+        "reason": summary.reason,
     }
 
 

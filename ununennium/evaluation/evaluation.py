@@ -163,8 +163,8 @@ class Evaluation:
     confusion: list[list[int]]
     metrics: dict[str, Any]
     num_pixels: int
-    split_sha256: str
-    data_sha256: str
+    split_sha256: str = ""
+    data_sha256: str = ""
     holdout_sha256: str = ""
     units: BlockSums | None = None
     calibration: Calibration | None = None

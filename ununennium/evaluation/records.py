@@ -1,15 +1,69 @@
-"""Typed record of the gate's decision, ``gate.json``: its keys are described in ``ununennium.evaluation.gate``."""
+"""Typed records of ``evaluation.json`` (``EvaluationRecord``) and of the decision, ``gate.json`` (``GateRecord``)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ununennium.errors import ConfigError
 from ununennium.evaluation.checks import Check
+from ununennium.evaluation.evaluation import Evaluation
 from ununennium.records import JsonRecord
-from ununennium.runs.directory import read_json
+from ununennium.runs.records import read_json
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationRecord(JsonRecord):
+    """Contents of ``evaluation.json``; files of the first version have only the first three keys and ``epoch``.
+
+    Attributes:
+        challenger: evaluation of the new model; None where only the champion was measured.
+        champion: evaluation of the champion on the same holdout; None without one.
+        generation: of the champion, with which a promotion is compared; 0 without one.
+        version: of the champion.
+        champion_error: why the champion could not be measured.
+        champion_holdout: ``split_sha256`` and ``data_sha256`` that the champion was evaluated on when it was promoted.
+        epoch: of the checkpoint, from 1.
+        checkpoint: ``manifest`` (URL) and ``sha256`` of the checkpoint that was measured.
+        code: ``git_commit`` and ``version`` of the code that measured both.
+    """
+
+    challenger: Evaluation | None = None
+    champion: Evaluation | None = None
+    generation: int = 0
+    version: str | None = None
+    champion_error: str | None = None
+    champion_holdout: Mapping[str, str] | None = None
+    epoch: int | None = None
+    checkpoint: Mapping[str, str] | None = None
+    code: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, file: Path) -> EvaluationRecord:
+        """Read ``evaluation.json``.
+
+        Raises:
+            ConfigError: it is missing or damaged.
+        """
+        return cls.from_json(read_json(file))
+
+    @property
+    def new_model(self) -> Evaluation:
+        """Evaluation of the new model.
+
+        Raises:
+            ConfigError: only the champion was measured.
+        """
+        if self.challenger is None:
+            raise ConfigError("evaluation.challenger", None, "is missing: the file holds no evaluation of a new model")
+        return self.challenger
+
+    @classmethod
+    def _parsed(cls, name: str, value: Any) -> Any:
+        is_model = name in ("challenger", "champion") and isinstance(value, Mapping)
+        return Evaluation.from_json(value) if is_model else value
 
 
 @dataclass(frozen=True, eq=False)

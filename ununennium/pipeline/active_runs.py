@@ -17,6 +17,7 @@ from ununennium.report.rows import duration_text
 from ununennium.runs.directory import RunDirectory
 from ununennium.runs.heartbeat import RunProgress
 from ununennium.runs.listing import newest_summaries
+from ununennium.runs.records import RunRecord, RunSummary
 from ununennium.storage.open import open_storage
 
 TRAINS = "trains"
@@ -59,8 +60,8 @@ def local_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
             continue
         try:
             record = run.record()
-            mine = record["storage"] == storage and name in (None, record["name"])
-        except (UnunenniumError, KeyError, TypeError):
+            mine = record.storage == storage and name in (None, record.name)
+        except UnunenniumError:
             continue
         if mine:
             state = TRAINS if silent_s < _SILENT_S else f"silent for {duration_text(silent_s)}"
@@ -74,8 +75,8 @@ def _is_told_by_another(run: RunDirectory, silent_s: float) -> bool:
     if silent_s > _SILENT_S:
         return False
     try:
-        return _host(run.record()) != platform.node()
-    except (UnunenniumError, KeyError, TypeError):
+        return run.record().last_host != platform.node()
+    except UnunenniumError:
         return False
 
 
@@ -90,27 +91,22 @@ def unfinished_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
     """
     found = []
     for summary in newest_summaries(storage, name, _LOOKED_AT):
-        if summary["stop_reason"] is not None or summary["verdict"] is not None:
+        if summary.stop_reason is not None or summary.verdict is not None:
             continue
-        run_id = str(summary["run_id"])
-        host = _host(json.loads(open_storage(f"{storage}/runs/{run_id}").read_bytes("run.json")))
+        content = open_storage(f"{storage}/runs/{summary.run_id}").read_bytes("run.json")
+        host = RunRecord.from_json(json.loads(content)).last_host
         if host == platform.node():
             state = "does not train at the moment, or was lost"
         else:
             state = f"on {host} (the storage will tell its end)"
-        found.append(ActiveRun(run_id, state))
+        found.append(ActiveRun(summary.run_id, state))
     return found
 
 
 def end_of(storage: str, run_id: str) -> str:
     """How a run that is no longer under way ended, in words, as the storage has it."""
-    summary = json.loads(open_storage(f"{storage}/runs/{run_id}").read_bytes("summary.json"))
-    if summary["stop_reason"] is None:
+    summary = RunSummary.from_json(json.loads(open_storage(f"{storage}/runs/{run_id}").read_bytes("summary.json")))
+    if summary.stop_reason is None:
         return "does not train any more"
-    words = f"training ended: {summary['stop_reason']} after {summary['epochs'] or 0} epochs"
-    return f"{words}, {str(summary['verdict']).replace('_', ' ')}" if summary["verdict"] else words
-
-
-def _host(record: Mapping[str, Any]) -> str:
-    """Where a run was last started."""
-    return str([record, *record.get("resumed", [])][-1]["host"])
+    words = f"training ended: {summary.stop_reason} after {summary.epochs or 0} epochs"
+    return f"{words}, {summary.verdict_text}" if summary.verdict else words

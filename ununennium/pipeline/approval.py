@@ -1,25 +1,46 @@
 """Asking a person before a model that passes the gate is promoted: the record of the question and of the answer.
 
-``approval.json`` of a run: ``state`` (``pending``, ``approved`` or ``rejected``), ``round`` (from 1: a run is asked for
-again if the champion changed while it waited), ``generation`` (of the champion that the candidate was compared with),
-``asked`` (UTC), and, once somebody has answered, ``answered``, ``by`` and ``reason``.
+``approval.json`` of a run (``ApprovalRecord``) holds both.
 A run that waits holds no process: whoever comes back to it (the flow run that Prefect resumes, ``ununennium promote``)
 goes on from its files, and trains and evaluates nothing again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from ununennium.evaluation.gate import Check
 from ununennium.files import write_json
+from ununennium.records import JsonRecord
 from ununennium.runs.directory import RunDirectory, read_json
 
 AWAITING = "awaiting_approval"
 """Verdict of a run that passes the gate and waits for a person."""
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
+
+
+@dataclass(frozen=True, eq=False)
+class ApprovalRecord(JsonRecord):
+    """Contents of ``approval.json``.
+
+    Attributes:
+        state: ``pending``, ``approved`` or ``rejected``.
+        round: from 1; a run is asked for again if the champion changed while it waited.
+        generation: of the champion that the candidate was compared with.
+        asked: UTC, ISO 8601.
+        by: who answered; empty before.
+        reason: of the answer, in their words.
+        answered: UTC, ISO 8601; empty before.
+    """
+
+    state: str = PENDING
+    round: int = 1
+    generation: int = 0
+    asked: str = ""
+    by: str = ""
+    reason: str = ""
+    answered: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,34 +68,32 @@ class Answer:
 def ask(run: RunDirectory, generation: int) -> None:
     """Note that ``run``, compared with ``generation``, waits for a person."""
     before = record_of(run)
-    number = 1 if before is None else before["round"] + 1
-    question = {"state": PENDING, "round": number, "generation": generation, "asked": _now()}
-    write_json(run.approval_file, question)
+    number = 1 if before is None else before.round + 1
+    unanswered = frozenset({"by", "reason", "answered"})
+    write_json(run.approval_file, ApprovalRecord(PENDING, number, generation, _now(), absent=unanswered))
     run.publish([run.approval_file])
 
 
 def record_answer(run: RunDirectory, answer: Answer) -> None:
     """Note what a person said, before anything is done about it: it must not be asked twice."""
-    record = record_of(run) or {}
-    said = {"state": APPROVED if answer.approved else REJECTED, "by": answer.by, "reason": answer.reason}
-    write_json(run.approval_file, {**record, **said, "answered": _now()})
+    state = APPROVED if answer.approved else REJECTED
+    record = record_of(run) or ApprovalRecord(absent=frozenset({"round", "generation", "asked"}))
+    said = replace(record, state=state, by=answer.by, reason=answer.reason, answered=_now())
+    write_json(run.approval_file, replace(said, absent=said.absent - {"by", "reason", "answered"}))
     run.publish([run.approval_file])
 
 
-def record_of(run: RunDirectory) -> dict[str, Any] | None:
-    """The contents of ``approval.json``; None if nobody was ever asked."""
-    if not run.approval_file.exists():
-        return None
-    record: dict[str, Any] = read_json(run.approval_file)
-    return record
+def record_of(run: RunDirectory) -> ApprovalRecord | None:
+    """Contents of ``approval.json``; None if nobody was ever asked."""
+    return ApprovalRecord.from_json(read_json(run.approval_file)) if run.approval_file.exists() else None
 
 
 def answer_of(run: RunDirectory) -> Answer | None:
     """What a person said; None if nobody has said anything yet."""
     record = record_of(run)
-    if record is None or record["state"] == PENDING:
+    if record is None or record.state == PENDING:
         return None
-    return Answer(record["state"] == APPROVED, record["by"], record["reason"])
+    return Answer(record.state == APPROVED, record.by, record.reason)
 
 
 def _now() -> str:

@@ -109,10 +109,10 @@ def check_champion(config: RunConfig, *, tolerance: float, actor: str, on_line: 
             "name", config.name, f"has no champion in {storage}; 'ununennium registry list' shows who has"
         )
     measured = measure_champion(config, storage, on_line=on_line)
-    if measured["generation"] != champion.generation:
+    if measured.champion is None or measured.generation != champion.generation:
         raise GateError(f"another champion of {config.name!r} was promoted during the check; check that one")
     drift = compare(
-        Evaluation.from_json(measured["champion"]),
+        measured.champion,
         registry.contract(champion.version),
         champion,
         model=config.name,

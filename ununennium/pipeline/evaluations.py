@@ -20,11 +20,12 @@ from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.index_cache import check_unchanged, indexed
 from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluation import Evaluation
+from ununennium.evaluation.records import EvaluationRecord
 from ununennium.files import work_root, write_json
 from ununennium.launch.watch import OnLine
 from ununennium.processes.entry_points import Worker
 from ununennium.processes.worker import run_worker
-from ununennium.runs.directory import RunDirectory, read_json
+from ununennium.runs.directory import RunDirectory
 
 
 def measure_checkpoint(run: RunDirectory, which: str, *, on_line: OnLine = print) -> tuple[Manifest, Evaluation]:
@@ -45,7 +46,7 @@ def measure_checkpoint(run: RunDirectory, which: str, *, on_line: OnLine = print
     check_unchanged(index)
     job = {"checkpoint": manifest.url}
     found = in_process(run.config(), run.storage, index, job, statistics=run.statistics_file, on_line=on_line)
-    return manifest, Evaluation.from_json(found["evaluation"])
+    return manifest, found.new_model
 
 
 def measure_version(config: RunConfig, storage: str, version: str, *, on_line: OnLine = print) -> Evaluation:
@@ -64,11 +65,11 @@ def measure_version(config: RunConfig, storage: str, version: str, *, on_line: O
         ProcessLost: the measuring process was killed; a new call begins anew.
     """
     found = in_process(config, storage, index_of(config, on_line), {"version": version}, on_line=on_line)
-    return Evaluation.from_json(found["evaluation"])
+    return found.new_model
 
 
-def measure_champion(config: RunConfig, storage: str, *, on_line: OnLine = print) -> dict[str, Any]:
-    """The same of the champion: what ``workers.evaluate.evaluate_champion`` gives."""
+def measure_champion(config: RunConfig, storage: str, *, on_line: OnLine = print) -> EvaluationRecord:
+    """Evaluate the champion of ``config.name`` as ``measure_version`` does a version; it is the record's champion."""
     return in_process(config, storage, index_of(config, on_line), {}, on_line=on_line)
 
 
@@ -108,7 +109,7 @@ def in_process(
     *,
     statistics: Path | None = None,
     on_line: OnLine,
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """The findings of ``workers.evaluate_model`` for ``job``, in a process of its own that leaves nothing behind."""
     work = work_root() / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-measure-{config.name}-{secrets.token_hex(2)}"
     try:
@@ -124,7 +125,6 @@ def in_process(
             error_file=work / "error.json",
             on_line=on_line,
         )
-        found: dict[str, Any] = read_json(work / "measured.json")
-        return found
+        return EvaluationRecord.load(work / "measured.json")
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from ununennium.checkpoints.registry import PROMOTED, Promotion, Registry
 from ununennium.errors import GateError
 from ununennium.evaluation.gate import Check, with_check
-from ununennium.evaluation.records import GateRecord
+from ununennium.evaluation.records import EvaluationRecord, GateRecord
 from ununennium.files import write_json
 from ununennium.launch.training import smoke_test
 from ununennium.pipeline.summary import summarise
 from ununennium.report.card import write_card
-from ununennium.runs.directory import RunDirectory, read_json
+from ununennium.runs.directory import RunDirectory
 
 
 def promote(run: RunDirectory, *, actor: str) -> Promotion:
@@ -20,8 +20,16 @@ def promote(run: RunDirectory, *, actor: str) -> Promotion:
         GateError: the gate's verdict does not allow it, or the stored artefact fails the smoke test.
         PromotionConflict: the champion it was compared with is no longer the champion.
     """
-    config, gate = run.config(), GateRecord.load(run.gate_file)
-    registry = Registry(run.storage, config.name)
+    promotion = make_champion(run, actor=actor)
+    summarise(run)
+    run.publish([run.summary_file])
+    return promotion
+
+
+def make_champion(run: RunDirectory, *, actor: str) -> Promotion:
+    """``promote`` without the summary, which the caller writes."""
+    record, gate = run.record(), GateRecord.load(run.gate_file)
+    registry = Registry(run.storage, record.name)
     if gate.verdict != PROMOTED:
         raise GateError(f"{run.run_id} cannot be promoted: {gate.reason}")
     version = registry.add_version(run.artifact_folder)
@@ -37,12 +45,11 @@ def promote(run: RunDirectory, *, actor: str) -> Promotion:
         actor=actor,
         run_id=run.run_id,
         token=run.run_id,
-        checkpoint=read_json(run.evaluation_file).get("checkpoint"),
-        flow_run_id=str(run.record().get("started_by", {}).get("flow_run_id") or ""),
+        checkpoint=EvaluationRecord.load(run.evaluation_file).checkpoint,
+        flow_run_id=str(record.started_by.get("flow_run_id") or ""),
     )
     write_json(run.promotion_file, {"generation": promotion.generation, "version": promotion.version, "actor": actor})
-    summarise(run)
-    run.publish([run.promotion_file, run.summary_file])
+    run.publish([run.promotion_file])
     return promotion
 
 

@@ -16,6 +16,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -34,6 +35,8 @@ from ununennium.processes.supervise import POLL_S
 from ununennium.runs.directory import RunDirectory
 from ununennium.runs.listing import newest_summaries
 from ununennium.runs.provenance import git_commit, versions
+from ununennium.runs.records import Attempt, RunRecord, RunSummary
+from ununennium.storage.base import Storage
 from ununennium.storage.open import open_storage, resolve_storage
 
 _LOOKED_AT = 10
@@ -121,21 +124,17 @@ def _take_up(run: RunDirectory, started_by: Mapping[str, Any], config: RunConfig
     _record_start(run, started_by)
     if config is not None:
         record, asked = run.record(), config.model_dump(mode="json")
-        write_json(run.run_file, {**record, "config": record["config"] | {name: asked[name] for name in _HOW_TO_TELL}})
+        told = {**record.config, **{name: asked[name] for name in _HOW_TO_TELL}}
+        write_json(run.run_file, replace(record, config=told))
     run.result_file.unlink(missing_ok=True)
     summarise(run)
     run.publish([run.run_file, run.summary_file])
 
 
 def _record_start(run: RunDirectory, started_by: Mapping[str, Any]) -> None:
-    again = {
-        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "host": platform.node(),
-        "versions": versions(),
-        "started_by": dict(started_by),
-    }
-    record = run.record()
-    write_json(run.run_file, {**record, "resumed": [*record.get("resumed", []), again]})
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    record, again = run.record(), Attempt(now, platform.node(), versions(), dict(started_by))
+    write_json(run.run_file, replace(record, resumed=(*record.resumed, again)))
 
 
 @contextlib.contextmanager
@@ -144,7 +143,7 @@ def _summarised(run: RunDirectory) -> Iterator[None]:
         yield
     except BaseException as error:
         with contextlib.suppress(Exception):  # the error that ended the run is the one to see
-            if summarise(run)["verdict"] != AWAITING:  # which is no end: whoever answers goes on
+            if summarise(run).verdict != AWAITING:  # which is no end: whoever answers goes on
                 was_stopped = isinstance(error, Preempted) or not isinstance(error, Exception)
                 known = isinstance(error, UnunenniumError)
                 reason = str(error) if known else f"{type(error).__name__}: {error}".rstrip(": ")
@@ -162,12 +161,12 @@ def _waiting(config: RunConfig, flow_runs: set[Any]) -> tuple[RunDirectory, IO[s
     """
     storage = resolve_storage(config.storage)
     for summary in newest_summaries(storage, config.name):
-        if summary["verdict"] is None:
+        if summary.verdict is None:
             continue
-        files = open_storage(f"{storage}/runs/{summary['run_id']}")
-        if not files.exists("approval.json") or not _is_of_flow(json.loads(files.read_bytes("run.json")), flow_runs):
+        files = open_storage(f"{storage}/runs/{summary.run_id}")
+        if not files.exists("approval.json") or not _is_of_flow(_record_in(files), flow_runs):
             continue
-        run = RunDirectory.fetch(storage, summary["run_id"])
+        run = RunDirectory.fetch(storage, summary.run_id)
         lease = _lease(run)
         if lease is None:
             raise ConfigError("run", run.run_id, "is under way in another process; wait for its end")
@@ -182,10 +181,10 @@ def _interrupted(config: RunConfig, flow_runs: set[Any], on_line: Say) -> tuple[
     wanted = _settings(config.model_copy(update={"storage": storage}).model_dump(mode="json"))
     candidates = []
     for summary in newest_summaries(storage, config.name, _LOOKED_AT):
-        run_id = summary["run_id"]
+        run_id = summary.run_id
         try:
-            record = json.loads(open_storage(f"{storage}/runs/{run_id}").read_bytes("run.json"))
-            if _settings(record["config"]) == wanted and _was_interrupted(summary, record, flow_runs):
+            record = _record_in(open_storage(f"{storage}/runs/{run_id}"))
+            if _settings(record.config) == wanted and _was_interrupted(summary, record, flow_runs):
                 candidates.append((run_id, record))
         except (OSError, KeyError, ValueError, UnunenniumError) as error:
             on_line(f"{run_id} is passed over, since its run.json cannot be read: {error!r}")
@@ -210,34 +209,37 @@ def _interrupted(config: RunConfig, flow_runs: set[Any], on_line: Say) -> tuple[
     return None
 
 
-def _was_interrupted(summary: Mapping[str, Any], record: Mapping[str, Any], flow_runs: set[Any]) -> bool:
-    if summary["verdict"] is not None:
+def _record_in(files: Storage) -> RunRecord:
+    return RunRecord.from_json(json.loads(files.read_bytes("run.json")))
+
+
+def _was_interrupted(summary: RunSummary, record: RunRecord, flow_runs: set[Any]) -> bool:
+    if summary.verdict is not None:
         return False
-    return summary["stop_reason"] in (None, "preempted") or _is_of_flow(record, flow_runs)
+    return summary.stop_reason in (None, "preempted") or _is_of_flow(record, flow_runs)
 
 
-def _is_of_flow(record: Mapping[str, Any], flow_runs: set[Any]) -> bool:
+def _is_of_flow(record: RunRecord, flow_runs: set[Any]) -> bool:
     """Whether one of ``flow_runs`` has asked for this run before: this is its next try."""
-    starts = [record, *record.get("resumed", [])]
-    return any(start["started_by"].get("flow_run_id") in flow_runs for start in starts)
+    return any(attempt.started_by.get("flow_run_id") in flow_runs for attempt in record.attempts)
 
 
-def _require_same_code(record: Mapping[str, Any]) -> None:
+def _require_same_code(record: RunRecord) -> None:
     """Raises ``ConfigError`` if something else computes now than when the run began."""
-    now, then = versions(), record["versions"]
+    now, then = versions(), record.versions
     for package in sorted(now.keys() | then.keys()):
         if then.get(package) != now.get(package):
             raise ConfigError("versions", now.get(package), f"{package} was {then.get(package)} when it began")
     commit = git_commit()
-    if record["git_commit"] != commit or (commit or "").endswith("+"):
-        raise ConfigError("git_commit", commit, f"it began with {record['git_commit']}, and + stands for any change")
+    if record.git_commit != commit or (commit or "").endswith("+"):
+        raise ConfigError("git_commit", commit, f"it began with {record.git_commit}, and + stands for any change")
 
 
-def _require_same_place(record: Mapping[str, Any], flow_runs: set[Any]) -> None:
+def _require_same_place(record: RunRecord, flow_runs: set[Any]) -> None:
     """Raises ``ConfigError`` if nobody here can tell whether the run still lives."""
-    last_start = [record, *record.get("resumed", [])][-1]
-    if last_start["host"] != platform.node() and not _is_of_flow(record, flow_runs):
-        remedy = f"it was on {last_start['host']}; if it has ended there, 'ununennium train --resume' goes on with it"
+    host = record.last_host
+    if host != platform.node() and not _is_of_flow(record, flow_runs):
+        remedy = f"it was on {host}; if it has ended there, 'ununennium train --resume' goes on with it"
         raise ConfigError("host", platform.node(), remedy)
 
 

@@ -5,25 +5,22 @@ No Prefect here, and no torch: training and evaluation run in processes of their
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ununennium.checkpoints.registry import PROMOTED
 from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.index_cache import check_unchanged
 from ununennium.errors import GateError, PromotionConflict
-from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import decide, with_check
-from ununennium.evaluation.records import GateRecord
+from ununennium.evaluation.records import EvaluationRecord, GateRecord
 from ununennium.files import write_json
 from ununennium.launch.result import TrainingResult
 from ununennium.launch.training import evaluate_in_subprocess, launch
 from ununennium.launch.watch import OnLine
 from ununennium.pipeline import approval
 from ununennium.pipeline.approval import Answer
-from ununennium.pipeline.promotion import promote, write_gate
-from ununennium.pipeline.summary import report, summarise
-from ununennium.runs.directory import RunDirectory, read_json
+from ununennium.pipeline.promotion import make_champion, write_gate
+from ununennium.pipeline.summary import conclude, report, summarise
+from ununennium.runs.directory import RunDirectory
+from ununennium.runs.records import RunSummary
 
 ATTEMPTS = 3
 """Times that a candidate is judged anew because another champion was promoted in the meantime."""
@@ -66,17 +63,15 @@ def evaluate(run: RunDirectory, *, on_line: OnLine = print) -> GateRecord:
         The decision, which is also ``gate.json``.
     """
     evaluate_in_subprocess(run, on_line=on_line)
-    measured = read_json(run.evaluation_file)
-    challenger = Evaluation.from_json(measured["challenger"])
-    champion = None if measured["champion"] is None else Evaluation.from_json(measured["champion"])
+    measured = EvaluationRecord.load(run.evaluation_file)
     decision = decide(
-        challenger,
-        champion,
+        measured.new_model,
+        measured.champion,
         run.config().gate,
-        champion_error=measured["champion_error"],
-        notes=_notes(challenger, measured),
+        champion_error=measured.champion_error,
+        notes=_notes(measured),
     ).to_json()
-    compared = {"run_id": run.run_id, "generation": measured["generation"], "version": measured["version"]}
+    compared = {"run_id": run.run_id, "generation": measured.generation, "version": measured.version}
     write_json(run.gate_file, decision | compared)
     run.publish(
         [
@@ -87,10 +82,10 @@ def evaluate(run: RunDirectory, *, on_line: OnLine = print) -> GateRecord:
     return GateRecord.from_json(decision)
 
 
-def _notes(challenger: Evaluation, measured: Mapping[str, Any]) -> list[str]:
+def _notes(measured: EvaluationRecord) -> list[str]:
     """Notes for readers of the verdict."""
+    challenger, before = measured.new_model, measured.champion_holdout
     notes = list(challenger.worst)
-    before = measured.get("champion_holdout")
     if before is not None:
         if before["split_sha256"] != challenger.split_sha256:
             notes.append(
@@ -102,7 +97,7 @@ def _notes(challenger: Evaluation, measured: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def evaluate_and_promote(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> dict[str, Any]:
+def evaluate_and_promote(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> RunSummary:
     """Evaluate, decide, and promote if the gate allows it; judged anew if the champion changes meanwhile.
 
     With ``gate.approval: manual`` what passes waits for a person, see ``apply_answer``.
@@ -118,7 +113,7 @@ def evaluate_and_promote(run: RunDirectory, *, actor: str, on_line: OnLine = pri
             approval.ask(run, GateRecord.load(run.gate_file).generation)
             break
         try:
-            promote(run, actor=actor)
+            make_champion(run, actor=actor)
             break
         except GateError as refused:  # gate.json says why
             on_line(str(refused))
@@ -127,10 +122,7 @@ def evaluate_and_promote(run: RunDirectory, *, actor: str, on_line: OnLine = pri
             if attempt == ATTEMPTS:
                 raise
             on_line(f"{conflict}; evaluating against the new champion")
-    summary = summarise(run)
-    run.publish([run.summary_file])
-    report(run, on_line=on_line)
-    return summary
+    return conclude(run, on_line=on_line)
 
 
 def is_awaiting_approval(run: RunDirectory) -> bool:
@@ -143,7 +135,7 @@ def refresh(run: RunDirectory) -> None:
     run.refresh([run.run_file, run.approval_file, run.gate_file, run.promotion_file, run.summary_file])
 
 
-def continue_approval(run: RunDirectory, *, on_line: OnLine = print) -> dict[str, Any]:
+def continue_approval(run: RunDirectory, *, on_line: OnLine = print) -> RunSummary:
     """Where a run stands about which a person was asked; an approval that nobody acted upon is acted upon.
 
     Returns:
@@ -155,7 +147,7 @@ def continue_approval(run: RunDirectory, *, on_line: OnLine = print) -> dict[str
     return summarise(run)
 
 
-def apply_answer(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) -> dict[str, Any]:
+def apply_answer(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) -> RunSummary:
     """Act on what a person said of a run that waits: promote it or not.
 
     If another champion was promoted while it waited, it is judged anew, and waits again if it passes. What has been
@@ -172,13 +164,10 @@ def apply_answer(run: RunDirectory, answer: Answer, *, on_line: OnLine = print) 
     write_gate(run, with_check(GateRecord.load(run.gate_file), answer.check()))
     try:
         if answer.approved:
-            promote(run, actor=answer.by)
+            make_champion(run, actor=answer.by)
     except GateError as refused:
         on_line(str(refused))
     except PromotionConflict as conflict:
         on_line(f"{conflict}; evaluating against the new champion")
         return evaluate_and_promote(run, actor=answer.by, on_line=on_line)
-    summary = summarise(run)
-    run.publish([run.summary_file])
-    report(run, on_line=on_line)
-    return summary
+    return conclude(run, on_line=on_line)

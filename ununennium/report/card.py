@@ -42,7 +42,7 @@ def write_card(run: RunDirectory, version: str, gate: GateRecord) -> list[Path]:
     Raises:
         ConfigError: the contract is missing or damaged.
     """
-    folder, name = run.artifact_folder, str(run.record()["name"])
+    folder, name = run.artifact_folder, run.record().name
     contract = ModelContract.from_json(read_json(folder / CONTRACT))
     said = run.config().card.model_dump()
     item = mlm_item(contract, name, version, storage=run.storage)

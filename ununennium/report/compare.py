@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ununennium.report import scores, sections
-from ununennium.report.facts import Facts
+from ununennium.report.facts import Facts, metrics_of
 from ununennium.report.page import Cell, Page, Section, Table, Text
 from ununennium.report.rows import number
 from ununennium.version import __version__
@@ -58,10 +58,11 @@ def compare(first: Facts, second: Facts) -> list[Difference]:
 
 def same_holdout(first: Facts, second: Facts) -> bool | None:
     """Whether both were measured on the same pixels; None if one was not measured."""
-    keys = ("split_sha256", "data_sha256")
-    if not first.challenger or not second.challenger:
+    one, other = first.challenger, second.challenger
+    if one is None or other is None:
         return None
-    return all(first.challenger.get(key) == second.challenger.get(key) for key in keys)
+    mine, theirs = (one.split_sha256, one.data_sha256), (other.split_sha256, other.data_sha256)
+    return all(mine) and mine == theirs
 
 
 def caution(first: Facts, second: Facts) -> str | None:
@@ -78,7 +79,7 @@ def comparison_page(first: Facts, second: Facts) -> Page:
     """The same as a page."""
     found = compare(first, second)
     parts = []
-    names = [str(facts.record["run_id"]) for facts in (first, second)]
+    names = [facts.record.run_id for facts in (first, second)]
     for part, title in PARTS.items():
         mine = [difference for difference in found if difference.part == part]
         with_change = any(difference.change.text for difference in mine)
@@ -94,7 +95,7 @@ def comparison_page(first: Facts, second: Facts) -> Page:
     return Page(
         title=f"{names[0]} beside {names[1]}",
         kicker="Comparison of two runs",
-        heading=f"{first.record['name']} beside {second.record['name']}",
+        heading=f"{first.record.name} beside {second.record.name}",
         tone="",
         summary=f"{names[0]} and {names[1]} differ in {changed} settings, data and versions.",
         tiles=[],
@@ -104,7 +105,7 @@ def comparison_page(first: Facts, second: Facts) -> Page:
 
 
 def _metrics(first: Facts, second: Facts) -> list[Difference]:
-    one, other = (_flat(facts.challenger.get("metrics") or {}) for facts in (first, second))
+    one, other = (_flat(metrics_of(facts.challenger)) for facts in (first, second))
     found = []
     for name, a, b in _paired(one, other):
         change = scores.difference(name, b, a) if same_holdout(first, second) else Cell("")
@@ -138,9 +139,9 @@ def _code(facts: Facts) -> dict[str, Any]:
     record = facts.record
     hardware = (facts.result.get("cost") or {}).get("hardware") or {}
     return {
-        "commit": record.get("git_commit"),
-        **record.get("versions", {}),
-        "host": record.get("host"),
+        "commit": record.git_commit,
+        **record.versions,
+        "host": record.host,
         "device": facts.result.get("device"),
         "precision": facts.result.get("precision"),
         "processes": facts.result.get("world_size"),

@@ -6,10 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ununennium.evaluation.records import GateRecord
+from ununennium.evaluation.evaluation import Evaluation
+from ununennium.evaluation.records import EvaluationRecord, GateRecord
+from ununennium.files import finite
+from ununennium.records import JsonRecord
 from ununennium.runs.directory import RunDirectory
+from ununennium.runs.records import RunRecord, RunSummary
+
+Record = TypeVar("Record", bound=JsonRecord)
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,15 @@ class Facts:
         unreadable: files that are damaged.
     """
 
-    record: dict[str, Any]
+    record: RunRecord
     plan: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
-    evaluation: dict[str, Any] = field(default_factory=dict)
+    evaluation: EvaluationRecord = field(default_factory=EvaluationRecord)
     gate: GateRecord = field(default_factory=GateRecord)
     promotion: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: RunSummary = field(default_factory=RunSummary)
     chips: dict[str, Any] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     pictures: Path = Path()
@@ -67,6 +73,13 @@ class Facts:
                 return {}
             return content
 
+        def record(kind: type[Record], file: Path) -> Record:
+            try:
+                return kind.from_json(read(file))
+            except (KeyError, TypeError, ValueError, AttributeError):  # of JSON, but not such a record
+                unreadable.append(file.name)
+                return kind()
+
         errors = [error for file in sorted(run.errors_folder.glob("*.json")) if (error := read(file))]
         return cls(
             record=run.record(),
@@ -74,10 +87,10 @@ class Facts:
             statistics=read(run.statistics_file),
             result=read(run.result_file),
             epochs=epoch_rows(run.metrics_file),
-            evaluation=read(run.evaluation_file),
-            gate=GateRecord.from_json(read(run.gate_file)),
+            evaluation=record(EvaluationRecord, run.evaluation_file),
+            gate=record(GateRecord, run.gate_file),
             promotion=read(run.promotion_file),
-            summary=read(run.summary_file),
+            summary=record(RunSummary, run.summary_file),
             chips=read(run.pictures_folder / "chips.json"),
             errors=sorted(errors, key=lambda error: float(error.get("time") or 0.0)),
             pictures=run.pictures_folder,
@@ -87,18 +100,17 @@ class Facts:
     @property
     def config(self) -> Mapping[str, Any]:
         """The configuration, as ``run.json`` has it."""
-        config: Mapping[str, Any] = self.record["config"]
-        return config
+        return self.record.config
 
     @property
-    def challenger(self) -> Mapping[str, Any]:
-        """The evaluation of the new model."""
-        return self.evaluation.get("challenger") or {}
+    def challenger(self) -> Evaluation | None:
+        """Evaluation of the new model; None before there is one."""
+        return self.evaluation.challenger
 
     @property
-    def champion(self) -> Mapping[str, Any]:
-        """The evaluation of the champion on the same holdout; empty if there was none."""
-        return self.evaluation.get("champion") or {}
+    def champion(self) -> Evaluation | None:
+        """Evaluation of the champion on the same holdout; None without one."""
+        return self.evaluation.champion
 
 
 def epoch_rows(file: Path) -> list[dict[str, Any]]:
@@ -116,3 +128,9 @@ def epoch_rows(file: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and "epoch" in row:
             rows.append(row)
     return rows
+
+
+def metrics_of(evaluation: Evaluation | None) -> Mapping[str, Any]:
+    """Metrics of an evaluation, None where one is not a number; empty without an evaluation."""
+    found: Mapping[str, Any] = {} if evaluation is None else finite(evaluation.metrics)
+    return found

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ununennium.evaluation.records import GateRecord
+from ununennium.evaluation.records import EvaluationRecord, GateRecord
+from ununennium.files import finite
+from ununennium.runs.records import RunSummary
 from ununennium.tasks import headline
 
 WORDS = {
@@ -22,14 +24,15 @@ WORDS = {
 MAX_PICTURE_BYTES = 400_000
 
 
-def metric_rows(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+def metric_rows(evaluation: EvaluationRecord | Mapping[str, Any]) -> list[dict[str, str]]:
     """Holdout metrics, new model beside champion: IoU and F1 per class, or a row for each metric without classes.
 
     Args:
         evaluation: the contents of ``evaluation.json``.
     """
-    new = evaluation["challenger"]["metrics"]
-    champion = (evaluation.get("champion") or {}).get("metrics")
+    record = EvaluationRecord.of(evaluation)
+    new = finite(record.new_model.metrics)
+    champion = None if record.champion is None else finite(record.champion.metrics)
     shown = headline(new)
     families = [name for name, value in shown.items() if isinstance(value, Mapping)]
     rows = []
@@ -59,39 +62,36 @@ def gate_rows(gate: GateRecord) -> list[dict[str, str]]:
     ]
 
 
-def closing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def closing_rows(summary: RunSummary) -> list[tuple[str, str]]:
     """The closing table: what came out, and where everything is."""
     rows = [
-        ("run", str(summary["run_id"])),
-        ("stop reason", f"{summary['stop_reason']} ({WORDS.get(summary['stop_reason'], '')})"),
-        ("epochs", f"{summary.get('epochs') or 0}, best {summary['best_epoch'] or '-'}"),
+        ("run", summary.run_id),
+        ("stop reason", f"{summary.stop_reason} ({WORDS.get(summary.stop_reason, '')})"),
+        ("epochs", f"{summary.epochs or 0}, best {summary.best_epoch or '-'}"),
     ]
-    if summary.get("data_wait") is not None:
-        rows.append(("waiting for data", f"{summary['data_wait']:.1%} of the training time"))
-    holdout = summary.get("holdout") or {}
+    if summary.data_wait is not None:
+        rows.append(("waiting for data", f"{summary.data_wait:.1%} of the training time"))
+    holdout = summary.holdout or {}
     for label in _labels(holdout):
         values = [f"{name} {number(of.get(label))}" for name, of in holdout.items() if isinstance(of, Mapping)]
         rows.append((f"holdout {label}", "   ".join(values)))
     single = [f"{name} {number(value)}" for name, value in holdout.items() if not isinstance(value, Mapping)]
     if single:
         rows.append(("holdout", "   ".join(single)))
-    if summary.get("verdict"):
-        rows += [("verdict", str(summary["verdict"]).replace("_", " ")), ("reason", str(summary["reason"]))]
-    elif summary.get("reason"):
-        rows.append(("reason", str(summary["reason"])))
-    champion = summary.get("champion")
-    if champion:
-        rows.append(("champion", f"generation {champion['generation']}, {champion['url']}"))
-    for name, place in (summary.get("places") or {}).items():
-        rows.append((name, str(place)))
-    return rows
+    if summary.verdict:
+        rows.append(("verdict", summary.verdict_text))
+    if summary.verdict or summary.reason:
+        rows.append(("reason", str(summary.reason)))
+    if summary.champion:
+        rows.append(("champion", f"generation {summary.champion.generation}, {summary.champion.url}"))
+    return [*rows, *summary.places.items()]
 
 
-def markdown(summary: Mapping[str, Any], evaluation: Mapping[str, Any], gate: GateRecord, pictures: list[Path]) -> str:
+def markdown(summary: RunSummary, evaluation: EvaluationRecord, gate: GateRecord, pictures: list[Path]) -> str:
     """One page with the verdict, the tables and the pictures, which are embedded so that the page is whole anywhere."""
     parts = [
-        f"# {summary['name']}: {str(summary['verdict']).replace('_', ' ')}",
-        str(summary["reason"]),
+        f"# {summary.name}: {summary.verdict_text}",
+        str(summary.reason),
         "## Holdout",
         _table(metric_rows(evaluation)),
         "## Gate",
@@ -103,7 +103,7 @@ def markdown(summary: Mapping[str, Any], evaluation: Mapping[str, Any], gate: Ga
         title = picture.stem.replace("_", " ").capitalize()
         parts += [
             f"## {title}",
-            data_uri(picture.read_bytes(), title, f"{summary['places']['files']}/pictures/{picture.name}"),
+            data_uri(picture.read_bytes(), title, f"{summary.places['files']}/pictures/{picture.name}"),
         ]
     return "\n\n".join(parts) + "\n"
 

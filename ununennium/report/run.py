@@ -53,11 +53,11 @@ def page_of(facts: Facts) -> Page:
         _left_out(facts),
     ]
     record = facts.record
-    started = str(record.get("started", ""))[:16].replace("T", " ")
+    started = record.started[:16].replace("T", " ")
     now = datetime.now(UTC).isoformat(sep=" ", timespec="minutes")[:16]
     return Page(
-        title=f"{record['name']}: {heading.lower()}",
-        kicker=f"{record['name']} · run {record['run_id']} · started {started} UTC",
+        title=f"{record.name}: {heading.lower()}",
+        kicker=f"{record.name} · run {record.run_id} · started {started} UTC",
         heading=heading,
         tone=tone,
         summary=_summary(facts),
@@ -68,7 +68,7 @@ def page_of(facts: Facts) -> Page:
 
 
 def _heading(facts: Facts) -> tuple[str, str]:
-    verdict, reason = facts.summary.get("verdict"), facts.summary.get("stop_reason")
+    verdict, reason = facts.summary.verdict, facts.summary.stop_reason
     if verdict in _HEADINGS:
         return _HEADINGS[verdict]
     if reason in _HEADINGS:
@@ -77,8 +77,8 @@ def _heading(facts: Facts) -> tuple[str, str]:
 
 
 def _summary(facts: Facts) -> str:
-    words = WORDS.get(facts.summary.get("stop_reason"), "")
-    reason = str(facts.summary.get("reason") or facts.result.get("message") or "")
+    words = WORDS.get(facts.summary.stop_reason, "")
+    reason = str(facts.summary.reason or facts.result.get("message") or "")
     return f"{reason[:1].upper()}{reason[1:]}" if reason else f"{words[:1].upper()}{words[1:]}."
 
 
@@ -99,7 +99,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     speed = sections.chips_per_second(facts)
     if speed is not None:
         tiles.append(("Throughput", f"{speed:,.{0 if speed >= 100 else 1}f} chips/s", "training steps"))
-    champion = facts.summary.get("champion")
+    champion = facts.summary.champion
     if facts.promotion and champion:
         tiles.append(
             ("Champion", f"generation {facts.promotion.get('generation')}", str(facts.promotion.get("version", "")))
@@ -123,12 +123,12 @@ def _missing(facts: Facts) -> Iterator[str]:
         yield "Metrics, gate, chips and maps: the run has not been evaluated on the holdout."
         return
     if not facts.champion:
-        why = facts.evaluation.get("champion_error")
+        why = facts.evaluation.champion_error
         yield f"Champion: {f'it cannot be measured: {why}' if why else 'there was none to compare with'}."
     elif not facts.gate.bootstrap:
         yield "Intervals: the gate drew none (gate.confidence, or spatial blocks too few)."
     for name, word in (("calibration", "Reliability"), ("areas", "Areas"), ("slices", "Parts of the holdout")):
-        if not facts.challenger.get(name):
+        if not getattr(facts.challenger, name):
             yield f"{word}: the evaluation has none; there is none for this task, or an earlier version made it."
     if not facts.chips.get("chips"):
         yield "Best and worst chips: none were drawn."

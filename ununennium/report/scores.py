@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ununennium.report.charts import interval_mark
-from ununennium.report.facts import Facts
+from ununennium.report.facts import Facts, metrics_of
 from ununennium.report.page import Cell, Section, Table
 from ununennium.report.rows import number
 from ununennium.report.sections import section
@@ -15,7 +15,7 @@ from ununennium.tasks import LOWER_IS_BETTER, goodness
 
 def main_family(facts: Facts) -> str | None:
     """The metric that the gate looks at, without a class; the first that was measured if it has none of that name."""
-    metrics = facts.challenger.get("metrics") or {}
+    metrics = metrics_of(facts.challenger)
     wanted = str(facts.config["gate"].get("metric", "")).partition(".")[0]
     return wanted if wanted in metrics else next(iter(metrics), None)
 
@@ -27,15 +27,13 @@ def main_figures(facts: Facts) -> tuple[str, float | None, float | None] | None:
         return None
     wanted = str(facts.config["gate"].get("metric", ""))
     label = wanted.partition(".")[2] if wanted.partition(".")[0] == family else ""
-    values = [
-        _value(side.get("metrics", {}).get(family), label or "mean") for side in (facts.challenger, facts.champion)
-    ]
+    values = [_value(metrics_of(side).get(family), label or "mean") for side in (facts.challenger, facts.champion)]
     return (f"{family}.{label}" if label else family), values[0], values[1]
 
 
 def metrics(facts: Facts) -> Section | None:
     """A table of every class, and one of the metrics that have a single value."""
-    measured = facts.challenger.get("metrics") or {}
+    measured = metrics_of(facts.challenger)
     family = main_family(facts)
     if not measured or family is None:
         return None
@@ -49,7 +47,7 @@ def metrics(facts: Facts) -> Section | None:
 
 
 def _per_class(facts: Facts, family: str) -> Table:
-    measured, champion = facts.challenger["metrics"], (facts.champion.get("metrics") or {}).get(family)
+    measured, champion = metrics_of(facts.challenger), metrics_of(facts.champion).get(family)
     others = [name for name, value in measured.items() if isinstance(value, Mapping) and name != family]
     labels = [*(label for label in measured[family] if label == "mean"), *_classes(measured[family])]
     intervals = {label: difference_interval(facts, _full_name(family, label)) for label in labels}
@@ -74,7 +72,7 @@ def _per_class(facts: Facts, family: str) -> Table:
 
 
 def _single(facts: Facts, single: Mapping[str, Any]) -> Table:
-    champion = facts.champion.get("metrics")
+    champion = None if facts.champion is None else metrics_of(facts.champion)
     intervals = {name: difference_interval(facts, name) for name in single}
     with_intervals = any(intervals.values())
     columns = ["metric", "new model", *_beside_champion(facts, champion is not None, with_intervals)]

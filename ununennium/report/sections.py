@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ununennium.config.yaml_text import write_yaml
+from ununennium.evaluation.evaluation import Evaluation
 from ununennium.report.charts import Line, line_chart
 from ununennium.report.facts import Facts
 from ununennium.report.page import Cell, Charts, Folded, Gallery, Listing, Pairs, Picture, Section, Table, Text, picture
@@ -25,7 +26,7 @@ def section(key: str, title: str, blocks: Iterable[Any]) -> Section | None:
 
 def failure(facts: Facts) -> Section | None:
     """What ended the run, if it failed: every process's error, the earliest first."""
-    if facts.summary.get("stop_reason") != "failed" and facts.result.get("stop_reason") != "failed":
+    if facts.summary.stop_reason != "failed" and facts.result.get("stop_reason") != "failed":
         return None
     blocks: list[Any] = []
     for error in facts.errors:
@@ -34,7 +35,7 @@ def failure(facts: Facts) -> Section | None:
         if error.get("traceback"):
             blocks.append(Folded("Traceback", [Listing(what, str(error["traceback"]))]))
     if not blocks:
-        blocks = [Text(str(facts.summary.get("reason") or "No process left a word of why."), "bad")]
+        blocks = [Text(str(facts.summary.reason or "No process left a word of why."), "bad")]
     return section("failure", "What went wrong", blocks)
 
 
@@ -56,7 +57,7 @@ def gate(facts: Facts) -> Section | None:
         rows.append([*row, check.reason])
     failed = sum(not check.passed for check in checks)
     words = f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed"
-    said = [note for note in facts.gate.notes if note not in (facts.challenger.get("worst") or [])]
+    said = [note for note in facts.gate.notes if note not in (facts.challenger.worst if facts.challenger else [])]
     notes = [Text(f"Note: {note}.", "quiet") for note in said]
     return section("gate", "Gate", [Table(f"What the model had to show: {words}", columns, rows), *notes])
 
@@ -116,20 +117,19 @@ def _figure(name: str, value: Any) -> str:
 
 def confusion(facts: Facts) -> Section | None:
     """What was taken for what, of the new model, and of the champion when asked for."""
-    matrix = facts.challenger.get("confusion")
-    if not matrix:
+    if facts.challenger is None or not facts.challenger.confusion:
         return None
     unit = "patches" if task_of(facts.config["data"]).is_patchwise else "pixels"
     blocks: list[Any] = [_confusion_table("New model", facts.challenger, unit)]
-    if facts.champion.get("confusion"):
+    if facts.champion is not None and facts.champion.confusion:
         blocks.append(
             Folded("The champion's on the same holdout", [_confusion_table("Champion", facts.champion, unit)])
         )
     return section("confusion", "Confusion", blocks)
 
 
-def _confusion_table(whose: str, evaluation: Mapping[str, Any], unit: str) -> Table:
-    classes, matrix = evaluation["classes"], evaluation["confusion"]
+def _confusion_table(whose: str, evaluation: Evaluation, unit: str) -> Table:
+    classes, matrix = evaluation.classes, evaluation.confusion
     rows: list[list[Cell | str]] = []
     for name, counts in zip(classes, matrix, strict=True):
         total = sum(counts)
@@ -215,7 +215,7 @@ def cost_rows(facts: Facts) -> list[tuple[str, str]]:
     train_s = training_seconds(facts)
     rows: list[tuple[str, str]] = []
     if result.get("duration_s"):
-        again = " (of the last start)" if facts.record.get("resumed") else ""
+        again = " (of the last start)" if facts.record.resumed else ""
         rows.append(("training process", duration_text(result["duration_s"]) + again))
     if train_s:
         rows.append(("training steps", f"{duration_text(train_s)}, {train_s / len(facts.epochs):.1f} s an epoch"))
@@ -252,18 +252,15 @@ def origin(facts: Facts) -> list[Section | None]:
     """Data, configuration, code and environment that made the run."""
     record, data = facts.record, facts.plan.get("data") or {}
     hardware = (facts.result.get("cost") or {}).get("hardware") or {}
-    environment = [(name, str(version)) for name, version in record.get("versions", {}).items()]
+    environment = [(name, str(version)) for name, version in record.versions.items()]
     made = [
-        ("commit", str(record.get("git_commit") or "unknown: not in a repository")),
-        ("host", str(record.get("host", ""))),
+        ("commit", str(record.git_commit or "unknown: not in a repository")),
+        ("host", record.host),
         *((name, str(value)) for name, value in hardware.items()),
         ("seed", str(facts.config.get("seed", ""))),
-        *(("asked for by", f"{name} {value}") for name, value in record.get("started_by", {}).items() if value),
+        *(("asked for by", f"{name} {value}") for name, value in record.started_by.items() if value),
     ]
-    resumed = [
-        (again.get("started", "")[:16].replace("T", " "), f"went on on {again.get('host', '')}")
-        for again in record.get("resumed", [])
-    ]
+    resumed = [(again.started[:16].replace("T", " "), f"went on on {again.host}") for again in record.resumed]
     configuration = write_yaml(dict(facts.config))
     return [
         section("data", "Data", _data_blocks(facts, data)),

@@ -12,18 +12,19 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, StorageError
 from ununennium.files import work_root, write_bytes, write_json
 from ununennium.runs.listing import RUN_ID, SUMMARY, list_runs
 from ununennium.runs.provenance import git_commit, versions
+from ununennium.runs.records import RunRecord, read_json
 from ununennium.storage.open import open_storage, resolve_storage
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["RunDirectory", "as_link", "read_json"]
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,19 @@ class RunDirectory:
             run.work.mkdir(parents=True)
         except OSError as error:
             raise StorageError(f"{run.work} cannot be made: {error.strerror or error}; set UNUNENNIUM_WORK") from error
-        write_json(
-            run.run_file,
-            {
-                "run_id": run_id,
-                "name": config.name,
-                "started": started.isoformat(timespec="milliseconds"),
-                "storage": storage,
-                "git_commit": git_commit(),
-                "versions": versions(),
-                "host": platform.node(),
-                "started_by": dict(started_by or {}),
-                "config": config.model_copy(update={"storage": storage}).model_dump(mode="json"),
-            },
+        record = RunRecord(
+            run_id=run_id,
+            name=config.name,
+            started=started.isoformat(timespec="milliseconds"),
+            storage=storage,
+            git_commit=git_commit(),
+            versions=versions(),
+            host=platform.node(),
+            started_by=dict(started_by or {}),
+            config=config.model_copy(update={"storage": storage}).model_dump(mode="json"),
+            absent=frozenset({"resumed"}),
         )
+        write_json(run.run_file, record)
         return run
 
     @classmethod
@@ -84,10 +84,8 @@ class RunDirectory:
         """
         file = Path(run_file)
         file = file / "run.json" if file.is_dir() else file
-        record = read_json(file)
-        if not isinstance(record, dict) or not {"run_id", "storage", "config"} <= record.keys():
-            raise ConfigError("run", str(file), "is not the run.json of a run")
-        return cls(record["run_id"], file.resolve().parent, record["storage"])
+        record = RunRecord.load(file)
+        return cls(record.run_id, file.resolve().parent, record.storage)
 
     @classmethod
     def fetch(cls, storage: str, run_id: str) -> RunDirectory:
@@ -103,7 +101,7 @@ class RunDirectory:
             newest = list_runs(root)
             if not newest:
                 raise ConfigError("run", run_id, f"{root} holds no runs; 'ununennium train' makes one")
-            run_id = str(newest[0]["run_id"])
+            run_id = newest[0].run_id
         if not RUN_ID.match(run_id):
             raise ConfigError("run", run_id, "is not the name of a run; 'ununennium runs' lists them")
         run = cls(run_id, work_root() / run_id, root)
@@ -119,9 +117,7 @@ class RunDirectory:
     @property
     def flow_run_id(self) -> str | None:
         """Id of the flow run that last had to do with it; None if none ever had."""
-        record = self.record()
-        starts = [record, *record.get("resumed", [])]
-        found = [str(start["started_by"]["flow_run_id"]) for start in starts if start["started_by"].get("flow_run_id")]
+        found = self.record().flow_run_ids
         return found[-1] if found else None
 
     @property
@@ -269,14 +265,13 @@ class RunDirectory:
         """Error that ended the check, if any did."""
         return self.errors_folder / "check.json"
 
-    def record(self) -> dict[str, Any]:
-        """The contents of ``run.json``."""
-        record: dict[str, Any] = read_json(self.run_file)
-        return record
+    def record(self) -> RunRecord:
+        """Contents of ``run.json``."""
+        return RunRecord.load(self.run_file)
 
     def config(self) -> RunConfig:
-        """What to run."""
-        return RunConfig.parse(self.record()["config"], source=str(self.run_file), stored=True)
+        """Configuration of the run, validated once in a process as long as ``run.json`` says the same."""
+        return _parsed(json.dumps(self.record().config), str(self.run_file))
 
     def publish(self, paths: Iterable[Path]) -> None:
         """Copy files of the work folder, and the files in its folders, to the storage; what is missing is passed over.
@@ -308,15 +303,6 @@ def as_link(url: str) -> str:
     return url if "://" in url else Path(url).as_uri()
 
 
-def read_json(file: Path) -> Any:
-    """Read a JSON file of a run.
-
-    Raises:
-        ConfigError: it is missing or damaged.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError("run", str(file), "there is no such file; has this stage of the run been done?") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError("run", str(file), f"cannot be read: {error}") from error
+@lru_cache(maxsize=8)
+def _parsed(settings: str, source: str) -> RunConfig:
+    return RunConfig.parse(json.loads(settings), source=source, stored=True)

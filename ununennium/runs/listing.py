@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from ununennium.runs.records import RunSummary
 from ununennium.storage.base import Storage
 from ununennium.storage.open import open_storage, resolve_storage
 
@@ -16,7 +16,7 @@ RUN_ID = re.compile(r"^\d{8}T\d{6}Z-[a-z0-9][a-z0-9_-]*-[0-9a-f]{4}$")
 """UTC time of the start, the model's name and four hexadecimal digits."""
 
 
-def list_runs(storage: str, *, name: str | None = None) -> list[dict[str, Any]]:
+def list_runs(storage: str, *, name: str | None = None) -> list[RunSummary]:
     """The summaries of the runs in ``storage``, newest first.
 
     Args:
@@ -26,7 +26,7 @@ def list_runs(storage: str, *, name: str | None = None) -> list[dict[str, Any]]:
     return list(newest_summaries(resolve_storage(storage), name))
 
 
-def newest_summaries(root: str, name: str | None = None, limit: int | None = None) -> Iterator[dict[str, Any]]:
+def newest_summaries(root: str, name: str | None = None, limit: int | None = None) -> Iterator[RunSummary]:
     """The summaries of runs, newest first, each read when it is asked for.
 
     Args:
@@ -41,4 +41,4 @@ def newest_summaries(root: str, name: str | None = None, limit: int | None = Non
     if name is not None:
         keys = [key for key in keys if RUN_ID.match(folder := key.partition("/")[0]) and folder[17:-5] == name]
     for key in sorted(keys, reverse=True)[:limit]:
-        yield json.loads(runs.read_bytes(key))
+        yield RunSummary.from_json(json.loads(runs.read_bytes(key)))

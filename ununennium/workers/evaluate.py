@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from ununennium.evaluation.chip_pictures import draw_chips
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.promoted import evaluate_artifact
+from ununennium.evaluation.records import EvaluationRecord
 from ununennium.files import write_json
 from ununennium.processes.console import prefix_levels
 from ununennium.processes.parent import die_with_parent
@@ -68,11 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def evaluate_run(run: RunDirectory) -> dict[str, Any]:
+def evaluate_run(run: RunDirectory) -> EvaluationRecord:
     """Evaluate the best checkpoint of ``run`` beside the champion.
 
     Returns:
-        The contents of ``evaluation.json``, see ``ununennium.evaluation.evaluation``.
+        Contents of ``evaluation.json``.
 
     Raises:
         CheckpointError: there is no checkpoint with a finite score, or it does not fit.
@@ -97,13 +98,13 @@ def evaluate_run(run: RunDirectory) -> dict[str, Any]:
         beside=_bands_of(current, run, config, index),
     )
     _say(f"holdout of epoch {best.epoch}: {_in_words(challenger)}")
-    measured = {
-        "challenger": challenger.to_json(),
-        **evaluate_champion(run, config, index, device, current, beside=index.bands),
-        "epoch": best.epoch,
-        "checkpoint": {"manifest": manifest_key(best.url), "sha256": best.sha256},
-        "code": {"git_commit": git_commit(), "version": __version__},
-    }
+    measured = replace(
+        evaluate_champion(run, config, index, device, current, beside=index.bands),
+        challenger=challenger,
+        epoch=best.epoch,
+        checkpoint={"manifest": manifest_key(best.url), "sha256": best.sha256},
+        code={"git_commit": git_commit(), "version": __version__},
+    )
     written = contract(run, config, index, statistics, challenger)
     write_artifact(run.artifact_folder, model.cpu().state_dict(), written)
     write_probe(run.probe_file, model, index, statistics, config.data)
@@ -165,7 +166,7 @@ def evaluate_champion(
     current: Promotion | None,
     *,
     beside: Sequence[int | str] | None = None,
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """The champion's part of ``evaluation.json``: always measured anew, on this run's holdout and by this code.
 
     Args:
@@ -181,19 +182,19 @@ def evaluate_champion(
         StorageError: the storage failed.
     """
     registry = Registry(run.storage, config.name)
-    found: dict[str, Any] = {"champion": None, "generation": 0, "version": None, "champion_error": None}
+    found = EvaluationRecord(absent=frozenset({"challenger", "champion_holdout", "epoch", "checkpoint", "code"}))
     if current is None:
         return found
-    found |= {"generation": current.generation, "version": current.version}
+    found = replace(found, generation=current.generation, version=current.version)
     try:
         model, its_contract = load_artifact(registry.version_url(current.version), trusted=[config.model])
     except (CheckpointError, ConfigError) as error:
         _say(f"champion (generation {current.generation}) cannot be loaded: {error}")
-        return found | {"champion_error": str(error)}
+        return replace(found, champion_error=str(error))
     champion = evaluate_artifact(model, its_contract, config, index, device, beside=beside)
     _say(f"champion (generation {current.generation}) on the same holdout: {_in_words(champion)}")
     before = {"split_sha256": its_contract.split_sha256, "data_sha256": its_contract.data_sha256}
-    return found | {"champion": champion.to_json(), "champion_holdout": before}
+    return replace(found, champion=champion, champion_holdout=before)
 
 
 def contract(
@@ -229,8 +230,8 @@ def contract(
         "confusion": measured.confusion,
         "split_sha256": measured.split_sha256,
         "data_sha256": measured.data_sha256,
-        "git_commit": record["git_commit"],
-        "versions": record["versions"],
+        "git_commit": record.git_commit,
+        "versions": record.versions,
         "metrics": measured.metrics,
         "run_id": run.run_id,
         "created": datetime.now(UTC).isoformat(timespec="milliseconds"),

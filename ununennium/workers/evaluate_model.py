@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ununennium.data.chips.statistics import BandStatistics
 from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
 from ununennium.evaluation.promoted import evaluate_artifact
+from ununennium.evaluation.records import EvaluationRecord
 from ununennium.files import write_json
 from ununennium.processes.console import prefix_levels
 from ununennium.processes.parent import die_with_parent
@@ -50,8 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measure(job: dict[str, Any], config: RunConfig, work: Path, device: torch.device) -> dict[str, Any]:
-    """What ``job`` asks for: the champion, as ``evaluate_champion`` gives it, or the ``evaluation`` of one model.
+def measure(job: Mapping[str, Any], config: RunConfig, work: Path, device: torch.device) -> EvaluationRecord:
+    """Evaluate what ``job`` asks for: the champion, or one model as the challenger.
 
     Raises:
         CheckpointError: the model cannot be loaded, or does not fit.
@@ -65,15 +67,15 @@ def measure(job: dict[str, Any], config: RunConfig, work: Path, device: torch.de
         tta = config.inference.tta
         temperature = fit_temperature_on(model, index, statistics, config.data, device=device, tta=tta)
         measured = evaluate(model, index, statistics, config.data, device=device, tta=tta, temperature=temperature)
-        return {"evaluation": measured.to_json()}
+        return EvaluationRecord(challenger=measured)
     if "version" in job:
         url = Registry(job["storage"], config.name).version_url(job["version"])
         loaded = load_artifact(url, trusted=[config.model])
-        return {"evaluation": evaluate_artifact(*loaded, config, index, device).to_json()}
+        return EvaluationRecord(challenger=evaluate_artifact(*loaded, config, index, device))
     place = RunDirectory(work.name, work, job["storage"])  # of no run: nothing of it is ever published
     champion = evaluate_champion(place, config, index, device, Registry(job["storage"], config.name).current())
-    if champion["champion"] is None:
-        raise CheckpointError(champion["champion_error"] or f"{config.name!r} has no champion in {job['storage']}")
+    if champion.champion is None:
+        raise CheckpointError(champion.champion_error or f"{config.name!r} has no champion in {job['storage']}")
     return champion
 
 
