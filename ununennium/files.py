@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,28 @@ def write_bytes(file: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(4)}{PART}")
-    try:
+    with replaced(file) as part:
         part.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replaced(file: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Path beside ``file`` to write to, which takes its place when the block ends without an exception.
+
+    Args:
+        file: what is written, whole or not at all; the folder is made if need be.
+        durable: wait until the content is on the disk before it takes the place.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}{PART}")
+    try:
+        yield part
+        if durable:
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ What a task does is in tables by ``kind``, in the packages that do it: ``data.ta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -161,6 +161,13 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
         if all(name in metrics for name in task.headline):
             return {name: metrics[name] for name in task.headline}
     return dict(metrics)
+
+
+def progress_metrics(metrics: Collection[str]) -> list[str]:
+    """Names that a line of progress shows of an epoch's ``metrics``: the losses and the main score of the task."""
+    scores = dict.fromkeys(f"val_{task.headline[0]}" for task in TASKS.values())
+    score = next((name for name in scores if name in metrics), None)
+    return [name for name in ("train_loss", "val_loss", score) if name is not None and name in metrics]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ REMOVED = {
     "ununennium.inference.areas": {"pixel_areas_m2"},
     "ununennium.tasks": {"Change", "Classification", "MultiLabel", "PerPixel", "Regression", "Segmentation"},
     "ununennium.training.trainer": {"logger"},
+    "ununennium.training.watch": {"in_words"},
 }
 """Names of no documentation, parts of how something was computed that is computed otherwise now."""
 

@@ -1,12 +1,11 @@
 """Named aliases of a model's versions: numbered notes, of which the newest that can be read counts.
 
-Each note is created exclusively and never changed; its name is ``10**10 - number``, so that the newest comes first.
+Each note is a record of ``ununennium.storage.record_log``.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from datetime import UTC, datetime
 
 from ununennium.checkpoints.contract import to_json
@@ -15,28 +14,12 @@ from ununennium.checkpoints.promotion import NAME
 from ununennium.errors import CheckpointError, PromotionConflict, StorageError
 from ununennium.storage.base import Storage
 from ununennium.storage.patience import patiently
+from ununennium.storage.record_log import is_record, number_of, record_key
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-_LAST = 10**10
 _CREATE_ATTEMPTS = 5
-_RECORD = re.compile(r"\d{10}\.json")
-
-
-def is_record(key: str) -> bool:
-    """Tell whether ``key`` has the form of a numbered record's name."""
-    return _RECORD.fullmatch(key.rpartition("/")[2]) is not None
-
-
-def number_of(key: str) -> int:
-    """The number of the record at ``key``; it has the form of one."""
-    return _LAST - int(key.rpartition("/")[2].removesuffix(".json"))
-
-
-def record_key(folder: str, number: int) -> str:
-    """Key of the record of this number in ``folder``, which ends in ``/``."""
-    return f"{folder}{_LAST - number:010d}.json"
 
 
 def read_aliases(storage: Storage, folder: str) -> dict[str, str]:

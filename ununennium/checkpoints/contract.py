@@ -15,6 +15,7 @@ from typing import Any
 
 from ununennium.checkpoints.json_records import is_sha256, parse_json_object, shortened
 from ununennium.errors import CheckpointError, ConfigError
+from ununennium.files import finite
 from ununennium.records import JsonRecord
 
 WEIGHTS = "model.safetensors"
@@ -192,7 +193,7 @@ def check_contract(contract: Mapping[str, Any]) -> None:
 
 def to_json(values: Any) -> bytes:
     """``values`` as indented JSON with sorted keys; numbers that JSON cannot hold become null."""
-    return (json.dumps(_finite(values), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    return (json.dumps(finite(values), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def parse_contract(data: bytes, *, url: str) -> ModelContract:
@@ -283,13 +284,3 @@ def _check_kind(field: str, value: Any, kind: type) -> None:
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if not (is_count if kind is int else isinstance(value, kind)):
         raise ConfigError(field, value, f"is not {names[kind]}")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

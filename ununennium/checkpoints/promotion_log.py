@@ -6,11 +6,11 @@ import logging
 from dataclasses import replace
 from functools import partial
 
-from ununennium.checkpoints.aliases import is_record, number_of, record_key
 from ununennium.checkpoints.promotion import Promotion
 from ununennium.errors import CheckpointError, ConfigError, PromotionConflict, StorageError
 from ununennium.storage.base import Storage
 from ununennium.storage.patience import patiently
+from ununennium.storage.record_log import is_record, number_of, record_key
 
 logger = logging.getLogger(__name__)
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ununennium.config.card import CardConfig
 from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import AugmentConfig, DataConfig, RegionConfig, SceneConfig, SplitConfig
+from ununennium.config.document import Document
 from ununennium.config.launcher import LauncherConfig
-from ununennium.config.parsing import apply_overrides, as_config_error, check_depth, load_settings
+from ununennium.config.parsing import apply_overrides, load_settings
 from ununennium.config.section import Component, Location, PositiveInt, Section
 from ununennium.config.tracking import TrackingConfig
 from ununennium.config.yaml_text import write_yaml
-from ununennium.errors import ConfigError
 from ununennium.tasks import TASKS
 
 __all__ = [
@@ -162,8 +162,10 @@ class InferenceSettings(Section):
     """Average over the eight flips and quarter turns of every tile: steadier, and eight times the work."""
 
 
-class RunConfig(Section):
+class RunConfig(Document):
     """One description of a run."""
+
+    described: ClassVar[str] = "a mapping of sections; 'ununennium init' writes one"
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)
     """Name of the model in the registry: lower-case letters, digits, ``-`` and ``_``."""
@@ -201,27 +203,6 @@ class RunConfig(Section):
     """Seed of the weights, the chips and the augmentation."""
 
     @classmethod
-    def parse(cls, settings: Mapping[str, Any], *, source: str = "configuration", stored: bool = False) -> RunConfig:
-        """Validate ``settings``.
-
-        Args:
-            settings: sections with their settings.
-            source: what an error names if they are no mapping.
-            stored: whether they were accepted before, maybe by an earlier version: secrets and dates are not checked
-                again, so that the run can still be read.
-
-        Raises:
-            ConfigError: the first setting that cannot work, with its dotted path, its value and what is right.
-        """
-        if not isinstance(settings, Mapping):
-            raise ConfigError(source, settings, "a run configuration is a mapping of sections; see 'ununennium init'")
-        check_depth(settings, field=source)
-        try:
-            return cls.model_validate(settings, context={"stored": stored})
-        except ValidationError as error:
-            raise as_config_error(cls, error, settings) from None
-
-    @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         """Read a YAML file, with ``overrides`` such as ``trainer.epochs=5`` applied on top.
 
@@ -230,7 +211,7 @@ class RunConfig(Section):
         Raises:
             ConfigError: the file cannot be read, is not YAML, or a setting cannot work.
         """
-        settings = load_settings(path, wanted="is not a mapping of sections; 'ununennium init' writes one")
+        settings = load_settings(path, wanted=f"is not {cls.described}")
         settings = apply_overrides(settings, overrides)
         return cls.parse(settings, source=str(path)).with_scenes_relative_to(Path(path).parent)
 

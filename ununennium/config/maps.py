@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import Image, check_day
-from ununennium.config.parsing import apply_overrides, as_config_error, load_settings
+from ununennium.config.document import Document
+from ununennium.config.parsing import apply_overrides, load_settings
 from ununennium.config.predictor import FitConfig, MapOutput, PolygonsConfig, PredictorConfig
 from ununennium.config.section import Location, PositiveInt, Section
 from ununennium.errors import ConfigError
@@ -89,8 +90,10 @@ class FanOutConfig(Section):
         return self.workers > 1 or self.address is not None or self.cluster is not None
 
 
-class MapsConfig(Section):
+class MapsConfig(Document):
     """Scenes, a model, and where the maps go."""
+
+    described: ClassVar[str] = "a mapping of settings: model, scenes or images, output"
 
     model: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)
     """Name of the model in the registry; its champion makes the maps."""
@@ -140,23 +143,11 @@ class MapsConfig(Section):
         return self
 
     @classmethod
-    def parse(cls, settings: Mapping[str, Any]) -> MapsConfig:
-        """Validate ``settings``.
-
-        Raises:
-            ConfigError: the first setting that cannot work, with its dotted path, its value and what is right.
-        """
-        try:
-            return cls.model_validate(settings)
-        except ValidationError as error:
-            raise as_config_error(cls, error, settings) from None
-
-    @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> MapsConfig:
         """Read a YAML file, with ``overrides`` such as ``output=here`` applied on top. Relative paths stay relative.
 
         Raises:
             ConfigError: the file cannot be read, is not YAML, or a setting cannot work.
         """
-        settings = load_settings(path, wanted="is not a mapping of settings: model, scenes or images, output")
+        settings = load_settings(path, wanted=f"is not {cls.described}")
         return cls.parse(apply_overrides(settings, overrides))

@@ -16,6 +16,7 @@ from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.measures import Measures, has_labels, measures_of, values_by_name
 from ununennium.evaluation.slices import parts
 from ununennium.evaluation.thresholds import exceeds, reaches
+from ununennium.files import finite
 from ununennium.tasks import LOWER_IS_BETTER, goodness, worst_value
 
 KINDS = ("champion", "floor", "measured", "improvement", "class", "slice", "smoke test", "approval")
@@ -49,7 +50,7 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; what is not finite is null."""
-        return {name: _finite(value) for name, value in asdict(self).items()}
+        return {name: finite(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Check:
@@ -280,9 +281,3 @@ def _is_missing(value: float | None) -> bool:
 
 def _is_bias(metric: str) -> bool:
     return metric.partition(".")[0] == "bias"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

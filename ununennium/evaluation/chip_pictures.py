@@ -20,7 +20,7 @@ from ununennium.errors import DataError
 from ununennium.evaluation import pictures
 from ununennium.evaluation.chips import SCORES, Chip, Content, choose, content_of, predicted_scenes, score_chips
 from ununennium.evaluation.split_picture import FOLD_COLOURS
-from ununennium.files import write_json
+from ununennium.files import replaced, write_json
 from ununennium.prediction.writers import NODATA, colour
 from ununennium.tasks import lower_is_better
 
@@ -165,10 +165,8 @@ def save_png(picture: npt.NDArray[Any], path: Path) -> None:
     """Write uint8 (H, W, 3) or (H, W, 4) as a PNG, whole or not at all."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.tmp")
-    Image.fromarray(picture).save(fresh, format="PNG", optimize=True)
-    fresh.replace(path)
+    with replaced(path) as part:
+        Image.fromarray(picture).save(part, format="PNG", optimize=True)
 
 
 def _saved(panels: dict[str, Picture], folder: Path, stem: str) -> dict[str, str]:

@@ -73,12 +73,10 @@ class Chosen(NamedTuple):
     Attributes:
         best: the best ones, the best first.
         worst: the worst ones, the worst first.
-        scored: every chip with a score.
     """
 
     best: list[Chip]
     worst: list[Chip]
-    scored: list[Chip]
 
 
 class Content(NamedTuple):
@@ -145,7 +143,7 @@ def choose(chips: list[Chip], metric: str, number: int) -> Chosen:
     ranked = sorted(telling, key=lambda chip: (-goodness(metric, chip.score), chip.place, chip.row, chip.col))
     best = ranked[: min(number, (len(ranked) + 1) // 2)]
     worst = ranked[len(best) :][-number:][::-1]
-    return Chosen(best, worst, chips)
+    return Chosen(best, worst)
 
 
 def content_of(index: ChipIndex, scene: Scene, file: Path, chip: Chip) -> Content:

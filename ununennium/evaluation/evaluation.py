@@ -25,6 +25,7 @@ from typing import Any
 
 from ununennium.evaluation.block_sums import BlockSums
 from ununennium.evaluation.measures import value_in
+from ununennium.files import finite
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class Evaluation:
         }
         parts["units"] = None if self.units is None else self.units.to_json()
         parts["slices"] = [asdict(part) for part in self.slices]
-        cleaned: dict[str, Any] = _nan_to_none({**values, **parts})
+        cleaned: dict[str, Any] = finite({**values, **parts})
         return cleaned
 
     @classmethod
@@ -225,14 +226,6 @@ def _with_intervals(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value if name in may_be_none else _none_to_nan(value)
     return found
-
-
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_none(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 def _none_to_nan(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ununennium.checkpoints.contract import ModelContract
 from ununennium.errors import CheckpointError, ConfigError
+from ununennium.files import replaced
 from ununennium.tasks import TASKS
 
 TOLERANCE = 1e-4
@@ -84,9 +84,7 @@ def export_onnx(model: nn.Module, contract: Mapping[str, Any], file: Path, *, ti
             expected = [whole(example) for example in examples]
         except RuntimeError as error:
             raise ConfigError("tile", side, f"the model does not take tiles of this side: {_line(error)}") from error
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replaced(file) as part:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own parts
             try:
@@ -99,15 +97,12 @@ def export_onnx(model: nn.Module, contract: Mapping[str, Any], file: Path, *, ti
         assert program is not None
         written = program.model_proto
         onnx.helper.set_model_props(written, {"ununennium.contract": json.dumps(described.to_json(), sort_keys=True)})
-        onnx.save(written, str(temporary))
-        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        onnx.save(written, str(part))
+        session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
         worst = 0.0
         for example, wanted in zip(examples, expected, strict=True):
             found = session.run(None, {"pixels": example.numpy()})[0]
             worst = max(worst, _difference(found, wanted.numpy()))
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
     return worst
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ununennium.errors import StorageError
+from ununennium.files import replaced
 
 Layers = Mapping[str, npt.NDArray[Any]]
 """What is kept of a band: arrays whose last two axes are its rows and columns, by name."""
@@ -51,14 +52,8 @@ class BandStore:
             StorageError: the disk is full, or refuses.
         """
         file = self._file(number)
-        part = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        with _named(file):
-            try:
-                with part.open("wb") as target:
-                    np.savez(target, **dict(layers))  # type: ignore[arg-type]
-                part.replace(file)
-            finally:
-                part.unlink(missing_ok=True)
+        with _named(file), replaced(file) as part, part.open("wb") as target:
+            np.savez(target, **dict(layers))  # type: ignore[arg-type]
 
     def get(self, number: int, *names: str) -> list[npt.NDArray[Any]]:
         """Layers of a band that is kept, in the order of ``names``.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ununennium.data.scenes.antimeridian import split, to_degrees
 from ununennium.data.scenes.ground import area_of_outline, pixel_areas, straight_pixels
 from ununennium.data.scenes.scene import Scene
 from ununennium.errors import ConfigError, StorageError
+from ununennium.files import replaced
 from ununennium.inference.polygons import trace_map
 
 _BATCH = 4096
@@ -101,17 +101,11 @@ def write_areas(areas: Iterable[Area], scene: Scene, files: dict[str, Path]) -> 
 @contextlib.contextmanager
 def _whole(file: Path) -> Iterator[Path]:
     """A path beside ``file`` that becomes it when the block ends well."""
-    part = file.with_name(f".{file.name}-{os.getpid()}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(file)
+        with replaced(file, durable=True) as part:
+            yield part
     except OSError as error:
         raise StorageError(f"{file} cannot be written ({error.strerror or error}); is there space left?") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

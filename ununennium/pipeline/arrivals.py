@@ -29,9 +29,9 @@ from ununennium.files import cache_folder
 from ununennium.launch.watch import OnLine
 from ununennium.storage.base import Storage
 from ununennium.storage.open import open_storage, resolve_storage
+from ununennium.storage.record_log import next_number, record_key
 
 _FORMAT = 1
-_LAST = 10**10
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,10 @@ class Arrival:
         """
         records = open_storage(self.storage)
         folder = _folder(self.model)
-        newest = records.first(folder)
-        number = 1 if newest is None else _LAST - int(newest[len(folder) :].removesuffix(".json")) + 1
+        key = record_key(folder, next_number(records, folder))
         seen = datetime.now(UTC).isoformat(timespec="milliseconds")
         content = {"format": _FORMAT, "seen": seen, "fingerprint": self.fingerprint, "scenes": self.scenes}
-        records.create(f"{folder}{_LAST - number:010d}.json", (json.dumps(content, indent=1) + "\n").encode())
+        records.create(key, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def check_for_new_data(config: RunConfig, *, on_line: OnLine | None = None) -> Arrival:

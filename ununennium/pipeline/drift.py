@@ -138,7 +138,7 @@ def compare(
     A metric that cannot be measured any more counts as worse; one that never was, does not.
     """
     then = Evaluation(list(contract.classes), [], dict(contract.metrics), 0, "", "")
-    value, baseline = _number(now.metric(metric)), _number(then.metric(metric))
+    value, baseline = finite(now.metric(metric)), finite(then.metric(metric))
     if baseline is None:
         degraded, reason = False, f"{metric} was not measured when the champion was trained: nothing to compare with"
     elif value is None:
@@ -194,7 +194,3 @@ def _keep(storage: str, drift: Drift) -> Drift:
     key = f"models/{drift.model}/drift/{when}Z-{secrets.token_hex(2)}.json"
     records.create(key, (json.dumps(drift.to_json(), indent=1) + "\n").encode())
     return Drift(**{**asdict(drift), "url": records.url(key)})
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or value != value else value

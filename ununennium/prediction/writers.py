@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,15 @@ def colour(number: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
+class _PixelWindow(TypedDict):
+    """First row and column in the scene, and size, of the part that a file holds."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+
 class _CogWriter:
     """Writes a window of a scene, rows at a time; use it as a context manager.
 
@@ -57,13 +66,10 @@ class _CogWriter:
         path: str | Path,
         scene: Scene,
         *,
-        row: int,
-        col: int,
-        height: int,
-        width: int,
         dtype: str,
         nodata: float,
         count: int = 1,
+        **window: Unpack[_PixelWindow],
     ) -> None:
         self.path = Path(path)
         self._rows = self.path.with_name(f".{self.path.name}-{os.getpid()}-rows.tmp")
@@ -72,10 +78,10 @@ class _CogWriter:
             "driver": "GTiff",
             "count": count,
             "dtype": dtype,
-            "height": height,
-            "width": width,
+            "height": window["height"],
+            "width": window["width"],
             "crs": None if scene.crs is None else rasterio.CRS.from_wkt(scene.crs),
-            "transform": scene.affine * rasterio.Affine.translation(col, row),
+            "transform": scene.affine * rasterio.Affine.translation(window["col"], window["row"]),
             "nodata": nodata,
             "tiled": True,
             "blockxsize": _BLOCK,
@@ -226,7 +232,7 @@ class PresenceMapWriter(_CogWriter):
     def __init__(
         self, path: str | Path, scene: Scene, *, row: int, col: int, height: int, width: int, classes: Sequence[str]
     ) -> None:
-        window = {"row": row, "col": col, "height": height, "width": width}
+        window = _PixelWindow(row=row, col=col, height=height, width=width)
         super().__init__(path, scene, **window, dtype="uint8", nodata=NODATA, count=len(classes))
         self._classes = list(classes)
 
@@ -264,7 +270,7 @@ class ProbabilityWriter(_CogWriter):
     _overviews = "average"
 
     def __init__(self, path: str | Path, scene: Scene, names: Sequence[str]) -> None:
-        window = {"row": 0, "col": 0, "height": scene.height, "width": scene.width}
+        window = _PixelWindow(row=0, col=0, height=scene.height, width=scene.width)
         super().__init__(path, scene, **window, dtype="uint8", nodata=NODATA, count=len(names))
         self._names = list(names)
 
@@ -322,7 +328,7 @@ class ValueMapWriter(_CogWriter):
         mean: float = 0.0,
         std: float = 1.0,
     ) -> None:
-        window = {"row": row, "col": col, "height": height, "width": width}
+        window = _PixelWindow(row=row, col=col, height=height, width=width)
         super().__init__(path, scene, **window, dtype="float32", nodata=float("nan"))
         self._name = name
         self._mean = mean

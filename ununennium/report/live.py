@@ -7,9 +7,7 @@ from typing import Any
 
 from ununennium.report.rows import duration_text, number
 from ununennium.runs.heartbeat import RunProgress
-
-_SHOWN = ("train_loss", "val_loss")
-_SCORES = ("val_IoU", "val_F1", "val_RMSE")
+from ununennium.tasks import progress_metrics
 
 
 def standing_text(standing: RunProgress) -> str:
@@ -22,9 +20,7 @@ def standing_text(standing: RunProgress) -> str:
 
 def metrics_text(row: Mapping[str, Any]) -> str:
     """The main metrics of an epoch, from its line of ``metrics.jsonl``."""
-    score = next((name for name in _SCORES if name in row), None)
-    shown = [name for name in (*_SHOWN, score) if name is not None and name in row]
-    return "  ".join(f"{name} {number(row[name])}" for name in shown)
+    return "  ".join(f"{name} {number(row[name])}" for name in progress_metrics(row))
 
 
 def history_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:

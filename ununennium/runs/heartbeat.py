@@ -61,9 +61,3 @@ class RunProgress:
     def left_s(self) -> float | None:
         """Seconds until the last epoch ends, at this speed; None if that is not known."""
         return None if self.speed is None else (1 - self.share) * self.epochs * self.batches / self.speed
-
-
-def in_words(beat: dict[str, int]) -> str:
-    """Position of training, from ``heartbeat.json``."""
-    epoch = min(beat["epoch"] + 1, beat["epochs"])
-    return f"epoch {epoch} of {beat['epochs']}, batch {beat['batches_done']} of {beat['batches']}"

@@ -36,6 +36,7 @@ from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.sources.virtual import opened_image
 from ununennium.data.scenes.warp_points import warp_image, warp_label
 from ununennium.errors import ConfigError, DataError
+from ununennium.files import replaced
 
 _BLOCK = 512
 _POINTS_PER_SIDE = 21
@@ -311,7 +312,6 @@ def _warp(
         resampling: of the pixels.
         alpha: bands of the source that become alpha bands.
     """
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part.tif")
     bands = [n for n, color in enumerate(dataset.colorinterp, 1) if color != ColorInterp.alpha or n == 1]
     dtype: Any = np.dtype(dataset.dtypes[0])
     is_label = resampling is Resampling.nearest
@@ -328,34 +328,31 @@ def _warp(
         "blockysize": _BLOCK, "compress": "zstd", "interleave": "pixel", "BIGTIFF": "IF_SAFER",
         "photometric": "minisblack",  # else the fourth of four bands of bytes becomes an alpha band
     }  # fmt: skip
-    try:
-        with (
-            bounded_cache(),
-            WarpedVRT(
-                dataset, crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
-                resampling=resampling, **options,
-            ) as moved,
-            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-            rasterio.open(part, "w", **profile) as out,
-        ):  # fmt: skip
-            out.descriptions = tuple(dataset.descriptions[band - 1] for band in bands)
-            out.scales = tuple(dataset.scales[band - 1] for band in bands)
-            out.offsets = tuple(dataset.offsets[band - 1] for band in bands)
-            if alpha:
-                colours = enumerate(out.colorinterp, 1)
-                out.colorinterp = tuple(ColorInterp.alpha if n in alpha else colour for n, colour in colours)
-            for _, window in out.block_windows(1):
-                pixels = moved.read(bands, window=window).astype(dtype)
-                last = moved.count > dataset.count or has_alpha  # dataset_mask knows alpha as band 2 or 4 alone
-                mask = moved.read(moved.count, window=window) if last else moved.dataset_mask(window=window)
-                if declared is None:
-                    out.write_mask(mask > 0, window=window)
-                else:
-                    pixels[:, mask == 0] = declared
-                out.write(pixels, window=window)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        replaced(path) as part,
+        bounded_cache(),
+        WarpedVRT(
+            dataset, crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
+            resampling=resampling, **options,
+        ) as moved,
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(part, "w", **profile) as out,
+    ):  # fmt: skip
+        out.descriptions = tuple(dataset.descriptions[band - 1] for band in bands)
+        out.scales = tuple(dataset.scales[band - 1] for band in bands)
+        out.offsets = tuple(dataset.offsets[band - 1] for band in bands)
+        if alpha:
+            colours = enumerate(out.colorinterp, 1)
+            out.colorinterp = tuple(ColorInterp.alpha if n in alpha else colour for n, colour in colours)
+        for _, window in out.block_windows(1):
+            pixels = moved.read(bands, window=window).astype(dtype)
+            last = moved.count > dataset.count or has_alpha  # dataset_mask knows alpha as band 2 or 4 alone
+            mask = moved.read(moved.count, window=window) if last else moved.dataset_mask(window=window)
+            if declared is None:
+                out.write_mask(mask > 0, window=window)
+            else:
+                pixels[:, mask == 0] = declared
+            out.write(pixels, window=window)
 
 
 def _label_dtype(dtype: np.dtype[Any], declared: float) -> np.dtype[Any]:

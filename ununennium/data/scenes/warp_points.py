@@ -17,6 +17,7 @@ from ununennium.data.scenes.georeference import Georeference
 from ununennium.data.scenes.label_bands import label_bands
 from ununennium.data.scenes.nan_copy import write_nan_copy
 from ununennium.data.scenes.raster import bounded_cache, open_raster
+from ununennium.files import replaced
 
 
 def warp_image(dataset: Any, placed: Georeference, path: Path, profile: dict[str, Any], nodata: float | None) -> None:
@@ -30,7 +31,7 @@ def warp_image(dataset: Any, placed: Georeference, path: Path, profile: dict[str
         nodata: value without data in all bands, instead of the file's tags.
     """
     assert placed.source is not None
-    copy, part = (path.with_name(f"{path.stem}.{os.getpid()}.{name}.tif") for name in ("copy", "part"))
+    copy = path.with_name(f"{path.stem}.{os.getpid()}.copy.tif")
     numbers = ImageBands.of(dataset).inputs
     try:
         write_nan_copy(dataset, copy, nodata)
@@ -39,7 +40,7 @@ def warp_image(dataset: Any, placed: Georeference, path: Path, profile: dict[str
                 marked.rpcs = placed.source["rpcs"]
             else:
                 marked.gcps = placed.source["gcps"], placed.source["src_crs"]
-        with open_raster(str(copy), path.name) as marked, bounded_cache():
+        with open_raster(str(copy), path.name) as marked, bounded_cache(), replaced(path) as part:
             with rasterio.open(
                 part, "w", **profile, count=len(numbers), dtype=marked.dtypes[0], nodata=math.nan
             ) as out:
@@ -51,10 +52,8 @@ def warp_image(dataset: Any, placed: Georeference, path: Path, profile: dict[str
                 out.descriptions = tuple(dataset.descriptions[number - 1] for number in numbers)
                 out.scales = tuple(dataset.scales[number - 1] for number in numbers)
                 out.offsets = tuple(dataset.offsets[number - 1] for number in numbers)
-        os.replace(part, path)
     finally:
         copy.unlink(missing_ok=True)
-        part.unlink(missing_ok=True)
 
 
 def warp_label(dataset: Any, placed: Georeference, path: Path, profile: dict[str, Any], unlabelled: float) -> None:
@@ -80,10 +79,8 @@ def warp_label(dataset: Any, placed: Georeference, path: Path, profile: dict[str
         labels, found, dst_transform=profile["transform"], dst_crs=profile["crs"], src_nodata=unlabelled,
         dst_nodata=unlabelled, resampling=Resampling.nearest, **placed.source,
     )  # fmt: skip
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part.tif")
-    try:
-        with rasterio.open(part, "w", **profile, count=1, dtype=kept, nodata=unlabelled) as out:
-            out.write(found, 1)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        replaced(path) as part,
+        rasterio.open(part, "w", **profile, count=1, dtype=kept, nodata=unlabelled) as out,
+    ):
+        out.write(found, 1)

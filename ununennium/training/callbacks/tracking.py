@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ununennium.errors import ConfigError
+from ununennium.files import finite, replaced
+from ununennium.tasks import progress_metrics
 from ununennium.training.callbacks.callback import Callback
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class MetricsFile(Callback):
         row |= {"skipped_steps": state.skipped_steps, **trainer.metrics, **trainer.timing}
         if self.path.suffix == ".jsonl":
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({key: _json_value(value) for key, value in row.items()}) + "\n")
+                file.write(json.dumps(finite(row)) + "\n")
         else:
             self._write([*self._read(), row])  # a later epoch may bring a new column
 
@@ -66,20 +68,13 @@ class MetricsFile(Callback):
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        fresh = self.path.with_name(self.path.name + ".tmp")
-        with fresh.open("w", encoding="utf-8", newline="") as file:
+        with replaced(self.path) as part, part.open("w", encoding="utf-8", newline="") as file:
             if self.path.suffix == ".csv" and rows:
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()
                 writer.writerows(rows)
             elif self.path.suffix == ".jsonl":
                 file.writelines(json.dumps(row) + "\n" for row in rows)
-        fresh.replace(self.path)
-
-
-def _json_value(value: float) -> float | None:
-    """NaN and infinity have no JSON form."""
-    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 class TensorBoard(Callback):
@@ -181,9 +176,8 @@ class Progress(Callback):
 
 def epoch_line(trainer: Trainer, seconds: float) -> str:
     """One line about the epoch just completed."""
-    first = ["train_loss", "val_loss", "val_IoU" if "val_IoU" in trainer.metrics else "val_F1", "val_RMSE"]
-    shown = [name for name in first if name in trainer.metrics]
-    values = "  ".join(f"{name} {trainer.metrics[name]:.4f}" for name in shown)
+    names = progress_metrics(trainer.metrics)
+    values = "  ".join(f"{name} {trainer.metrics[name]:.4f}" for name in names)
     line = f"epoch {trainer.state.epoch:>3}  {values}  lr {trainer.metrics['lr']:.2e}  {seconds:.1f} s"
     wait = trainer.timing.get("data_wait", 0.0)
     return f"{line}  waits for data {wait:.0%}" if wait >= WORTH_SAYING else line
