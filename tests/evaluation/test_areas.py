@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,10 @@ from ununennium.evaluation.block_sums import BlockScene, BlockSums
 from ununennium.evaluation.evaluation import Areas, Evaluation
 from ununennium.evaluation.mapped import MappedArea
 from ununennium.evaluation.measures import ClassMeasures
+from ununennium.evaluation.records import EvaluationRecord
+from ununennium.report.facts import Facts
 from ununennium.report.findings import areas
+from ununennium.runs.records import RunRecord
 
 # Olofsson et al. 2014, section 5: sample counts, rows by map, columns by reference; map of ten million 30 m pixels.
 CLASSES = ["deforestation", "forest gain", "stable forest", "stable non-forest"]
@@ -158,8 +160,8 @@ def test_fewer_than_six_blocks_have_no_interval_and_the_report_says_so():
 
 
 def areas_section(found: Areas) -> object:
-    evaluation = Evaluation(["a", "b"], [], {}, 1, "s", "d", areas=found).to_json()
-    return areas(SimpleNamespace(challenger=evaluation))
+    evaluation = Evaluation(["a", "b"], [], {}, 1, "s", "d", areas=found)
+    return areas(Facts(RunRecord(), evaluation=EvaluationRecord(challenger=evaluation)))
 
 
 def test_areas_survive_json_and_those_of_earlier_versions_load():
