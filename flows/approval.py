@@ -21,7 +21,7 @@ from ununennium.runs.directory import RunDirectory
 
 
 class Approval(RunInput):
-    """What Prefect's form asks for when the flow run is resumed."""
+    """Fields of Prefect's form when the flow run is resumed."""
 
     approve: bool = Field(description="Whether the model may replace the champion.")
     by: str = Field(default="", description="Who says so.")
@@ -29,14 +29,14 @@ class Approval(RunInput):
 
 
 def suspended_before() -> bool:
-    """Whether this flow run was suspended, and somebody has resumed it."""
+    """Tell whether this flow run was suspended, and somebody has resumed it."""
     context = FlowRunContext.get()
     policy = None if context is None or context.flow_run is None else context.flow_run.empirical_policy
     return bool(policy and policy.pause_keys)
 
 
 def can_wait() -> bool:
-    """Whether Prefect can start this flow run again: only one of a deployment can be suspended."""
+    """Tell whether Prefect can start this flow run again: only one of a deployment can be suspended."""
     return runtime.deployment.id is not None
 
 

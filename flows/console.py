@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live line on a terminal, plain lines elsewhere, and a closing table."""
+"""Console of a run: a live line on a terminal, plain lines elsewhere, and a closing table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Console:
 
     @property
     def is_live(self) -> bool:
-        """Whether somebody is watching."""
+        """Tell whether somebody is watching."""
         return self._rich.is_terminal
 
     def say(self, line: str) -> None:
@@ -49,7 +49,7 @@ class Console:
         RichConsole(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}")
 
     def traceback(self) -> None:
-        """Where it went wrong, with the notes that hold the training process's own traceback."""
+        """Traceback of an error, with the notes that hold the training process's own."""
         traceback.print_exc()
 
     def attach(self) -> None:
@@ -72,7 +72,7 @@ class Console:
         self._status = None
 
     def beat(self, text: str) -> None:
-        """What the live line says."""
+        """Text of the live line."""
         if self._status is not None:
             self._status.update(escape(text))
 

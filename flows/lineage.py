@@ -1,4 +1,4 @@
-"""What was made of what, as Prefect's assets: catalogue -> run -> version of the model -> map.
+"""Lineage as Prefect's assets: catalogue -> run -> version of the model -> map.
 
 The open-source server keeps the events (``prefect.asset.materialization.succeeded``, with what was used as related
 resources) and has no page for them; ``contract.json`` and ``item.json`` hold the same beside the files for good.

@@ -1,4 +1,4 @@
-"""What Prefect's UI shows of a run while it trains: a progress artifact, and a page with its curves and a sample.
+"""Live view of a run in Prefect's UI: a progress artifact, and a page with its curves and a sample.
 
 A thread of its own reads the work folder and talks to the server, so that the thread that waits for training, and sees
 its deadline, its stalls and a cancellation, never waits for either. What goes wrong is logged once, and ends nothing.

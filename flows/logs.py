@@ -27,7 +27,7 @@ def level_of(line: str) -> int:
 
 
 def passed_on(log: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> Callable[[str], None]:
-    """What takes a line, and logs it at its level."""
+    """Function that takes a line, and logs it at its level."""
 
     def take(line: str) -> None:
         log.log(level_of(line), "%s", line)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,29 @@ def test_no_heading_and_no_sentence_opens_with_a_relative_clause(page: Path) -> 
     capitals = [word for word in _SENTENCES.findall(text) if word.strip("*")[:1].isupper()]
     assert capitals
     assert not [word for word in capitals if word.strip("*").lower() in _OPENINGS]
+
+
+def public_docstrings(package: Path) -> Iterator[tuple[str, str]]:
+    """Place and docstring of each module, class and function without an underscore in front."""
+    for file in sorted(package.rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        left: list[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]] = [(file.name, tree)]
+        while left:
+            name, node = left.pop()
+            if text := ast.get_docstring(node):
+                yield f"{file.relative_to(ROOT)}: {name}", text
+            left += [
+                (f"{name}.{each.name}", each)
+                for each in ast.iter_child_nodes(node)
+                if isinstance(each, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                and not each.name.startswith("_")
+            ]
+
+
+@pytest.mark.parametrize("package", ["ununennium", "flows"])
+def test_no_public_docstring_opens_with_a_relative_clause(package: str) -> None:
+    found = dict(public_docstrings(ROOT / package))
+    assert len(found) > 40
+    assert [
+        place for place, text in found.items() if text.split()[0].lower() in _OPENINGS | {"that", "when", "why"}
+    ] == []

@@ -86,7 +86,7 @@ class TaskSpec:
 
     @property
     def is_exclusive(self) -> bool:
-        """What is judged has one class: not several, and not a value."""
+        """True if a target has one class: not several, and not a value."""
         return self.kind in ("classes", "patches")
 
 

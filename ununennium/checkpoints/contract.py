@@ -66,7 +66,7 @@ class Architecture(JsonRecord):
 
 @dataclass(frozen=True, eq=False)
 class ModelContract(JsonRecord):
-    """Everything that is needed to use a model's weights, and to trace them back: ``contract.json``.
+    """Contract of a model, ``contract.json``: all that is needed to use its weights and to trace them back.
 
     A stored contract has all of ``REQUIRED`` (see ``check_contract``); the other fields came later, and their defaults
     are what an older contract means. ``metrics`` and ``statistics`` are as evaluation and training wrote them.

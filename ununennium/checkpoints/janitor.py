@@ -1,4 +1,4 @@
-"""What lies in storage and in spools that nobody will ever use again, with the reason for each.
+"""Leftovers in storage and in spools that nobody will use again, with the reason for each.
 
 Only what a writer that was killed can leave is ever taken: a checkpoint or a version without the manifest or contract
 that would have committed it, an upload in parts that never ended, a probe, a file in a spool that is in storage as

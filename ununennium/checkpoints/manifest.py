@@ -46,7 +46,7 @@ class SavePoint:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known about one checkpoint. A checkpoint exists if, and only if, its manifest does.
+    """Record of one checkpoint. A checkpoint exists if, and only if, its manifest does.
 
     Attributes:
         key: name of the checkpoint in its folder; it begins with the position and ends with the content's hash.
@@ -100,7 +100,7 @@ class Manifest:
 
     @property
     def is_ranked(self) -> bool:
-        """Whether the score is a number that can be compared; 0.0 is one, NaN and infinity are not."""
+        """Tell whether the score is a number that can be compared; 0.0 is one, NaN and infinity are not."""
         return self.score is not None and math.isfinite(self.score)
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def manifest_key(key: str) -> str:
 
 
 def is_manifest_key(key: str) -> bool:
-    """Whether ``key`` has the form of a manifest's name."""
+    """Tell whether ``key`` has the form of a manifest's name."""
     return _NAME.fullmatch(key) is not None
 
 

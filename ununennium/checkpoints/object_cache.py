@@ -35,7 +35,7 @@ _COPY = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ExpectedObject:
-    """What an object has to be.
+    """Length and hash that an object has to have.
 
     Attributes:
         sha256: its hash, 64 hexadecimal digits.
@@ -50,7 +50,7 @@ class ExpectedObject:
     remedy: str
 
     def accepts(self, size_bytes: int, sha256: str) -> bool:
-        """Whether an object of this length and hash is the one."""
+        """Tell whether an object of this length and hash is the one."""
         return sha256 == self.sha256 and self.size_bytes in (None, size_bytes)
 
 
@@ -127,7 +127,7 @@ def superfluous(folder: Path, limit_bytes: int) -> list[Path]:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """What processes that were killed while downloading or reading left in ``folder``."""
+    """Files that processes killed while downloading or reading left in ``folder``."""
     return sorted(folder.glob(f"{_TEMPORARY}*"))
 
 
@@ -149,7 +149,7 @@ def _through_cache(
 
 
 def _from_cache(copy: Path, path: Path, expected: ExpectedObject) -> bool:
-    """Whether the copy is there and whole: then ``path`` is another name of it, which nobody else removes."""
+    """Tell whether the copy is there and whole: then ``path`` is another name of it, which nobody else removes."""
     try:
         os.link(copy, path)
     except OSError:

@@ -156,12 +156,12 @@ class BackgroundSaver:
 
     @property
     def kept(self) -> list[Manifest]:
-        """What is committed and kept at this moment, oldest first."""
+        """Checkpoints that are committed and kept at this moment, oldest first."""
         return self._keeper.kept
 
     @property
     def folder(self) -> str:
-        """Where checkpoints wait."""
+        """Folder in which checkpoints wait."""
         return str(self._spool.folder)
 
     def _report(self) -> Report:

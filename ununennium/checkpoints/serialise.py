@@ -183,7 +183,7 @@ def _without_crc32() -> Iterator[None]:
 
 
 def read_state(path: Path, url: str) -> dict[str, Any]:
-    """What ``write_state`` wrote, on the CPU; no code in the file is ever run.
+    """State that ``write_state`` wrote, on the CPU; no code in the file is ever run.
 
     Raises:
         CheckpointError: the file is no state of a run.

@@ -179,11 +179,11 @@ class Spool:
                 force_path(path)
 
     def file(self, manifest: Manifest) -> Path:
-        """Where the checkpoint of ``manifest`` waits."""
+        """File in which the checkpoint of ``manifest`` waits."""
         return self.folder / manifest.key
 
     def waiting(self) -> list[Manifest]:
-        """What waits, oldest first; a manifest that cannot be read is warned of and left out."""
+        """Manifests that wait, oldest first; one that cannot be read is warned of and left out."""
         found: list[Manifest] = []
         for path in sorted(self.folder.glob("*.json")):
             if not is_manifest_key(path.name):
@@ -198,7 +198,7 @@ class Spool:
         return sorted(found, key=lambda manifest: manifest.age_order)
 
     def is_whole(self, manifest: Manifest) -> bool:
-        """Whether the file still has the length and hash that it was written with."""
+        """Tell whether the file still has the length and hash that it was written with."""
         return hash_of(self.file(manifest)) == (manifest.size_bytes, manifest.sha256)
 
     def remove(self, manifest: Manifest) -> None:

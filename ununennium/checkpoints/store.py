@@ -185,11 +185,11 @@ class CheckpointStore:
         return committed
 
     def is_whole(self, manifest: Manifest) -> bool:
-        """Whether what is stored has the length and the hash that its manifest says; all of it is read."""
+        """Tell whether what is stored has the length and the hash that its manifest says; all of it is read."""
         return read_back(self.storage, manifest.key) == (manifest.size_bytes, manifest.sha256)
 
     def is_unproven(self, manifest: Manifest) -> bool:
-        """Whether ``publish`` committed it and could not read it back yet."""
+        """Tell whether ``publish`` committed it and could not read it back yet."""
         return manifest.key in self._unproven
 
     def delete(self, manifest: Manifest) -> None:

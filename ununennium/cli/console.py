@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, errors in one line, tables, and JSON for scripts."""
+"""Parts that the commands share: exit codes, errors in one line, tables, and JSON for scripts."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def version_text() -> str:
 
 
 def user() -> str:
-    """Who is asking, for records."""
+    """Name of the user, for records."""
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user may have no name

@@ -36,7 +36,7 @@ def predict(
     device: Annotated[str, typer.Option("--device", help="Computation device.")] = "cpu",
     outputs: Annotated[
         list[str] | None,
-        typer.Option(help="What is made beside the map, which names it: probabilities, confidence, polygons, areas."),
+        typer.Option(help="Files beside the map, which names them: probabilities, confidence, polygons, areas."),
     ] = None,
     overrides: Annotated[
         list[str] | None,

@@ -152,7 +152,8 @@ def evaluate(
         str, typer.Option("--version", metavar="VERSION", help="A version, or an alias such as 'previous'.")
     ] = "champion",
     storage: Annotated[
-        str | None, typer.Option("--storage", metavar="URL", help="Where the registry is; the YAML's if not given.")
+        str | None,
+        typer.Option("--storage", metavar="URL", help="Folder or URL of the registry; the YAML's if not given."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -24,7 +24,7 @@ def _group() -> None:
 def gc(
     storage: StorageOption = DEFAULT_STORAGE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
-    older_than: Annotated[float, typer.Option("--older-than", metavar="HOURS", help="What is younger stays.")] = 24.0,
+    older_than: Annotated[float, typer.Option("--older-than", metavar="HOURS", help="Keep what is younger.")] = 24.0,
     as_json: Json = False,
 ) -> None:
     """Remove what killed runs left: files without a manifest, uploads that never ended, spools already uploaded."""

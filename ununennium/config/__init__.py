@@ -86,7 +86,7 @@ class TrainerSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """Which checkpoints are kept, and whether a run goes on from them by itself."""
+    """Retention of checkpoints, and resumption from them."""
 
     monitor: str = "val_loss"
     """Metric that ranks checkpoints: ``val_loss``, ``val_IoU``, ``val_F1``, or one class's, ``val_IoU_building``; or
@@ -107,7 +107,7 @@ class CheckpointSettings(Section):
 
 
 class EarlyStoppingSettings(Section):
-    """When to stop before the last epoch."""
+    """Early stopping."""
 
     monitor: str = "val_loss"
     """Metric that has to improve."""
@@ -120,7 +120,7 @@ class EarlyStoppingSettings(Section):
 
 
 class GateConfig(Section):
-    """What a new model must show on the holdout before it replaces the champion."""
+    """Gate: requirements on the holdout before a new model replaces the champion."""
 
     metric: str = "IoU"
     """Metric that must improve: ``IoU`` or ``F1`` (mean over the classes that the holdout's labels have), or one
@@ -156,7 +156,7 @@ class GateConfig(Section):
 
 
 class InferenceSettings(Section):
-    """How the model is applied: to the holdout when it is judged, and to scenes when they are mapped."""
+    """Inference: application of the model to the holdout when it is evaluated, and to scenes when they are mapped."""
 
     tta: bool = False
     """Average over the eight flips and quarter turns of every tile: steadier, and eight times the work."""
@@ -192,7 +192,7 @@ class RunConfig(Document):
     inference: InferenceSettings = InferenceSettings()
     """How the model is applied."""
     launcher: LauncherConfig = LauncherConfig()
-    """How the training processes are started."""
+    """Launcher: start of the training processes."""
     tracking: TrackingConfig = TrackingConfig()
     """Where metrics go beside the run's own files: TensorBoard, MLflow."""
     card: CardConfig = CardConfig()

@@ -1,4 +1,4 @@
-"""What people should know of a model that no file of its run can say."""
+"""Text of the model card that no file of a run can give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where scenes come from, where they are not listed one by one: a folder, a table, or STAC."""
+"""Catalogues of scenes that are not listed one by one: a folder, a table, or STAC."""
 
 from __future__ import annotations
 

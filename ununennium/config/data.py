@@ -119,7 +119,7 @@ class SceneConfig(Section):
 
 
 class SplitConfig(Section):
-    """Which pixels train, which choose the best epoch (validation), and which judge it (holdout).
+    """Split of the pixels into training, validation (chooses the best epoch) and holdout (evaluates it).
 
     Folds are whole spatial blocks, never random pixels: neighbours are alike, and random pixels leak.
     """
@@ -157,7 +157,7 @@ class SplitConfig(Section):
 
     @property
     def has_validation(self) -> bool:
-        """Whether some pixels should validate, as far as settings tell."""
+        """Tell whether some pixels should validate, as far as settings tell."""
         if self.method == "time":
             return self.validation_from is not None
         return self.method != "file" and (bool(self.validation_regions) or self.validation > 0)

@@ -1,4 +1,4 @@
-"""How the training processes are started."""
+"""Launcher: start of the training processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ununennium.config.section import Section
 
 
 class LauncherConfig(Section):
-    """How the training processes are started, watched and ended."""
+    """Start, supervision and end of the training processes."""
 
     nproc_per_node: int = Field(default=1, ge=1, le=1024)
     """Processes on each machine, one per GPU."""

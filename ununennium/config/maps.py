@@ -1,4 +1,4 @@
-"""Which scenes are to be mapped with which model: the parameter of the flow ``predict``."""
+"""Maps to make, scenes and model: the parameter of the flow ``predict``."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class FanOutConfig(Section):
 
     @property
     def on_dask(self) -> bool:
-        """Whether a scheduler is needed at all."""
+        """Tell whether a scheduler is needed at all."""
         return self.workers > 1 or self.address is not None or self.cluster is not None
 
 

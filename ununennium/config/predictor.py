@@ -1,4 +1,4 @@
-"""How a model is applied to scenes, and what scenes it takes."""
+"""Predictor: application of a model to scenes, and the scenes that it accepts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MapOutput = Literal["map", "probabilities", "confidence", "polygons", "areas", "
 
 
 class PredictorConfig(Section):
-    """How a model is applied: it changes speed and memory, and hardly a pixel."""
+    """Application of a model: changes speed and memory, and hardly a pixel."""
 
     mixed_precision: bool | Literal["fp16", "bf16", "no"] = False
     """Precision of the forward pass: true for the device's best, ``fp16``, ``bf16``, or false for 32 bits."""
@@ -39,7 +39,7 @@ class PredictorConfig(Section):
 
 
 class FitConfig(Section):
-    """What scenes the model takes; those that do not fit its contract are refused with what differs, or aligned."""
+    """Input check: scenes that do not fit the model's contract are refused with what differs, or aligned."""
 
     align: Literal["refuse", "warp"] = "refuse"
     """A scene of another pixel size (or CRS, where ``crs`` is ``same``): refused, or warped to the model's pixel size

@@ -1,4 +1,4 @@
-"""Where metrics go beside the run's own files."""
+"""Tracking of metrics beside the run's own files."""
 
 from __future__ import annotations
 

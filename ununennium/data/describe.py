@@ -1,4 +1,4 @@
-"""What there is to train on, in words: facts of scenes, and labelled pixels per fold and class."""
+"""Description of the training data in words: facts of scenes, and labelled pixels per fold and class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, str]
 
 
 def scene_facts(scene: Scene, bands: BandSet | Sequence[int | str] | None = None) -> Row:
-    """What a scene's files say of themselves, each fact as a short text.
+    """Facts that a scene's files state, each as a short text.
 
     Args:
         scene: a scene.
@@ -112,7 +112,7 @@ def _counted(count: int, total: int) -> str:
 
 
 def split_text(index: ChipIndex) -> str:
-    """How the folds were made."""
+    """Method of the split, in words."""
     split, scene = index.split, index.scenes[0]
     size, buffer = (
         f"{pixels} px" + (f" ({length_text(scene, pixels)})" if scene.crs is not None else "")
@@ -123,7 +123,7 @@ def split_text(index: ChipIndex) -> str:
 
 
 def overlap_texts(scenes: Sequence[Scene]) -> list[str]:
-    """Which scenes share ground; the split gives it one fold in all of them."""
+    """Scenes that share ground, in words; the split gives it one fold in all of them."""
     pairs = overlapping(scenes)
     texts = [
         f"{one.name} and {other.name} share {percent(share)} of the smaller one's ground"

@@ -1,4 +1,4 @@
-"""What is wrong with a set-up, and how to mend it: ``ununennium doctor``.
+"""Checks of a set-up, with remedies: ``ununennium doctor``.
 
 Each module looks at one part (``packages``, ``machine``, ``storage``, ``server``), and gives findings. Nothing is
 changed, but for a small object in the storage that is removed again. Prefect is not imported: its server is asked over

@@ -40,12 +40,12 @@ class Api:
 
     @classmethod
     def of_environment(cls) -> Api | None:
-        """That of ``PREFECT_API_URL``, else of the active profile; None if neither names one."""
+        """API of ``PREFECT_API_URL``, else of the active profile; None if neither names one."""
         url = os.environ.get("PREFECT_API_URL") or _profile().get("PREFECT_API_URL")
         return cls(str(url)) if url else None
 
     def get(self, path: str) -> Any:
-        """What it answers to a question without a body.
+        """Answer to a request without a body.
 
         Raises:
             NoAnswer: it does not answer, or refuses.
@@ -53,7 +53,7 @@ class Api:
         return self._ask(path, None)[0]
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """What it answers.
+        """Answer to a request with a body.
 
         Raises:
             NoAnswer: it does not answer, or refuses.

@@ -1,4 +1,4 @@
-"""What a look at one part of a set-up found."""
+"""Finding of one check of a set-up."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _PAGE = 200
 
 
 def look_at_server(api: Api | None) -> Iterator[Finding]:
-    """Everything that can be asked of it; nothing is changed.
+    """Findings about the Prefect server; nothing is changed.
 
     Args:
         api: the server; None if no setting names one.

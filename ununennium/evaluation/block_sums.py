@@ -46,7 +46,7 @@ class BlockScene:
 
 @dataclass(frozen=True)
 class BlockSums:
-    """What was counted in each block of each scene.
+    """Sums of counts in each block of each scene.
 
     Attributes:
         kind: which sums, see ``ununennium.evaluation.measures``.
@@ -210,7 +210,7 @@ class UnitSums:
         self._parts.append(sums[found].astype(np.float64))
 
     def units(self) -> BlockSums:
-        """What has been counted so far."""
+        """Sums so far."""
         if not self._keys:
             empty = np.zeros(0, np.int64)
             sums = np.zeros((0, self.num_cells))

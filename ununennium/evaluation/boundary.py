@@ -1,4 +1,4 @@
-"""How well the outlines of classes are met, counted while a map is made from top to bottom.
+"""Boundary F1 of classes, counted while a map is made from top to bottom.
 
 A pixel is on the boundary of its class if one of its four neighbours is counted, and of another class. Of the predicted
 boundary, those pixels count as met that lie within a distance of the labelled boundary of the same class; of the

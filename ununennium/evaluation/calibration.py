@@ -137,7 +137,7 @@ class Reliability:
                 self._sums.add(row, where, cells + column, weights)
 
     def calibration(self) -> Calibration | None:
-        """What was counted; None if nothing was."""
+        """Calibration from the counts; None if nothing was counted."""
         places = self._sums.units().places()
         if not places:
             return None

@@ -1,4 +1,4 @@
-"""How well each place of the holdout was predicted: a score for every chip, and the best and the worst of them."""
+"""Scores of the holdout's chips, and the best and the worst of them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Chosen(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What is in a chip.
+    """Content of a chip: truth and prediction.
 
     Attributes:
         truth: labels or values (H, W), or for several classes per patch digits as ``PresenceReader`` reads them.

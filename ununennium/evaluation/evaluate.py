@@ -175,7 +175,7 @@ def fit_temperature_on(
 
 
 def unit_scene(scene: Scene) -> BlockScene:
-    """What of a scene its units are sliced by."""
+    """Attributes of a scene by which its blocks are sliced."""
     grid, row, col = place_on_grid(scene)
     dates = [date for date in scene.dates if date is not None]
     return BlockScene(

@@ -1,4 +1,4 @@
-"""What an evaluation found: the part of ``evaluation.json`` that belongs to one model.
+"""Evaluation of one model: its part of ``evaluation.json``.
 
 ``evaluation.json`` of a run::
 
@@ -30,7 +30,7 @@ from ununennium.files import finite
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far a model's confidence (the probability of the class that it names) is what it is worth.
+    """Calibration of a model's confidence, the probability of the class that it names.
 
     Attributes:
         temperature: by which probabilities are tempered, fitted on the validation fold; 1 leaves them.
@@ -138,7 +138,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model scored.
+    """Evaluation of one model on a holdout.
 
     Attributes:
         classes: class names.

@@ -1,4 +1,4 @@
-"""Whether a new model may replace the champion: every check, its numbers, and the reason in words.
+"""Gate between a new model and the champion: every check, its numbers, and the reason in words.
 
 ``gate.json`` of a run::
 
@@ -62,7 +62,7 @@ class GateDecision:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """What ``gate.json`` holds; what is not finite is null."""
+        """Contents of ``gate.json``; numbers that are not finite are null."""
         return {
             "verdict": self.verdict,
             "reason": self.reason,

@@ -216,7 +216,7 @@ def change_picture(before: npt.NDArray[Any], after: npt.NDArray[Any], classes: S
 def presence_map_picture(
     path_of_map: str | Path, classes: Sequence[str], path: str | Path, *, longest: int = 800
 ) -> None:
-    """Where each class is present, a panel for each, as a PNG; the first ones if there are many.
+    """Presence of each class, a panel for each, as a PNG; the first ones if there are many.
 
     Args:
         path_of_map: a GeoTIFF as ``PresenceMapWriter`` writes it.
@@ -327,7 +327,7 @@ def errors(
     unlabelled: npt.NDArray[np.bool_],
     missing: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.uint8]:
-    """Where a prediction is wrong, in the colour of what was predicted, uint8 (H, W, 3); class 0 has the next colour.
+    """Errors of a prediction in the colour of the predicted class, uint8 (H, W, 3); class 0 has the next colour.
 
     Args:
         label: int (H, W).

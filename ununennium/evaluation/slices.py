@@ -36,7 +36,7 @@ def slices_of(units: BlockSums, classes: Sequence[str]) -> list[Slice]:
 
 
 def ways(units: BlockSums) -> list[str]:
-    """What a holdout can be sliced by: ``scene``, ``date``, attributes."""
+    """Keys by which a holdout can be sliced: ``scene``, ``date``, attributes."""
     names = dict.fromkeys(name for scene in units.scenes for name in scene.attributes)
     told_apart = [DATE, *names] if len(units.scenes) > 1 else []
     return [SCENE, *(by for by in told_apart if len({_value(units, number, by) for number in _used(units)}) > 1)]

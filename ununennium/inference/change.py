@@ -1,4 +1,4 @@
-"""What changed since the last map of a place: area gained and lost of each class, from which to which, and a picture.
+"""Change since the last map of an area: gain, loss and transitions of each class, and a picture.
 
 The last map is the scene's own, or else the newest of another scene on the same grid, as scenes of one tile of a grid
 are. Pixels that either map has no data for are left out.
@@ -36,7 +36,7 @@ _PICTURE = 1600
 
 @dataclass(frozen=True)
 class Change:
-    """What a change report is.
+    """Report of change between two maps.
 
     Attributes:
         files: ``change`` and ``change_picture``.
@@ -82,7 +82,7 @@ class LastMaps:
                 file.write(chunk)
 
     def url(self, name: str) -> str:
-        """Where a map's item is."""
+        """URL of a map's STAC item."""
         return self._storage.url(f"{name}/{ITEM}")
 
     def _item(self, name: str) -> dict[str, Any] | None:

@@ -63,7 +63,7 @@ class JobScene:
 
 @dataclass(frozen=True)
 class MapJob:
-    """What is to be mapped, decided once: a champion that changes meanwhile changes nothing here.
+    """Maps to make, decided once: a champion that changes meanwhile changes nothing here.
 
     Attributes:
         model: name of the model.
@@ -117,7 +117,7 @@ class MapJob:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came of a job.
+    """Result of a job.
 
     Attributes:
         job: what was asked for.
@@ -164,7 +164,7 @@ class ScenesFailed(UnunenniumError):
 
 
 def join_results(job: MapJob, parts: Sequence[JobResult]) -> JobResult:
-    """What came of a job whose scenes were mapped in parts."""
+    """Result of a job whose scenes were mapped in parts."""
     return JobResult(
         job,
         {name: item for part in parts for name, item in part.items.items()},

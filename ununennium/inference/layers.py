@@ -1,4 +1,4 @@
-"""What is kept of each predicted band, besides which the probabilities of a whole scene are never held at once."""
+"""Layers that are kept of each predicted strip; the probabilities of a whole scene are never held at once."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Ranks:
 
 
 def follow(job: MapJob, work: Path, rank: int, predictor: Predictor, describe: Callable[[Exception], str]) -> None:
-    """What the others do: their share of scene after scene, until the first process ends them.
+    """Loop of the other processes: their share of scene after scene, until the first process ends them.
 
     Args:
         job: what is mapped.

@@ -26,7 +26,7 @@ _ENDINGS = {"geoparquet": ".parquet", "geojson": ".geojson"}
 
 @dataclass(frozen=True)
 class MappedScene:
-    """What was mapped.
+    """Map of one scene.
 
     Attributes:
         scene: the image's metadata.

@@ -272,7 +272,7 @@ class Predictor:
         )  # fmt: skip
 
     def key(self, images: Sequence[Any], outputs: Sequence[str]) -> dict[str, Any]:
-        """All that decides a pixel of what is kept, JSON-ready."""
+        """Key of the strips that are kept: all that decides a pixel of them, JSON-ready."""
         return {
             "weights": self.contract.weights_sha256,
             "files": fingerprint(images),

@@ -1,4 +1,4 @@
-"""What a map is, as a STAC item: where, when, from what, by which model, and how much of each class.
+"""STAC item of a map: area, time, sources, model, and the share of each class.
 
 STAC 1.0.0 with the projection extension (``proj:code``, ``proj:transform``, ``proj:shape``), the processing extension
 (``processing:software``, ``processing:datetime``, ``processing:lineage``) and the raster extension (``raster:scale`` of

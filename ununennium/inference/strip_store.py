@@ -1,4 +1,4 @@
-"""What of a scene has been predicted, band by band of rows, on the local disk: a killed run goes on from here.
+"""Predicted strips of a scene on the local disk, from which a killed run goes on.
 
 A band is a file that appears when it is whole. The folder's name says which scene, model and settings it is of, so
 that nothing else can be taken for it; a lock keeps two processes out of one folder. A folder that nobody came back to
@@ -68,11 +68,11 @@ class BandStore:
             raise StorageError(f"{self._file(number)} cannot be read back ({error}); map the scene again") from error
 
     def has(self, number: int) -> bool:
-        """Whether a band is kept."""
+        """Tell whether a band is kept."""
         return self._file(number).exists()
 
     def missing(self, count: int) -> list[int]:
-        """Which of ``count`` bands are not kept, after those that a crash of the machine damaged are removed."""
+        """Numbers of the ``count`` strips that are not kept, after those that a crash damaged are removed."""
         for number in range(count):
             if self.has(number) and not self._is_whole(number):
                 self._file(number).unlink()

@@ -1,4 +1,4 @@
-"""How training ended: read from the files that it left, and from the way its processes ended."""
+"""Result of training, read from the files that it left and from the way its processes ended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Preempted(TrainingError):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How training ended.
+    """End of training.
 
     Attributes:
         stop_reason: ``completed``, ``early_stopped``, ``preempted``, ``timed_out`` or ``failed``.
@@ -81,7 +81,7 @@ class TrainingResult:
 
     @property
     def usable(self) -> bool:
-        """Whether there is a model to evaluate."""
+        """Tell whether there is a model to evaluate."""
         return self.stop_reason in ("completed", "early_stopped", "timed_out") and self.best_checkpoint is not None
 
     def require_usable(self) -> TrainingResult:
@@ -108,7 +108,7 @@ class TrainingResult:
 
 
 def read_result(run: RunDirectory, outcome: Outcome, *, stalled: RankError | None = None) -> TrainingResult:
-    """What the files of ``run`` and the end of its launcher amount to.
+    """Result of training from the files of ``run`` and the end of its launcher.
 
     The root cause of a failure is the earliest error of a rank. A rank that was killed writes none, and its peers then
     lose their connection to it: those errors are an echo, and the killed rank is the cause.
@@ -148,7 +148,7 @@ def read_result(run: RunDirectory, outcome: Outcome, *, stalled: RankError | Non
 
 
 def root_cause(errors: Sequence[RankError], exits: Mapping[int, int], traceback: str = "") -> RankError | None:
-    """What went wrong first.
+    """Root cause: the error that came first.
 
     Args:
         errors: what ranks wrote.
@@ -174,10 +174,10 @@ def _exits(tail: str) -> dict[int, int]:
 
 
 def rank_error_file(run: RunDirectory, rank: int) -> Path:
-    """Where ``rank`` writes what ended it."""
+    """File in which ``rank`` writes the error that ended it."""
     return run.errors_folder / f"rank{rank}.json"
 
 
 def read_errors(run: RunDirectory) -> list[RankError]:
-    """What ended the ranks of ``run`` that failed."""
+    """Errors that ended the ranks of ``run`` that failed."""
     return [error for file in sorted(run.errors_folder.glob("rank*.json")) if (error := read_error(file))]

@@ -75,7 +75,7 @@ class Nodes:
             raise ConfigError("rdzv_endpoint", self.endpoint, "give machine 0 and a free port of it, as host:29400")
 
     def arguments(self, run_id: str) -> list[str]:
-        """What torchrun is told of them."""
+        """Arguments of torchrun for them."""
         if self.count == 1:
             return ["--standalone"]
         local = [] if self.local_addr is None else [f"--local-addr={self.local_addr}"]

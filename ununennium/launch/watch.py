@@ -53,7 +53,7 @@ class RankProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs; a process that was given the same id later is another."""
+        """Tell whether it runs; a process that was given the same id later is another."""
         return self.start != 0 and start_time(self.pid) == self.start
 
 

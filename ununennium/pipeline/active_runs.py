@@ -1,4 +1,4 @@
-"""Which runs are under way: those that train here by their heartbeats, others by what the storage shows of them."""
+"""Active runs: those that train here by their heartbeats, others by what the storage shows of them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def local_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
 
 
 def _is_told_by_another(run: RunDirectory, silent_s: float) -> bool:
-    """Whether another machine, whose processes cannot be seen from here, trains into this work folder."""
+    """Tell whether another machine, whose processes cannot be seen from here, trains into this work folder."""
     if silent_s > _SILENT_S:
         return False
     try:
@@ -104,7 +104,7 @@ def unfinished_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
 
 
 def end_of(storage: str, run_id: str) -> str:
-    """How a run that is no longer under way ended, in words, as the storage has it."""
+    """End of a run that is no longer active, in words, as the storage has it."""
     summary = RunSummary.from_json(json.loads(open_storage(f"{storage}/runs/{run_id}").read_bytes("summary.json")))
     if summary.stop_reason is None:
         return "does not train any more"

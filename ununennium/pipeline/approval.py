@@ -45,7 +45,7 @@ class ApprovalRecord(JsonRecord):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person said.
+    """Answer of a person to the question of approval.
 
     Attributes:
         approved: whether the candidate may become the champion.
@@ -89,7 +89,7 @@ def record_of(run: RunDirectory) -> ApprovalRecord | None:
 
 
 def answer_of(run: RunDirectory) -> Answer | None:
-    """What a person said; None if nobody has said anything yet."""
+    """Answer of a person; None before there is one."""
     record = record_of(run)
     if record is None or record.state == PENDING:
         return None

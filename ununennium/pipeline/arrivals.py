@@ -1,4 +1,4 @@
-"""Whether a catalogue shows other data than it did when somebody last looked.
+"""Check for new data in a catalogue, compared with the last check.
 
 No Prefect here. What a look found is kept, as immutable records beside the model's versions and promotions::
 
@@ -36,7 +36,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a look at the catalogue found.
+    """Result of a check of the catalogue for new data.
 
     Attributes:
         model: whose catalogue it is.
@@ -64,7 +64,7 @@ class Arrival:
 
     @property
     def is_new(self) -> bool:
-        """Whether the data are other ones."""
+        """Tell whether the data are other ones."""
         return self.fingerprint != self.previous
 
     def remember(self) -> None:

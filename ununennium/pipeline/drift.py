@@ -1,4 +1,4 @@
-"""Whether the champion is still as good as it was: measured on the labels as they are now, and kept on record.
+"""Drift of the champion, measured on the labels as they are now, and kept on record.
 
 No Prefect here, and no torch: the measurement runs in a process of its own. Each check leaves one record, never
 changed, beside the model's versions and promotions::
@@ -32,7 +32,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Drift:
-    """What a check of the champion found.
+    """Result of a check of the champion for drift.
 
     Attributes:
         model: its name.
@@ -133,7 +133,7 @@ def compare(
     tolerance: float,
     actor: str,
 ) -> Drift:
-    """Whether what the champion scores now is worse than what its contract says that it did.
+    """Compare the champion's score now with the one in its contract.
 
     A metric that cannot be measured any more counts as worse; one that never was, does not.
     """

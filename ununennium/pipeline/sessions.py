@@ -1,4 +1,4 @@
-"""Which run answers to a configuration: a new one, or the same one again that was interrupted.
+"""Sessions: find the interrupted run of a configuration to resume, or create a new one.
 
 A run is the same if its configuration, its data, the code and the versions of what computes it are. It was interrupted
 if it was asked to stop while it trained, or was killed; one that failed, or came to its end, is never taken up again.
@@ -220,7 +220,7 @@ def _was_interrupted(summary: RunSummary, record: RunRecord, flow_runs: set[Any]
 
 
 def _is_of_flow(record: RunRecord, flow_runs: set[Any]) -> bool:
-    """Whether one of ``flow_runs`` has asked for this run before: this is its next try."""
+    """Tell whether one of ``flow_runs`` has asked for this run before: this is its next try."""
     return any(attempt.started_by.get("flow_run_id") in flow_runs for attempt in record.attempts)
 
 

@@ -136,7 +136,7 @@ def refresh(run: RunDirectory) -> None:
 
 
 def continue_approval(run: RunDirectory, *, on_line: OnLine = print) -> RunSummary:
-    """Where a run stands about which a person was asked; an approval that nobody acted upon is acted upon.
+    """Summarise a run about which a person was asked; an approval that nobody acted upon is acted upon.
 
     Returns:
         The run's summary.

@@ -144,7 +144,7 @@ def cpu_batch_size(tile: int) -> int:
 
 
 def find_batch_size(forward: Callable[[Tensor], Tensor], tile: Tensor, *, most: int = _MOST) -> int:
-    """How many tiles at a time are fastest: twice as many again and again, until that gains less than 5 % or fails.
+    """Find the fastest batch of tiles: twice as many again and again, until that gains less than 5 % or fails.
 
     Args:
         forward: predicts a batch.
@@ -208,5 +208,5 @@ def _lay_out(weights: Iterable[nn.Parameter], layout: torch.memory_format) -> No
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the CPU's allocator, has no memory left; the latter has no exception of its own."""
+    """Tell whether a device, or the CPU's allocator, has no memory left; the latter has no exception of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""Where tiles lie over a region, which rows are done when, and how tiles share the pixels that they both see."""
+"""Tiles over a region: their positions, the rows that each completes, and the weights where they overlap."""
 
 from __future__ import annotations
 

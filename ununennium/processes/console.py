@@ -1,4 +1,4 @@
-"""What a process of ours prints for whoever watches it: plain lines, and warnings and errors marked as such."""
+"""Console output of our processes: plain lines, with warnings and errors marked as such."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def prefix_levels() -> None:
 
 
 def is_warning(line: str) -> bool:
-    """Whether a line is a warning or worse."""
+    """Tell whether a line is a warning or worse."""
     return _LOUD.match(line) is not None

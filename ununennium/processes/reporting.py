@@ -1,4 +1,4 @@
-"""What a training process says of its own end, and whether it is worth starting again."""
+"""Error report of a training process, and whether a restart may help."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _setting(error: BaseException) -> dict[str, str] | None:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether ``error`` says only that another process is gone: a peer, the rendezvous, or a loader's worker."""
+    """Tell whether ``error`` says only that another process is gone: a peer, the rendezvous, or a loader's worker."""
     if isinstance(error, dist.DistError | ProcessLost):
         return True
     # Gloo raises a plain RuntimeError that names its source file; so does a DataLoader whose worker was killed.

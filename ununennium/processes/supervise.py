@@ -42,7 +42,7 @@ def raise_on_sigterm() -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a supervised process ended.
+    """End of a supervised process.
 
     Attributes:
         returncode: exit status; negative for a signal.
@@ -158,7 +158,7 @@ def how_it_ended(returncode: int) -> str:
 
 
 def start_time(pid: int) -> int:
-    """When the process started, in clock ticks since boot, which with its id names it for good; 0 if unknown."""
+    """Start of the process in clock ticks since boot, which with its id names it for good; 0 if unknown."""
     fields = _stat(pid)
     return 0 if not fields or fields[0] == "Z" else int(fields[19])
 

@@ -1,4 +1,4 @@
-"""What a run has to say: rows for a terminal, Markdown for Prefect, and one self-contained page; no numerics."""
+"""Reports of a run: rows for a terminal, Markdown for Prefect, and one self-contained page; no numerics."""
 
 from ununennium.report.rows import (
     MAX_PICTURE_BYTES,

@@ -1,4 +1,4 @@
-"""What differs between two runs: configuration, data, code, metrics, time."""
+"""Comparison of two runs: configuration, data, code, metrics, time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def compare(first: Facts, second: Facts) -> list[Difference]:
 
 
 def same_holdout(first: Facts, second: Facts) -> bool | None:
-    """Whether both were measured on the same pixels; None if one was not measured."""
+    """Tell whether both were measured on the same pixels; None if one was not measured."""
     one, other = first.challenger, second.challenger
     if one is None or other is None:
         return None
@@ -66,7 +66,7 @@ def same_holdout(first: Facts, second: Facts) -> bool | None:
 
 
 def caution(first: Facts, second: Facts) -> str | None:
-    """What a reader must know before comparing the metrics; None if there is nothing."""
+    """Caution before the metrics are compared; None if there is nothing."""
     same = same_holdout(first, second)
     if same is None:
         return "One of the runs has not been evaluated: there are no metrics to compare."

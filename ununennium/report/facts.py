@@ -1,4 +1,4 @@
-"""Everything that the files of a run say, whatever of them there is: a run that failed has a report, too."""
+"""Facts of a run from whichever files it has: a run that failed has a report, too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Record = TypeVar("Record", bound=JsonRecord)
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a run; empty where a file is missing.
+    """Facts of a run; empty where a file is missing.
 
     Attributes:
         record: ``run.json``.
@@ -54,7 +54,7 @@ class Facts:
 
     @classmethod
     def of(cls, run: RunDirectory) -> Facts:
-        """What the work folder of ``run`` holds.
+        """Facts from the work folder of ``run``.
 
         Raises:
             ConfigError: not even its ``run.json`` can be read.

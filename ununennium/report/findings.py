@@ -96,7 +96,7 @@ def _of(part: Slice | None, family: str, label: str) -> Any:
 
 
 def areas(facts: Facts) -> Section | None:
-    """What the map says of each class's area, and what the labels make of it."""
+    """Area of each class as mapped, and as estimated with the labels."""
     found = None if facts.challenger is None else facts.challenger.areas
     if found is None:
         return None

@@ -128,7 +128,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Folded:
-    """What is shown when asked for."""
+    """Part of a page that is shown when asked for."""
 
     kind: ClassVar[str] = "folded"
     title: str

@@ -1,4 +1,4 @@
-"""What a finished run has to say, as rows for a table and as one page of Markdown; no numerics."""
+"""Results of a run as rows for a table and as one page of Markdown; no numerics."""
 
 from __future__ import annotations
 

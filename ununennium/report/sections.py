@@ -25,7 +25,7 @@ def section(key: str, title: str, blocks: Iterable[Any]) -> Section | None:
 
 
 def failure(facts: Facts) -> Section | None:
-    """What ended the run, if it failed: every process's error, the earliest first."""
+    """Errors that ended the run, if it failed, the earliest first."""
     if facts.summary.stop_reason != "failed" and facts.result.get("stop_reason") != "failed":
         return None
     blocks: list[Any] = []
@@ -116,7 +116,7 @@ def _figure(name: str, value: Any) -> str:
 
 
 def confusion(facts: Facts) -> Section | None:
-    """What was taken for what, of the new model, and of the champion when asked for."""
+    """Confusion matrix of the new model, and of the champion when asked for."""
     if facts.challenger is None or not facts.challenger.confusion:
         return None
     unit = "patches" if task_of(facts.config["data"]).is_patchwise else "pixels"
@@ -147,7 +147,7 @@ def _share_text(count: int, total: int) -> str:
 
 
 def maps(facts: Facts) -> Section | None:
-    """Where the folds are, and where in the holdout the model is right."""
+    """Maps of the folds, and of the model's accuracy in the holdout."""
     if not facts.chips.get("maps"):
         return None
     groups = []

@@ -1,4 +1,4 @@
-"""Where the files of a run are: a work folder on this machine, and the same names under the run's storage URL.
+"""Files of a run: a work folder on this machine, and the same names under the run's storage URL.
 
 Stages of a run hand over by these files and nothing else, so that each can run in a process (or on a machine) of its
 own, and so that a run can be read long after the machine that made it is gone.
@@ -122,7 +122,7 @@ class RunDirectory:
 
     @property
     def url(self) -> str:
-        """Where the storage keeps this run's files."""
+        """Folder of this run's files in the storage."""
         return f"{self.storage}/runs/{self.run_id}"
 
     @property
@@ -132,12 +132,12 @@ class RunDirectory:
 
     @property
     def run_file(self) -> Path:
-        """What to run, who asked for it, and with which versions."""
+        """Record of the run: configuration, who asked for it, versions."""
         return self.work / "run.json"
 
     @property
     def plan_file(self) -> Path:
-        """What the run is going to do."""
+        """Plan of the run."""
         return self.work / "plan.json"
 
     @property
@@ -162,12 +162,12 @@ class RunDirectory:
 
     @property
     def heartbeat_file(self) -> Path:
-        """Where training stands; rewritten every few seconds."""
+        """Progress of training; rewritten every few seconds."""
         return self.work / "heartbeat.json"
 
     @property
     def result_file(self) -> Path:
-        """How training ended."""
+        """End of training."""
         return self.work / "result.json"
 
     @property
@@ -187,17 +187,17 @@ class RunDirectory:
 
     @property
     def approval_file(self) -> Path:
-        """That a person is asked, and what they said."""
+        """Question of approval to a person, and the answer."""
         return self.work / "approval.json"
 
     @property
     def promotion_file(self) -> Path:
-        """That the candidate was promoted, and as what."""
+        """Promotion of the candidate: generation and version."""
         return self.work / "promotion.json"
 
     @property
     def summary_file(self) -> Path:
-        """What ``ununennium runs`` lists."""
+        """Summary, a line of ``ununennium runs``."""
         return self.work / SUMMARY
 
     @property
@@ -217,12 +217,12 @@ class RunDirectory:
 
     @property
     def live_folder(self) -> Path:
-        """What is shown while it trains: pictures of how far it came, replaced as it goes."""
+        """Pictures of the progress, replaced while it trains."""
         return self.work / "live"
 
     @property
     def sample_file(self) -> Path:
-        """What the model made of one chip of the validation fold, the last time that it was drawn."""
+        """Prediction of one chip of the validation fold, the last time that it was drawn."""
         return self.live_folder / "sample.png"
 
     @property
@@ -237,22 +237,22 @@ class RunDirectory:
 
     @property
     def errors_folder(self) -> Path:
-        """What ended the processes of this run that failed."""
+        """Errors that ended the processes of this run that failed."""
         return self.work / "errors"
 
     @property
     def stacks_folder(self) -> Path:
-        """Where each training process stood when it was found to have stalled."""
+        """Stacks of each training process when it was found to have stalled."""
         return self.work / "stacks"
 
     @property
     def pids_folder(self) -> Path:
-        """Which processes train."""
+        """Ids of the training processes."""
         return self.work / "pids"
 
     @property
     def evaluation_error_file(self) -> Path:
-        """What ended the evaluation, if anything did."""
+        """Error that ended the evaluation, if any did."""
         return self.errors_folder / "evaluation.json"
 
     @property

@@ -1,4 +1,4 @@
-"""Where a run that trains stands, from the heartbeat that its rank 0 rewrites every few seconds."""
+"""Progress of a run that trains, from the heartbeat that its rank 0 rewrites every few seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """Where training stands.
+    """Progress of training.
 
     Attributes:
         told: when rank 0 said so, in seconds since 1970 by its clock.
@@ -34,7 +34,7 @@ class RunProgress:
 
     @classmethod
     def of(cls, run: RunDirectory) -> RunProgress | None:
-        """Where ``run`` stands, as far as its work folder tells; None before the first heartbeat."""
+        """Progress of ``run``, as far as its work folder tells; None before the first heartbeat."""
         try:
             beat = json.loads(run.heartbeat_file.read_text(encoding="utf-8"))
             batches, epochs = beat["batches"], beat["epochs"]

@@ -1,4 +1,4 @@
-"""What went wrong with storage, told apart by what the server answered and not by which exception a client made of it.
+"""Errors of storage, told apart by the server's answer and not by the exception that a client made of it.
 
 Clients raise what they like: botocore's connection errors are no ``OSError``, and the same refused condition comes
 as one exception from one server and as another from the next. The HTTP status is the same everywhere.

@@ -52,7 +52,7 @@ class ObjectStorage:
 
     @property
     def creates_exclusively(self) -> bool:
-        """Whether the filesystem has an exclusive create of its own; fsspec's stand-in looks first, then writes."""
+        """Tell whether the filesystem has an exclusive create; fsspec's stand-in looks first, then writes."""
         from fsspec.asyn import AsyncFileSystem
         from fsspec.spec import AbstractFileSystem
 
@@ -262,7 +262,7 @@ class MemoryStorage(ObjectStorage):
 
 
 def _is_folder(key: str) -> bool:
-    """Whether an object only stands for a folder, as consoles make them."""
+    """Tell whether an object only stands for a folder, as consoles make them."""
     return not key or key.endswith("/")
 
 

@@ -1,4 +1,4 @@
-"""How s3fs is set up: as it comes, it can wait for ever, remembers listings for ever, and takes 1 GB for one upload."""
+"""Set-up of s3fs: as it comes, it can wait for ever, remembers listings for ever, and takes 1 GB for one upload."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _LEAVE_S = 10.0
 
 
 def is_distributed() -> bool:
-    """Whether a process group is up."""
+    """Tell whether a process group is up."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -156,7 +156,7 @@ def broadcast_tensor(tensor: Tensor) -> None:
 
 
 def is_divided(value: Any) -> TypeGuard[DTensor]:
-    """Whether ``value`` is a tensor divided over ranks.
+    """Tell whether ``value`` is a tensor divided over ranks.
 
     Asked without importing DTensor, which takes seconds: whoever made one has imported it.
     """
@@ -165,7 +165,7 @@ def is_divided(value: Any) -> TypeGuard[DTensor]:
 
 
 def is_fully_sharded(module: nn.Module) -> TypeGuard[FSDPModule]:
-    """Whether ``fully_shard`` has been applied to ``module``; asked without importing it, as in ``is_divided``."""
+    """Tell whether ``fully_shard`` has been applied to ``module``; asked without importing it, as in ``is_divided``."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 

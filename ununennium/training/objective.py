@@ -327,7 +327,7 @@ def _scalar(value: Any) -> Tensor:
 
 
 def _takes_three(loss_fn: LossFn) -> bool:
-    """Whether ``loss_fn`` has a third positional parameter (a module's ``forward`` is looked at)."""
+    """Tell whether ``loss_fn`` has a third positional parameter (a module's ``forward`` is looked at)."""
     try:
         parameters = inspect.signature(
             loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn

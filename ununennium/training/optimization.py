@@ -24,7 +24,7 @@ _UNLABELLED = (
 
 
 class StepResult(NamedTuple):
-    """What became of a window.
+    """Result of an accumulation window.
 
     Attributes:
         ran: whether the optimizer stepped.

@@ -1,4 +1,4 @@
-"""How a model is spread over ranks: what is trained, what is validated and saved, and when gradients are shared."""
+"""Distribution of a model over ranks: the module to train, the one to validate and save, and gradient exchange."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ MixedPrecision = bool | Literal["fp16", "bf16", "no"]
 
 @dataclass(frozen=True)
 class Precision:
-    """What was resolved from ``TrainerConfig.mixed_precision`` and the device.
+    """Precision resolved from ``TrainerConfig.mixed_precision`` and the device.
 
     Attributes:
         name: ``fp32``, ``fp16`` or ``bf16``.
@@ -81,7 +81,7 @@ def resolve_precision(mixed_precision: MixedPrecision, device: torch.device) -> 
 
 
 def _cpu_computes_bf16() -> bool:
-    """Whether bf16 is faster than fp32 here; emulated bf16 is several times slower."""
+    """Tell whether bf16 is faster than fp32 here; emulated bf16 is several times slower."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, hence the careful look-up
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 

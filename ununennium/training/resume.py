@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and how a Trainer takes it over."""
+"""Contents of a checkpoint, and their restoration into a Trainer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def clean_key(key: str) -> str:
 
 
 def snapshot(trainer: Trainer) -> dict[str, Any]:
-    """Everything that a resumed run needs. Every rank calls it: random states, and parts of weights, are gathered."""
+    """State that a resumed run needs. Every rank calls it: random states, and parts of weights, are gathered."""
     scaler = trainer.precision.scaler
     epoch_start = trainer.replays["train_loader"].start_random_state
     loaders = {name: each.state_dict(trainer.state.batches_done) for name, each in trainer.replays.items()}

@@ -1,4 +1,4 @@
-"""What each of several ranks reads: a loader that knows nothing of ranks is split, or refused with what to do."""
+"""Sharding of loaders over ranks: a loader that knows nothing of ranks is split, or refused with what to do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SAME = (
 
 
 def knows_ranks(loader: Any) -> bool:
-    """Whether a sampler of ``loader``, or its dataset, says whose part it is.
+    """Tell whether a sampler of ``loader``, or its dataset, says whose part it is.
 
     It has ``rank`` and either ``num_replicas``, as torch's DistributedSampler, or ``world_size``, as ours.
     """

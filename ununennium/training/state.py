@@ -1,4 +1,4 @@
-"""Where a run stands, why it stopped, and the random state that makes it repeatable."""
+"""State of a run: counters, reason of the stop, and the random state that makes it repeatable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class StopReason(StrEnum):
-    """Why ``fit`` returned (or, for ``failed``, raised)."""
+    """Reason for which ``fit`` returned (or, for ``failed``, raised)."""
 
     COMPLETED = "completed"
     EARLY_STOPPED = "early_stopped"

@@ -355,7 +355,7 @@ class Trainer:
             self._stop = (reason, message)
 
     def _must_stop(self, *, agree_now: bool = False) -> bool:
-        """Whether to leave the epoch here; the same answer on every rank."""
+        """Tell whether to leave the epoch here; the same answer on every rank."""
         if time.monotonic() > self._deadline:
             self.request_stop(StopReason.TIMED_OUT, f"the time limit of {self.config.time_limit_s} s has passed")
         if self._world_size > 1:
@@ -376,11 +376,11 @@ class Trainer:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is rank 0, the only one that touches storage."""
+        """Tell whether this is rank 0, the only one that touches storage."""
         return distributed.rank() == 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs (correctness 59); keys carry no wrapper's prefix."""
+        """State that a resumed run needs (correctness 59); keys carry no wrapper's prefix."""
         self._remember_running()
         return snapshot(self)
 

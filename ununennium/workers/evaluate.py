@@ -200,7 +200,7 @@ def evaluate_champion(
 def contract(
     run: RunDirectory, config: RunConfig, index: ChipIndex, statistics: BandStatistics, measured: Evaluation
 ) -> dict[str, Any]:
-    """What goes with the weights, so that they can be used, and traced back."""
+    """Contract of the weights, by which they can be used, and traced back."""
     record = run.record()
     scene = index.scenes[0]
     data: DataConfig = config.data

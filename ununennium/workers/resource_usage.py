@@ -1,4 +1,4 @@
-"""What training took: chips, memory, and on what it ran."""
+"""Resource usage of training: chips, memory, hardware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torchrun starts on every rank: ``python -m ununennium.workers.train RUN_JSON``.
+"""Training process, which torchrun starts on every rank: ``python -m ununennium.workers.train RUN_JSON``.
 
 Before the first epoch one batch is trained on copies (``ununennium.workers.check``), unless ``--no-check`` follows;
 with ``--check`` that is all. Reads ``run.json``, ``index.json`` and ``statistics.json`` of the work folder; writes
@@ -114,7 +114,7 @@ def check(run: RunDirectory) -> int:
 def build_trainer(
     run: RunDirectory, more_callbacks: Sequence[Callback] = (), components: Components | None = None
 ) -> tuple[Trainer, CheckpointCallback]:
-    """Everything that ``run`` describes, put together.
+    """Trainer of ``run``, with all that it describes.
 
     Args:
         run: a run whose index and statistics have been written.

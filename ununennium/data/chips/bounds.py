@@ -1,4 +1,4 @@
-"""Where in a scene training chips may lie."""
+"""Bounds of training chips in a scene."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def as_batch(samples: Samples) -> Batch:
 
 
 class ChipDataset(Dataset[Batch], ABC):
-    """What both kinds of chips share: readers of all scenes, what they decoded, and statistics."""
+    """Base of both kinds of chips: readers of all scenes, what they decoded, and statistics."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class ChipDataset(Dataset[Batch], ABC):
 
 
 class Plan(NamedTuple):
-    """Where the chips of an epoch lie, before a pixel is read; each array has an item per chip.
+    """Positions of an epoch's chips, before a pixel is read; each array has an item per chip.
 
     Attributes:
         wanted: int64, the class whose pixels are drawn from; the number of classes for any.
@@ -242,7 +242,7 @@ class TrainingChips(ChipDataset):
         return self.num_chips
 
     def plan(self, epoch: int) -> Plan:
-        """Where the chips of an epoch lie."""
+        """Positions of an epoch's chips."""
         if self._planned is None or self._planned[0] != epoch:
             self._planned = epoch, self._plan(epoch)
         return self._planned[1]

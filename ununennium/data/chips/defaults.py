@@ -1,4 +1,4 @@
-"""What a person need not say because the files do: the class attribute of shapes, what lies outside of them, nodata."""
+"""Defaults inferred from the files: class attribute of shapes, class outside of them, nodata."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class ChipIndex:
 
     @property
     def in_channels(self) -> int:
-        """What a model is told as ``in_channels``."""
+        """Input channels of a model, ``in_channels``."""
         return channels(len(self.bands), self.num_dates, self.layout)
 
     def arrange(self, image: FloatArray) -> FloatArray:
@@ -159,7 +159,7 @@ class ChipIndex:
         return self._targets.fill
 
     def is_labelled(self, target: npt.NDArray[Any], number: int | None = None) -> npt.NDArray[np.bool_]:
-        """Which targets are labelled; with a class's ``number``, which are of that class."""
+        """Mask of labelled targets; with a class's ``number``, of those of that class."""
         return self._targets.is_labelled(target, number)
 
     @property
@@ -172,7 +172,7 @@ class ChipIndex:
         return targets_of(self.task, self.classes, self.ignore_index)
 
     def summary(self) -> dict[str, Any]:
-        """What a person wants to know before training: scenes, and labelled pixels per fold and class."""
+        """Summary for people before training: scenes, and labelled pixels per fold and class."""
         return {
             "scenes": [
                 {

@@ -1,4 +1,4 @@
-"""What is decoded and kept: parts of scenes, within one budget per process."""
+"""Cache of decoded parts of scenes, within one budget per process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Decoded(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """What the arrays take."""
+        """Size of the arrays in bytes."""
         return sum(array.nbytes for array in self if array is not None)
 
 
@@ -52,7 +52,7 @@ class DecodedCache:
         return {**self.__dict__, "_held": OrderedDict(), "num_bytes": 0, "num_decoded": 0}
 
     def get(self, key: Hashable, num_bytes: int, decode: Callable[[], Decoded]) -> Decoded:
-        """What ``key`` stands for, decoded unless it is still here.
+        """Value of ``key``, decoded unless it is still here.
 
         Args:
             key: equal for equal contents.

@@ -122,7 +122,7 @@ class Regions:
         return Window(place, top, left, bottom - top, right - left)
 
     def num_bytes(self, window: Window) -> int:
-        """What a window takes when decoded."""
+        """Size of a decoded window in bytes."""
         return window.height * window.width * self.bytes_per_pixel[window.place]
 
     def _shifts(self, epoch: int) -> IntArray:

@@ -46,7 +46,7 @@ _VERSION = 3
 
 @dataclass(frozen=True)
 class Grid:
-    """Where pixels lie.
+    """Grid of pixels: CRS, transform and size.
 
     Attributes:
         crs: coordinate system, as WKT.
@@ -374,7 +374,7 @@ def _is_warped(scene: Scene) -> bool:
 
 
 def same_crs(one: str | None, other: str | None) -> bool:
-    """Whether two coordinate systems are one."""
+    """Tell whether two coordinate systems are one."""
     if one is None or other is None:
         return one == other
     return bool(rasterio.CRS.from_user_input(one) == rasterio.CRS.from_user_input(other))

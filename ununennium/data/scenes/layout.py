@@ -1,4 +1,4 @@
-"""How a stack of dates reaches the model: dates as channels, or as an axis of their own."""
+"""Layout of a stack of dates for the model: dates as channels, or as an axis of their own."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def arrange(image: FloatArray, num_dates: int, layout: str) -> FloatArray:
 
 
 def channels(num_bands: int, num_dates: int, layout: str) -> int:
-    """What a model is told as ``in_channels``: all bands of all dates, or, for ``stack``, those of one date."""
+    """Input channels of a model: all bands of all dates, or, for ``stack``, those of one date."""
     return num_bands * num_dates if layout == "channels" else num_bands

@@ -59,7 +59,7 @@ def refuse_overwriting(
 
 
 def files_of_data(config: DataConfig) -> list[str]:
-    """All that a data section names: images, labels and areas of its scenes, a local catalogue's too, and the split."""
+    """Files of a data section: images, labels and areas of its scenes, a local catalogue's too, and the split."""
     scenes = list(config.scenes)
     named = [config.split.file]
     if config.catalog is not None:

@@ -158,7 +158,7 @@ class LazyRaster:
 
     @property
     def nodata(self) -> float | None:
-        """What the file says stands for no data."""
+        """Value for no data, as the file declares it."""
         with _open_rasters.using(self):
             value: float | None = self.dataset.nodata
         return value

@@ -100,7 +100,7 @@ class SceneReader:
         return image, valid
 
     def read_valid(self, row: int, col: int, height: int, width: int) -> BoolArray:
-        """What is valid in a window, bool (height, width).
+        """Mask of valid pixels in a window, bool (height, width).
 
         Raises:
             DataError: the file cannot be read there.

@@ -50,7 +50,7 @@ _OPTIONS: dict[str, str] = {
 
 
 class RetryCount:
-    """How often this process has tried again on remote faults."""
+    """Count of this process's retries on remote faults."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,12 +71,12 @@ RETRIES = RetryCount()
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path, a URL or the text of a virtual raster leads to a server."""
+    """Tell whether a path, a URL or the text of a virtual raster leads to a server."""
     return _REMOTE.search(path) is not None
 
 
 def gdal_path(path: str) -> str:
-    """What GDAL opens: its own virtual path for a URL, and anything else as it is."""
+    """Path that GDAL opens: its own virtual path for a URL, and anything else as it is."""
     scheme, separator, rest = path.partition("://")
     if not separator or path.startswith("<"):
         return path
@@ -98,7 +98,7 @@ def gdal_options() -> dict[str, str]:
 
 
 def with_retries(path: str, act: Callable[[], T], again: Callable[[], None] | None = None) -> T:
-    """What ``act`` gives; on a remote fault that may pass it is done again, after ``RETRY_WAITS_S``.
+    """Result of ``act``; on a remote fault that may pass it is done again, after ``RETRY_WAITS_S``.
 
     Args:
         path: what is read; local files are not tried again.
@@ -120,7 +120,7 @@ def with_retries(path: str, act: Callable[[], T], again: Callable[[], None] | No
 
 
 def remedy(path: str, error: Exception) -> str:
-    """What a person can do about a file that cannot be opened."""
+    """Remedy for a file that cannot be opened."""
     if "/vsis3/" in gdal_path(path) and _NO_CREDENTIALS.search(str(error)):
         return (
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) to credentials that may read it, or "

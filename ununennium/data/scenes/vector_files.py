@@ -28,7 +28,7 @@ def layers_of(path: str | os.PathLike[str]) -> list[str]:
 
 
 def read_info(path: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
-    """What ``pyogrio.read_info`` tells of a file's first layer: ``crs``, ``fields``, ``geometry_type`` and more.
+    """Facts of a file's first layer from ``pyogrio.read_info``: ``crs``, ``fields``, ``geometry_type`` and more.
 
     Raises:
         OSError: it cannot be read.

@@ -1,4 +1,4 @@
-"""How the folds are chosen: blocks or whole scenes dealt by their labels, by date, or from a file of the user's."""
+"""Split methods: blocks or whole scenes dealt by their labels, by date, or from a file of the user's."""
 
 from __future__ import annotations
 

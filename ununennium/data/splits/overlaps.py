@@ -222,7 +222,7 @@ def _burn(shape: BaseGeometry, row: int, col: int, height: int, width: int) -> B
 
 
 def _may_overlap(one: Scene, other: Scene, reach: int) -> bool:
-    """Whether the bounds of two scenes in longitude and latitude meet, with ``reach`` pixels around the first."""
+    """Tell whether the bounds of two scenes in longitude and latitude meet, with ``reach`` pixels around the first."""
     if _bounds(one, reach) is None or _bounds(other) is None:
         return False
     boxes = [shapely.box(*part.bounds) for part in shapely.get_parts(_extent(one, reach))]

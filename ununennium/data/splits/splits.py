@@ -1,4 +1,4 @@
-"""Which pixels train, validate and are held out: whole spatial blocks, with a buffer on the training side.
+"""Split of the pixels into folds: whole spatial blocks, with a buffer on the training side.
 
 Blocks lie on a grid that is anchored in the CRS, so that scenes which share a CRS and a resolution and overlap on the
 ground agree on every block. Each remaining group of scenes (another CRS, resolution or origin of pixels) has a grid of
@@ -303,7 +303,7 @@ def _rectangles(scenes: Sequence[Scene], region: RegionConfig, fold: int, field:
 
 
 def _any_within(mask: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
-    """Whether any pixel within ``reach`` rows and columns is set, for the interior that is ``reach`` from the edges."""
+    """Tell whether a pixel within ``reach`` rows and columns is set, for the interior ``reach`` from the edges."""
     size = 2 * reach + 1
     sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64 if mask.size >= 2**31 else np.int32)
     sums[1:, 1:] = mask.cumsum(0, sums.dtype).cumsum(1)

@@ -83,7 +83,7 @@ class PresenceReader:
 
 
 def has_class(target: npt.NDArray[np.float64], number: int) -> npt.NDArray[np.bool_]:
-    """Which of the pixels that ``PresenceReader`` read stand for a class."""
+    """Mask of the pixels that ``PresenceReader`` read as a class."""
     digits: npt.NDArray[np.bool_] = np.floor(np.nan_to_num(target) / 2.0**number) % 2 == 1
     return digits
 
@@ -116,7 +116,7 @@ def most_common_class(num_classes: int, ignore_index: int) -> OfPatch:
 
 
 def classes_present(num_classes: int) -> OfPatch:
-    """Which classes each patch shows: float32 (B, K) of 0 and 1; NaN where nothing is labelled.
+    """Classes in each patch: float32 (B, K) of 0 and 1; NaN where nothing is labelled.
 
     It takes what ``PresenceReader`` reads.
     """

@@ -42,7 +42,7 @@ class Callback:
         return type(self).__name__
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a restart."""
+        """State that must survive a restart."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -74,14 +74,14 @@ class Callback:
         """After a checkpoint has been committed; of one uploaded in the background, at the next save or at the end."""
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
-        """When ``fit`` is about to raise ``error``."""
+        """Called when ``fit`` is about to raise ``error``."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Once, after the last epoch, also after an early stop; not after an exception."""
 
 
 def overrides(callback: Callback, hook: str) -> bool:
-    """Whether ``callback`` does anything at ``hook``."""
+    """Tell whether ``callback`` does anything at ``hook``."""
     if hook in vars(callback):  # a hook set on the instance
         return True
     return getattr(type(callback), hook) is not getattr(Callback, hook)

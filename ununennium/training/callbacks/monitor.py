@@ -43,7 +43,7 @@ class Monitor:
             )
 
     def is_better(self, value: float, best: float | None) -> bool:
-        """Whether ``value`` beats ``best``: strictly, by more than ``min_delta``.
+        """Tell whether ``value`` beats ``best``: strictly, by more than ``min_delta``.
 
         A value that is not finite never is; the first finite one always is.
         """

@@ -1,4 +1,4 @@
-"""Where metrics go: a CSV or JSONL file, TensorBoard, the terminal."""
+"""Trackers of metrics: a CSV or JSONL file, TensorBoard, the terminal."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def joined(folder: str, path: str) -> str:
 
 
 def label_settings(catalog: CatalogConfig) -> dict[str, Any]:
-    """What the catalogue says of every label."""
+    """Label settings of the catalogue, for every scene."""
     names = (
         "label_field", "label_value", "label_layer", "label_buffer_m", "label_unknown", "labelled_area", "outside",
     )  # fmt: skip

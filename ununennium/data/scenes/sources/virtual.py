@@ -28,7 +28,7 @@ _TYPES = {
 
 
 def opened_image(image: Image, scene: str) -> tuple[str, tuple[str, ...]]:
-    """What rasterio opens for an image, and the files that it is read from.
+    """Text that rasterio opens for an image, and the files that it is read from.
 
     Args:
         image: a path, a URL, the text of a VRT, or band names with files.
