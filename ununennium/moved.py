@@ -140,6 +140,8 @@ RENAMED = {
     "inference.fit.open_fitting": "inference.input_check.open_checked",
     "inference.predict.Band": "prediction.strips.Strip",
     "inference.predict.predict_bands": "prediction.strips.predict_strips",
+    "inference.store.BandStore": "inference.strip_store.StripStore",
+    "inference.store.band_store": "inference.strip_store.strip_store",
     "inference.tiles.num_bands": "prediction.tiles.num_strips",
     "inference.tiles.rows_of_band": "prediction.tiles.rows_of_strip",
     "mapping.Mapped": "inference.jobs.JobResult",

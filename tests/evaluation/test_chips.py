@@ -17,7 +17,7 @@ def test_the_chip_with_errors_is_the_worst_and_its_score_is_the_mean_iou(predict
     index, folder, wrong = predicted
     chips = score_chips(index, folder, 32)
     worst = min(chips, key=lambda chip: chip.score)
-    scene = index.scenes[worst.place]
+    scene = index.scenes[worst.scene_index]
     assert (scene.name, worst.row, worst.col) == wrong
     truth = index.labels(scene).read(worst.row, worst.col, 32, 32)
     with rasterio.open(folder / f"{scene.name}.tif") as dataset:

@@ -53,12 +53,13 @@ def noise(*size, seed=0):
     return np.random.default_rng(seed).normal(size=(1, *size)).astype(np.float32)
 
 
-def joined(bands):
-    """Probabilities and mask of all bands, after making sure that each row is there once and in its place."""
-    bands = list(bands)
-    assert [band.row for band in bands] == np.cumsum([0, *(len(band.valid) for band in bands)])[:-1].tolist()
-    assert all(band.probabilities.dtype == np.float32 for band in bands)
-    return np.concatenate([band.probabilities for band in bands], 1), np.concatenate([band.valid for band in bands])
+def joined(strips):
+    """Probabilities and mask of all strips, after making sure that each row is there once and in its place."""
+    strips = list(strips)
+    assert [strip.row for strip in strips] == np.cumsum([0, *(len(strip.valid) for strip in strips)])[:-1].tolist()
+    assert all(strip.probabilities.dtype == np.float32 for strip in strips)
+    probabilities = np.concatenate([strip.probabilities for strip in strips], 1)
+    return probabilities, np.concatenate([strip.valid for strip in strips])
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,7 +72,7 @@ def joined(bands):
 )
 def test_a_model_without_context_is_exact_for_any_region_tile_and_overlap(height, width, tile, overlap, batch_size):
     image, hole = noise(height, width), np.random.default_rng(1).random((height, width)) < 0.2
-    bands = predict_strips(
+    strips = predict_strips(
         Logistic(),
         Array(image, hole),
         height,
@@ -81,7 +82,7 @@ def test_a_model_without_context_is_exact_for_any_region_tile_and_overlap(height
         overlap=int(overlap * (tile // 2)),
         batch_size=batch_size,
     )
-    probabilities, valid = joined(bands)
+    probabilities, valid = joined(strips)
     np.testing.assert_array_equal(valid, ~hole)
     np.testing.assert_allclose(probabilities[1][valid], 1 / (1 + np.exp(-2 * image[0][valid])), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(probabilities.sum(0)[valid], 1, atol=1e-6)
@@ -111,10 +112,10 @@ def test_no_seam_shows_where_tiles_disagree():
             return torch.cat((-sign * torch.ones_like(image), sign * torch.ones_like(image)), 1)
 
     overlap = 32
-    bands = predict_strips(
+    strips = predict_strips(
         TileNumber(), Array(noise(64, 160)), 64, 160, num_classes=2, tile=96, overlap=overlap, batch_size=1
     )
-    line = joined(bands)[0][1][30]
+    line = joined(strips)[0][1][30]
     assert np.abs(np.diff(line)).max() < (line.max() - line.min()) * np.pi / 2 / overlap * 1.01
     middle = (np.sin(np.pi / 2 * (np.arange(overlap) + 0.5) / overlap)) ** 2
     np.testing.assert_allclose(
@@ -123,11 +124,11 @@ def test_no_seam_shows_where_tiles_disagree():
 
 
 def test_rows_come_as_soon_as_no_later_tile_touches_them():
-    """Memory does not grow with the height: when a band comes, the next row of tiles at most has begun to be read."""
+    """Memory does not grow with the height: when a strip comes, the next row of tiles at most has begun to be read."""
     read = Array(noise(2000, 40))
-    for band in predict_strips(Logistic(), read, 2000, 40, num_classes=2, tile=64, overlap=16):
-        assert max(row + height for row, _, height, _ in read.windows) <= band.row + 48 + 64
-        assert len(band.valid) <= 64
+    for strip in predict_strips(Logistic(), read, 2000, 40, num_classes=2, tile=64, overlap=16):
+        assert max(row + height for row, _, height, _ in read.windows) <= strip.row + 48 + 64
+        assert len(strip.valid) <= 64
     assert len(read.windows) == len(set(read.windows)) == -(-2000 // 48)
 
 
@@ -156,8 +157,8 @@ def test_the_next_row_of_tiles_is_being_read_while_a_band_is_used():
             begun.set()
         return np.zeros((1, height, width), np.float32), np.ones((height, width), bool)
 
-    band = next(predict_strips(Logistic(), read, 128, 64, num_classes=2, tile=64, overlap=0))
-    assert band.row == 0
+    strip = next(predict_strips(Logistic(), read, 128, 64, num_classes=2, tile=64, overlap=0))
+    assert strip.row == 0
     assert begun.wait(10)
 
 
@@ -239,9 +240,9 @@ def test_every_submodule_is_left_in_the_mode_it_was_in():
     hook = model.register_forward_hook(
         lambda module, inputs, output: modes.append(any(m.training for m in module.modules()))
     )
-    bands = predict_strips(model, Array(noise(300, 20)), 300, 20, num_classes=2, tile=64)
-    next(bands)
-    bands.close()
+    strips = predict_strips(model, Array(noise(300, 20)), 300, 20, num_classes=2, tile=64)
+    next(strips)
+    strips.close()
     assert modes == [False]
     assert [module.training for module in model.modules()] == before
     hook.remove()

@@ -189,9 +189,9 @@ def _check_arguments(path: str, kwargs: Mapping[str, Any], field: str, trusted: 
     for name, value in kwargs.items():
         if any(name in given and given[name] == value for given in own):
             continue
-        for place, problem in _problems(name, value, is_strict=is_strict):
+        for position, problem in _problems(name, value, is_strict=is_strict):
             raise ConfigError(
-                f"{field}.kwargs.{place}",
+                f"{field}.kwargs.{position}",
                 problem,
                 f"names a file, a URL or code, which a stored model may not ask {path} to use; load it with a "
                 f"configuration that names the same, or add {':'.join(split_path(path))!r} itself to {ALLOWED_IMPORTS} "

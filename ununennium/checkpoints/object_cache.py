@@ -118,11 +118,11 @@ def superfluous(folder: Path, limit_bytes: int) -> list[Path]:
     """The copies that have to go so that the rest fits into ``limit_bytes``."""
     there = copies(folder)
     total = 0
-    for place, path in enumerate(reversed(there)):  # those used last stay
+    for position, path in enumerate(reversed(there)):  # those used last stay
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
         if total > limit_bytes:
-            return there[: len(there) - place]
+            return there[: len(there) - position]
     return []
 
 
@@ -216,9 +216,9 @@ def _usable(folder: Path) -> Path | None:
 @contextlib.contextmanager
 def _private(folder: Path | None) -> Iterator[Path]:
     """A name in ``folder`` that nobody else has; what it names is removed afterwards."""
-    place = folder or Path(tempfile.gettempdir())
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    position = folder or Path(tempfile.gettempdir())
+    position.mkdir(parents=True, exist_ok=True)
+    path = position / f"{_TEMPORARY}{uuid.uuid4().hex}"
     try:
         yield path
     finally:

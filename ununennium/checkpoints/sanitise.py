@@ -59,9 +59,9 @@ def sanitise(value: Any, path: str = "state") -> Any:
     if isinstance(value, Mapping):
         return _mapping(value, path)
     if isinstance(value, tuple):
-        return tuple(sanitise(item, f"{path}[{place}]") for place, item in enumerate(value))
+        return tuple(sanitise(item, f"{path}[{position}]") for position, item in enumerate(value))
     if isinstance(value, list | deque):
-        return [sanitise(item, f"{path}[{place}]") for place, item in enumerate(value)]
+        return [sanitise(item, f"{path}[{position}]") for position, item in enumerate(value)]
     if isinstance(value, set | frozenset):
         return {sanitise(item, f"{path}{{}}") for item in value}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

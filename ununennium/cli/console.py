@@ -72,8 +72,8 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, empty: str, numbers: bool 
         return
     console = Console(width=None if sys.stdout.isatty() else 240)
     table = Table(box=None, pad_edge=False)
-    for place, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="right" if numbers and place else "left")
+    for position, heading in enumerate(rows[0]):
+        table.add_column(heading, justify="right" if numbers and position else "left")
     for row in rows:
         table.add_row(*("-" if value is None else escape(str(value)) for value in row.values()))
     console.print(table)

@@ -44,10 +44,10 @@ def init(
         read = [file for file in folder.rglob("*") if file.suffix.lower() in RASTERS | VECTORS]
         refuse_overwriting({"configuration": output}, read, "--output")
     found = discover(folder, relative_to=output.parent)
-    place = folder.resolve()
-    if place.name.lower() in _SAYS_NOTHING:
-        place = place.parent
-    slug = re.sub(r"[^a-z0-9_-]+", "-", place.name.lower()).strip("-_") or "model"
+    location = folder.resolve()
+    if location.name.lower() in _SAYS_NOTHING:
+        location = location.parent
+    slug = re.sub(r"[^a-z0-9_-]+", "-", location.name.lower()).strip("-_") or "model"
     names = found.class_names
     monitor = f"val_IoU_{names[-1]}" if len(names) == 2 else "val_IoU"
     config = RunConfig.parse(

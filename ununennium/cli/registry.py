@@ -165,9 +165,9 @@ def evaluate(
     from ununennium.storage.open import resolve_storage
 
     described = RunConfig.load(config)
-    place = resolve_storage(storage or described.storage)
-    found = _registry(place, described.name).resolve(version)
-    measured = measure_version(described, place, found, on_line=say)
+    location = resolve_storage(storage or described.storage)
+    found = _registry(location, described.name).resolve(version)
+    measured = measure_version(described, location, found, on_line=say)
     if as_json:
         print_json({"model": described.name, "version": found, "evaluation": measured.to_json()})
         return

@@ -75,8 +75,8 @@ def _nodata_text(scene: Scene) -> str:
 def scene_rows(index: ChipIndex) -> list[Row]:
     """One row per scene: its name, its facts, and the shares of it that are valid and labelled."""
     rows = []
-    for place, scene in enumerate(index.scenes):
-        cells, area = index.survey.of(place), scene.height * scene.width
+    for scene_index, scene in enumerate(index.scenes):
+        cells, area = index.survey.of(scene_index), scene.height * scene.width
         facts = scene_facts(scene, index.band_set)
         if index.nodata is not None:
             facts["nodata"] = f"{index.nodata:g} (data.nodata)"
@@ -148,8 +148,8 @@ def _named(names: Sequence[str], what: str) -> str:
 def to_json(index: ChipIndex) -> dict[str, Any]:
     """The same for programs."""
     scenes = []
-    for place, scene in enumerate(index.scenes):
-        cells = index.survey.of(place)
+    for scene_index, scene in enumerate(index.scenes):
+        cells = index.survey.of(scene_index)
         scenes.append(
             {
                 **scene.to_dict(),

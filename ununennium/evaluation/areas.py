@@ -89,22 +89,22 @@ def estimate_areas(
     found = [
         ClassArea(
             name=name,
-            mapped_pixels=int(mapped_pixels[place]),
-            mapped_share=float(weight[place]),
-            share=float(share[place]),
-            share_se=float(share_se[place]),
-            mapped_m2=None if mapped_m2 is None else float(mapped_m2[place]),
-            area_m2=None if total is None else float(total * share[place]),  # equation 11
-            area_se_m2=None if total is None else float(total * share_se[place]),  # equation 12
-            users_accuracy=float(users[place]),
-            users_accuracy_se=float(users_variance[place] ** 0.5),
-            producers_accuracy=float(producers[place]),
-            producers_accuracy_se=float(producers_se[place]),
-            share_interval=None if intervals is None else intervals.share[place],
-            users_accuracy_interval=None if intervals is None else intervals.users[place],
-            producers_accuracy_interval=None if intervals is None else intervals.producers[place],
+            mapped_pixels=int(mapped_pixels[position]),
+            mapped_share=float(weight[position]),
+            share=float(share[position]),
+            share_se=float(share_se[position]),
+            mapped_m2=None if mapped_m2 is None else float(mapped_m2[position]),
+            area_m2=None if total is None else float(total * share[position]),  # equation 11
+            area_se_m2=None if total is None else float(total * share_se[position]),  # equation 12
+            users_accuracy=float(users[position]),
+            users_accuracy_se=float(users_variance[position] ** 0.5),
+            producers_accuracy=float(producers[position]),
+            producers_accuracy_se=float(producers_se[position]),
+            share_interval=None if intervals is None else intervals.share[position],
+            users_accuracy_interval=None if intervals is None else intervals.users[position],
+            producers_accuracy_interval=None if intervals is None else intervals.producers[position],
         )
-        for place, name in enumerate(classes)
+        for position, name in enumerate(classes)
     ]
     by_area = None if intervals is None else intervals.accuracy
     return Areas(found, int(np.sum(mapped_pixels)), total, float(accuracy), float(accuracy_se), by_area)

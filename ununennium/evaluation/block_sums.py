@@ -153,12 +153,12 @@ class BlockSums:
         with np.load(io.BytesIO(base64.b64decode(values["packed"])), allow_pickle=False) as arrays:
             sums = np.zeros((len(arrays["scene"]), values["cells"]))
             sums[arrays["unit"], arrays["cell"]] = arrays["value"]
-            places = (arrays["scene"].astype(np.int64), arrays["row"], arrays["col"])
+            blocks = (arrays["scene"].astype(np.int64), arrays["row"], arrays["col"])
         scenes = tuple(
             BlockScene(**{**scene, "origin": tuple(scene["origin"]), "shape": tuple(scene.get("shape") or ()) or None})
             for scene in values["scenes"]
         )
-        return cls(values["kind"], values["block_size"], scenes, *places, sums)
+        return cls(values["kind"], values["block_size"], scenes, *blocks, sums)
 
 
 class UnitSums:
@@ -232,8 +232,8 @@ def paired_places(one: BlockSums, other: BlockSums) -> tuple[list[Place], FloatA
     ours, theirs = one.places(), other.places()
     keys = sorted(ours.keys() | theirs.keys())
 
-    def aligned(places: Mapping[Place, FloatArray], size: int) -> FloatArray:
+    def aligned(blocks: Mapping[Place, FloatArray], size: int) -> FloatArray:
         nothing = np.zeros(size)
-        return np.array([places.get(key, nothing) for key in keys]).reshape(len(keys), size)
+        return np.array([blocks.get(key, nothing) for key in keys]).reshape(len(keys), size)
 
     return keys, aligned(ours, one.sums.shape[1]), aligned(theirs, other.sums.shape[1])

@@ -85,14 +85,14 @@ def difference_intervals(
     """
     ours, theirs = paired(challenger, champion)
     there = values_by_name(measures, metrics, ours.sum(0)).keys()
-    places = {metric: informative_places(ours, theirs, measures, metric) for metric in metrics if metric in there}
-    needed = {metric: num_resamples(number, confidence, resamples) for metric, number in places.items()}
+    blocks = {metric: informative_places(ours, theirs, measures, metric) for metric in metrics if metric in there}
+    needed = {metric: num_resamples(number, confidence, resamples) for metric, number in blocks.items()}
     drawn: dict[str, list[FloatArray]] = {metric: [] for metric, number in needed.items() if number is not None}
     for weights in _draws(len(ours), max((number or 0 for number in needed.values()), default=0), seed):
         one, other = (values_by_name(measures, list(drawn), weights @ sums) for sums in (ours, theirs))
         for metric, values in drawn.items():
             values.append(difference(metric, one[metric], other[metric]))
-    found = {metric: expanded_interval(np.concatenate(d), places[metric], confidence) for metric, d in drawn.items()}
+    found = {metric: expanded_interval(np.concatenate(d), blocks[metric], confidence) for metric, d in drawn.items()}
     return {metric: found.get(metric) for metric in metrics}
 
 

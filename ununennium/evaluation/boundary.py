@@ -72,12 +72,12 @@ class BoundaryCounter:
         for number in range(self._num_classes):
             seen, there = ours & (predicted == number), theirs & (target == number)
             cell = self._first_cell + 4 * number
-            for place, (one, other) in enumerate(((seen, there), (there, seen))):
+            for position, (one, other) in enumerate(((seen, there), (there, seen))):
                 if not one[rows].any():
                     continue
                 near = (one & self._widened(other))[rows]
                 for offset, where in ((0, near), (1, one[rows])):
-                    self._sums.add(self._done, where, np.full(where.sum(), cell + 2 * place + offset))
+                    self._sums.add(self._done, where, np.full(where.sum(), cell + 2 * position + offset))
         self._done = stop
 
     def _widened(self, mask: BoolArray) -> BoolArray:

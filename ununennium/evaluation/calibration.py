@@ -129,19 +129,19 @@ class Reliability:
             return
         right = probabilities.argmax(0) == labels
         as_used = tempered(torch.from_numpy(probabilities), self.temperature).numpy()
-        for place, given in enumerate((as_used, probabilities)):
+        for block, given in enumerate((as_used, probabilities)):
             confidence = given.max(0).astype(np.float64)
             bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
-            cells = (place * NUM_BINS + bins) * _COLUMNS
+            cells = (block * NUM_BINS + bins) * _COLUMNS
             for column, weights in enumerate((None, confidence, right.astype(np.float64))):
                 self._sums.add(row, where, cells + column, weights)
 
     def calibration(self) -> Calibration | None:
         """Calibration from the counts; None if nothing was counted."""
-        places = self._sums.units().places()
-        if not places:
+        blocks = self._sums.units().places()
+        if not blocks:
             return None
-        sums = np.array(list(places.values())).reshape(len(places), 2, NUM_BINS, _COLUMNS)
+        sums = np.array(list(blocks.values())).reshape(len(blocks), 2, NUM_BINS, _COLUMNS)
         (ece, bins), (raw_ece, raw_bins) = (_summary(total) for total in sums.sum(0))
         return Calibration(
             self.temperature,
@@ -155,7 +155,7 @@ class Reliability:
         )
 
 
-def corrected_ece(places: Sums) -> float:
+def corrected_ece(blocks: Sums) -> float:
     """The expected calibration error without its upward bias.
 
     Args:
@@ -164,28 +164,28 @@ def corrected_ece(places: Sums) -> float:
     Returns:
         0 or more; NaN with fewer than two blocks.
     """
-    if len(places) < _LEAST_FOR_SIGNS:
+    if len(blocks) < _LEAST_FOR_SIGNS:
         return float("nan")
-    gaps = places[..., 2] - places[..., 1]
+    gaps = blocks[..., 2] - blocks[..., 1]
     signs = np.sign(gaps.sum(0) - gaps)  # as the other blocks have it
-    return max(0.0, float((signs * gaps).sum() / places[..., 0].sum()))
+    return max(0.0, float((signs * gaps).sum() / blocks[..., 0].sum()))
 
 
-def ece_interval(places: Sums, confidence: float = 0.95) -> tuple[float, float] | None:
+def ece_interval(blocks: Sums, confidence: float = 0.95) -> tuple[float, float] | None:
     """Interval of the expected calibration error (P, bins, 3) by drawing blocks; None with too few of them.
 
     Draws exceed the error by as much as the error exceeds the truth, so the interval of the draws is mirrored at the
     error (the basic bootstrap interval; Davison and Hinkley 1997, section 5.2).
     """
-    resamples = num_resamples(len(places), confidence)
+    resamples = num_resamples(len(blocks), confidence)
     if resamples is None:
         return None
-    flat = places.reshape(len(places), -1)
+    flat = blocks.reshape(len(blocks), -1)
     drawn = drawn_values(flat, lambda sums: _ece(sums.reshape(-1, NUM_BINS, _COLUMNS)), resamples=resamples)
-    found = expanded_interval(drawn, len(places), confidence)
+    found = expanded_interval(drawn, len(blocks), confidence)
     if found is None:
         return None
-    twice = 2 * float(_ece(places.sum(0)))
+    twice = 2 * float(_ece(blocks.sum(0)))
     return max(0.0, twice - found[1]), min(1.0, max(0.0, twice - found[0]))
 
 

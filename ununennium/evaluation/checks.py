@@ -168,28 +168,28 @@ def _noise_in_words(metric: str, interval: Interval | None, unsurprising: bool, 
     """Interval of the difference, as the end of a sentence."""
     if noise.bootstrap is None:
         return ", but blocks were not counted one by one, so nobody can tell whether that is noise; evaluate both anew"
-    places, drawn = noise.places.get(metric, 0), int(noise.bootstrap["places"])
+    blocks, drawn = noise.places.get(metric, 0), int(noise.bootstrap["places"])
     together = ""
     if noise.merged > 1:
         size = int(noise.bootstrap["block_size"])
         together = f" of {size} px, because errors of neighbouring blocks of {size // noise.merged} px are correlated"
-    if interval is None and places < LEAST_PLACES:
-        holds = f"the holdout has only {places} block(s)"
-        if places < drawn:
-            holds = f"only {places} of the holdout's {drawn} block(s) have any {metric.partition('.')[2]}"
+    if interval is None and blocks < LEAST_PLACES:
+        holds = f"the holdout has only {blocks} block(s)"
+        if blocks < drawn:
+            holds = f"only {blocks} of the holdout's {drawn} block(s) have any {metric.partition('.')[2]}"
         return (
             f", but {holds}{together}, and {LEAST_PLACES} are needed to tell that from noise; hold out more, or set "
             "gate.confidence: null"
         )
-    if interval is None and num_resamples(places, noise.confidence) is None:
+    if interval is None and num_resamples(blocks, noise.confidence) is None:
         return (
-            f", but {places} blocks{together} are too few for an interval of confidence {noise.confidence:g}; hold out "
+            f", but {blocks} blocks{together} are too few for an interval of confidence {noise.confidence:g}; hold out "
             "more, or lower gate.confidence"
         )
     if interval is None:
         return ", but in half of the draws of the holdout's blocks neither of them has such a metric"
     words = f"{noise.confidence:.0%} interval of the difference {interval[0]:+.4f} to {interval[1]:+.4f}"
-    return f" ({words}, {places} blocks{together})" + ("" if unsurprising else ", but that may be noise")
+    return f" ({words}, {blocks} blocks{together})" + ("" if unsurprising else ", but that may be noise")
 
 
 def class_drops(challenger: Evaluation, champion: Evaluation, most: float, noise: Noise | None) -> Iterator[Check]:
@@ -222,10 +222,10 @@ def slice_drops(challenger: Evaluation, champion: Evaluation, config: GateConfig
 
 def _slice_drop(where: str, ours: BlockSums, theirs: BlockSums, measures: Measures, metric: str, most: float) -> Check:
     value, baseline = (_value(measures, metric, units) for units in (ours, theirs))
-    places = informative_places(*paired(ours, theirs), measures, metric)
+    blocks = informative_places(*paired(ours, theirs), measures, metric)
     name, shown = f"slice drop {where}", f"{where}: {named(metric, value)}"
-    if places < LEAST_PLACES or not has_labels(measures, metric, ours.total):
-        why = f"only {places} block(s)" if places < LEAST_PLACES else "it has no such labels"
+    if blocks < LEAST_PLACES or not has_labels(measures, metric, ours.total):
+        why = f"only {blocks} block(s)" if blocks < LEAST_PLACES else "it has no such labels"
         return Check(name, value, None, baseline, True, f"{shown} is not guarded: {why}", "slice")
     number, before = (worst_value(metric) if _is_missing(each) else each for each in (value, baseline))
     assert number is not None

@@ -54,8 +54,8 @@ def draw_chips(index: ChipIndex, prediction: Path, chip_size: int, folder: Path)
     entries = []
     for kind, some in (("worst", chosen.worst), ("best", chosen.best)):
         for number, chip in enumerate(some, 1):
-            scene = index.scenes[chip.place]
-            content = content_of(index, scene, files[chip.place], chip)
+            scene = index.scenes[chip.scene_index]
+            content = content_of(index, scene, files[chip.scene_index], chip)
             panels = _panels(index, scene, chip, content)
             entries.append(_entry(kind, number, chip, scene, _saved(panels, folder, f"chips/{kind}-{number}")))
     written = {
@@ -189,7 +189,7 @@ def _draw_maps(index: ChipIndex, chips: list[Chip], files: dict[int, Path], fold
         grey, folds = _backdrop(scene, step), _folds(index, scene, step)
         table = np.array([FOLD_COLOURS[fold] for fold in range(4)], np.float64)
         tinted = (1 - _TINT) * grey[..., None] + _TINT * table[folds]
-        its_chips = [chip for chip in chips if chip.place == place]
+        its_chips = [chip for chip in chips if chip.scene_index == place]
         stem = f"maps/{len(drawn) + 1}"
         save_png(tinted.round().astype(np.uint8), folder / f"{stem}-folds.png")
         entry = {"scene": scene.name, "height": scene.height, "width": scene.width, "folds": f"{stem}-folds.png"}

@@ -47,7 +47,7 @@ class Chip:
     """A place of the holdout and how well it was predicted.
 
     Attributes:
-        place: the scene's place in the index's list.
+        scene_index: of the scene, in the index.
         row: first row in the scene.
         col: first column.
         height: rows.
@@ -57,7 +57,7 @@ class Chip:
         words: of a patch: what it is, and what it was taken for.
     """
 
-    place: int
+    scene_index: int
     row: int
     col: int
     height: int
@@ -95,10 +95,10 @@ class Content(NamedTuple):
 
 def predicted_scenes(index: ChipIndex, folder: Path) -> Iterator[tuple[int, Scene, Path]]:
     """Place, scene and file of every predicted scene."""
-    for place, scene in enumerate(index.scenes):
+    for scene_index, scene in enumerate(index.scenes):
         file = folder / f"{scene.name}.tif"
         if file.exists():
-            yield place, scene, file
+            yield scene_index, scene, file
 
 
 def score_chips(index: ChipIndex, folder: Path, size: int) -> list[Chip]:
@@ -110,8 +110,8 @@ def score_chips(index: ChipIndex, folder: Path, size: int) -> list[Chip]:
         size: side of a chip in pixels.
     """
     windows = [
-        (place, scene, file, window)
-        for place, scene, file in predicted_scenes(index, folder)
+        (scene_index, scene, file, window)
+        for scene_index, scene, file in predicted_scenes(index, folder)
         for window in _windows(scene, file, size)
     ]
     step = -(-len(windows) // _MOST_SCORED) or 1
@@ -119,7 +119,7 @@ def score_chips(index: ChipIndex, folder: Path, size: int) -> list[Chip]:
     chips = []
     opened: tuple[Path, Any, Any] | None = None
     try:
-        for place, scene, file, window in windows[::step]:
+        for scene_index, scene, file, window in windows[::step]:
             if opened is None or opened[0] != file:
                 if opened is not None:
                     opened[1].close()
@@ -127,7 +127,7 @@ def score_chips(index: ChipIndex, folder: Path, size: int) -> list[Chip]:
             content = _read(index, opened[1], opened[2], scene, window)
             if content.judged.sum() >= _LEAST_JUDGED * size**2:
                 score, plain, words = _score(index, content, commonest)
-                chips.append(Chip(place, *window, score=score, plain=plain, words=words))
+                chips.append(Chip(scene_index, *window, score=score, plain=plain, words=words))
     finally:
         if opened is not None:
             opened[1].close()
@@ -140,7 +140,7 @@ def choose(chips: list[Chip], metric: str, number: int) -> Chosen:
     Chips that show nothing but the commonest class say little, and are left out unless there are no others.
     """
     telling = [chip for chip in chips if not chip.plain] or chips
-    ranked = sorted(telling, key=lambda chip: (-goodness(metric, chip.score), chip.place, chip.row, chip.col))
+    ranked = sorted(telling, key=lambda chip: (-goodness(metric, chip.score), chip.scene_index, chip.row, chip.col))
     best = ranked[: min(number, (len(ranked) + 1) // 2)]
     worst = ranked[len(best) :][-number:][::-1]
     return Chosen(best, worst)

@@ -41,14 +41,14 @@ def merge_factor(challenger: BlockSums, champion: BlockSums, measures: Measures,
         A power of 2, 1 where blocks near each other are not alike, or there are not enough of them to tell. With blocks
         that large there may be too few of them for an interval.
     """
-    places, ours, theirs = paired_places(challenger, champion)
+    blocks, ours, theirs = paired_places(challenger, champion)
     residuals = _influences(ours, theirs, measures, metric)
     if residuals is None:
         return 1
     factor = 1
     while True:
         merged: dict[Place, float] = {}
-        for (grid, row, col), residual in zip(places, residuals.tolist(), strict=True):
+        for (grid, row, col), residual in zip(blocks, residuals.tolist(), strict=True):
             key = grid, row // factor, col // factor
             merged[key] = merged.get(key, 0.0) + residual
         if len(merged) < LEAST_PLACES:
@@ -61,10 +61,10 @@ def merge_factor(challenger: BlockSums, champion: BlockSums, measures: Measures,
 
 def _range(residuals: Mapping[Place, float]) -> int:
     """The largest distance, in blocks along rows or columns, up to which residuals are alike by more than chance."""
-    places, values = list(residuals), np.array(list(residuals.values()))
+    blocks, values = list(residuals), np.array(list(residuals.values()))
     farthest = 0
     for distance in range(1, _MOST_BLOCKS):
-        pairs = _pairs(places, distance)
+        pairs = _pairs(blocks, distance)
         if len(pairs) < _LEAST_PAIRS:
             if distance > farthest + _GAP:
                 break
@@ -110,9 +110,9 @@ def _influences(ours: FloatArray, theirs: FloatArray, measures: Measures, metric
     return influences
 
 
-def _pairs(places: Sequence[Place], distance: int) -> npt.NDArray[np.int64]:
+def _pairs(blocks: Sequence[Place], distance: int) -> npt.NDArray[np.int64]:
     """Pairs (m, 2) of places at a distance along a row or a column."""
-    number = {place: index for index, place in enumerate(places)}
+    number = {block: index for index, block in enumerate(blocks)}
     pairs = [
         (index, number[beside])
         for (grid, row, col), index in number.items()

@@ -102,22 +102,22 @@ def evaluate(
             file = Path(prediction_path) / f"{scene.name}.tif"
             writer = scores.writer(file, scene, row=top, col=left, height=height, width=width)
         with writer or contextlib.nullcontext():
-            for band in _predicted(model, index, statistics, config, scene, box, fold, scores, device, tta):
-                predicted = scores.predict(band)
-                window = top + band.row, left, *band.valid.shape
+            for strip in _predicted(model, index, statistics, config, scene, box, fold, scores, device, tta):
+                predicted = scores.predict(strip)
+                window = top + strip.row, left, *strip.valid.shape
                 target = targets.read(*window)
-                shown = band.valid
+                valid = strip.valid
                 if others is not None:
-                    shown = band.valid & others.read_valid(*window)
-                    left_out += int(index.is_labelled(target)[band.valid & ~shown].sum())
-                scores.update(band.row, predicted, target, shown)
-                if (counted := scores.counted(band.probabilities, target, shown)) is not None:
-                    reliability.add(band.row, *counted)
-                counted_area.add(window[0], window[1], predicted, band.valid)
-                version.update(np.packbits(shown).tobytes())
-                version.update(np.where(shown, labels.read(*window), index.fill).tobytes())
+                    valid = strip.valid & others.read_valid(*window)
+                    left_out += int(index.is_labelled(target)[strip.valid & ~valid].sum())
+                scores.update(strip.row, predicted, target, valid)
+                if (counted := scores.counted(strip.probabilities, target, valid)) is not None:
+                    reliability.add(strip.row, *counted)
+                counted_area.add(window[0], window[1], predicted, strip.valid)
+                version.update(np.packbits(valid).tobytes())
+                version.update(np.where(valid, labels.read(*window), index.fill).tobytes())
                 if writer is not None:
-                    writer.write(band.row, predicted, band.valid)
+                    writer.write(strip.row, predicted, strip.valid)
         scores.end()
         mapped.add(counted_area)
     units = scores.sums.units()
@@ -167,9 +167,9 @@ def fit_temperature_on(
         return 1.0
     for scene, box in _boxes(index, fold):
         targets = index.targets(scene)
-        for band in _predicted(model, index, statistics, config, scene, box, fold, scores, device, tta):
-            target = targets.read(box[0] + band.row, box[1], *band.valid.shape)
-            if (counted := scores.counted(band.probabilities, target, band.valid)) is not None:
+        for strip in _predicted(model, index, statistics, config, scene, box, fold, scores, device, tta):
+            target = targets.read(box[0] + strip.row, box[1], *strip.valid.shape)
+            if (counted := scores.counted(strip.probabilities, target, strip.valid)) is not None:
                 samples.add(counted.probabilities, counted.labels)
     return samples.fit()
 

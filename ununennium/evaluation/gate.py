@@ -229,8 +229,8 @@ def _noise(challenger: Evaluation, champion: Evaluation, config: GateConfig) -> 
         seed=config.seed,
     )
     ours, theirs = paired(one, other)
-    places = {name: informative_places(ours, theirs, measures, name) for name in names}
-    drawn = [num_resamples(number, config.confidence, config.resamples) for number in places.values()]
+    blocks = {name: informative_places(ours, theirs, measures, name) for name in names}
+    drawn = [num_resamples(number, config.confidence, config.resamples) for number in blocks.values()]
     bootstrap = {
         "confidence": config.confidence,
         "resamples": max((number for number in drawn if number is not None), default=config.resamples),
@@ -238,7 +238,7 @@ def _noise(challenger: Evaluation, champion: Evaluation, config: GateConfig) -> 
         "places": len(ours),
         "block_size": one.block_size,
     }
-    return Noise(config.confidence, found, places, bootstrap, merged=factor)
+    return Noise(config.confidence, found, blocks, bootstrap, merged=factor)
 
 
 def _own_notes(challenger: Evaluation, champion: Evaluation | None, config: GateConfig) -> Iterator[str]:

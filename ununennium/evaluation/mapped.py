@@ -45,17 +45,17 @@ class MappedArea:
         )
 
 
-def _intervals(places: npt.NDArray[np.float64], measures: ClassMeasures, weight: npt.NDArray[np.float64]) -> Intervals:
+def _intervals(blocks: npt.NDArray[np.float64], measures: ClassMeasures, weight: npt.NDArray[np.float64]) -> Intervals:
     """By drawing places (P, S); each rests on the places that have its class in the labels or on the map."""
     number = len(measures.classes)
-    informs = (measures.labelled(places, "IoU") + measures.predicted(places, "IoU") > 0).sum(0).tolist()
-    counts = [*informs, *informs, *informs, len(places)]
+    informs = (measures.labelled(blocks, "IoU") + measures.predicted(blocks, "IoU") > 0).sum(0).tolist()
+    counts = [*informs, *informs, *informs, len(blocks)]
     needed = [num_resamples(count, _CONFIDENCE) for count in counts]
     most = max((each for each in needed if each is not None), default=0)
     if not most:
         nothing: list[Interval | None] = [None] * number
         return Intervals(nothing, nothing, nothing, None)
-    matrices = places[:, : number**2]
+    matrices = blocks[:, : number**2]
     whole = matrices.sum(0).reshape(number, number)
     drawn = drawn_values(
         matrices, lambda sums: estimates(sums.reshape(-1, number, number), weight, whole), resamples=most

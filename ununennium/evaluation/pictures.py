@@ -234,11 +234,11 @@ def presence_map_picture(
     rows = -(-len(named) // columns)
     side = 3.0 * height / max(height, width) + 0.4
     figure, axes = _figure(rows, columns, width=3.0, height=side)
-    for place, axis in enumerate(axes):
+    for position, axis in enumerate(axes):
         axis.axis("off")
-        if place < len(named):
-            axis.imshow(coloured(maps[place], 2, maps[place] == NODATA), interpolation="nearest")
-            axis.set_title(named[place], fontsize=9)
+        if position < len(named):
+            axis.imshow(coloured(maps[position], 2, maps[position] == NODATA), interpolation="nearest")
+            axis.set_title(named[position], fontsize=9)
     _legend(figure, [("absent", colour(0)), ("present", colour(1))])
     _save(figure, path)
 

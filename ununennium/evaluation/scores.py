@@ -136,7 +136,7 @@ class PatchScores(PatchClassMap, ClassScores):
     Args:
         classes: class names.
         ignore_index: label value of unlabelled pixels.
-        patch: side of a patch in pixels; a band is one row of them.
+        patch: side of a patch in pixels; a strip is one row of them.
         block_size: side of a spatial block in pixels; a patch lies in that of its centre.
     """
 
@@ -186,7 +186,7 @@ class PresenceScores(PresenceMap):
     Args:
         classes: class names.
         ignore_index: label value of unlabelled pixels.
-        patch: side of a patch in pixels; a band is one row of them.
+        patch: side of a patch in pixels; a strip is one row of them.
         block_size: side of a spatial block in pixels; a patch lies in that of its centre.
     """
 

@@ -62,12 +62,14 @@ def split_picture(index: ChipIndex, path: str | Path) -> None:
 
     with_backdrop = sum(scene.height * scene.width for scene in index.scenes) <= _MOST_READ
     counted, title = _what_is_counted(index)
-    looks = [_look(index, place, counted, with_backdrop=with_backdrop) for place in range(len(index.scenes))]
+    looks = [
+        _look(index, scene_index, counted, with_backdrop=with_backdrop) for scene_index in range(len(index.scenes))
+    ]
     maps = _maps(looks)
-    places = _places(index)
-    figure = Figure(figsize=(11, 5.4 * len(maps) + (2.9 if places else 0) + 0.4), layout="constrained")
+    scene_indices = _places(index)
+    figure = Figure(figsize=(11, 5.4 * len(maps) + (2.9 if scene_indices else 0) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    heights = [5.4] * len(maps) + ([2.9] if places else [])
+    heights = [5.4] * len(maps) + ([2.9] if scene_indices else [])
     rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     densities = np.concatenate([look.density[look.density > 0] for look in looks] or [np.ones(1)])
     most = float(densities.max()) if densities.size else 1.0
@@ -89,9 +91,11 @@ def split_picture(index: ChipIndex, path: str | Path) -> None:
         folds_axis.set_xlabel(_axis_text(crs, its_looks[0].scene), fontsize=8)
         bar = row.colorbar(drawn, ax=labels_axis, shrink=0.7, format=lambda share, _: f"{100 * share:g} %")
         bar.ax.tick_params(labelsize=7)
-    if places:
-        for axis, place in zip(rows[-1].subplots(1, len(places), squeeze=False)[0], places, strict=True):
-            _draw_place(axis, index, *place)
+    if scene_indices:
+        for axis, scene_index in zip(
+            rows[-1].subplots(1, len(scene_indices), squeeze=False)[0], scene_indices, strict=True
+        ):
+            _draw_place(axis, index, *scene_index)
     names = {fold: name for name, fold in FOLDS.items()} | {NONE: "buffer"}
     entries = [Patch(facecolor=_hex(rgb), edgecolor="#333333", label=names[f]) for f, rgb in FOLD_COLOURS.items()]
     figure.legend(handles=entries, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
@@ -110,8 +114,8 @@ def _what_is_counted(index: ChipIndex) -> tuple[list[int], str]:
     ], f"Share of each cell that is not {index.classes[commonest]}"
 
 
-def _look(index: ChipIndex, place: int, counted: Sequence[int], *, with_backdrop: bool) -> _Look:
-    scene, cells = index.scenes[place], index.survey.of(place)
+def _look(index: ChipIndex, scene_index: int, counted: Sequence[int], *, with_backdrop: bool) -> _Look:
+    scene, cells = index.scenes[scene_index], index.survey.of(scene_index)
     step = max(1, round((scene.height * scene.width * len(index.scenes) / _PIXELS) ** 0.5))
     rows, cols = range(0, scene.height, step), np.arange(0, scene.width, step)
     shape = len(rows), len(cols)
@@ -216,23 +220,25 @@ def _places(index: ChipIndex) -> list[tuple[int, int, int, int, int]]:
     found: list[tuple[int, int, int, int, int]] = []
     seen_classes: set[int] = set()
     for number in np.argsort(-totals, kind="stable").tolist():
-        place, row, col = survey.places[number].tolist()
+        scene_index, row, col = survey.places[number].tolist()
         most = int(survey.counts[number].argmax())
-        near = any(p == place and abs(row - r) <= 2 * CELL and abs(col - c) <= 2 * CELL for p, r, c, _, _ in found)
+        near = any(
+            p == scene_index and abs(row - r) <= 2 * CELL and abs(col - c) <= 2 * CELL for p, r, c, _, _ in found
+        )
         if len(found) == _MOST_PLACES or not totals[number]:
             break
         if near or (most in seen_classes and len(seen_classes) < np.count_nonzero(survey.counts.any(0))):
             continue
         seen_classes.add(most)
-        scene = index.scenes[place]
+        scene = index.scenes[scene_index]
         top, left = max(0, row - CELL // 2), max(0, col - CELL // 2)
-        found.append((place, top, left, min(2 * CELL, scene.height - top), min(2 * CELL, scene.width - left)))
+        found.append((scene_index, top, left, min(2 * CELL, scene.height - top), min(2 * CELL, scene.width - left)))
     return found
 
 
-def _draw_place(axis: Any, index: ChipIndex, place: int, row: int, col: int, height: int, width: int) -> None:
+def _draw_place(axis: Any, index: ChipIndex, scene_index: int, row: int, col: int, height: int, width: int) -> None:
     """Folds of the labelled pixels of a window, over the image."""
-    scene = index.scenes[place]
+    scene = index.scenes[scene_index]
     window = row, col, height, width
     image, valid = index.reader(scene).read(*window)
     labels, folds = index.labels(scene).read(*window), index.split.folds(scene, *window)

@@ -252,7 +252,7 @@ def _check_overwriting(config: MapsConfig, scenes: Sequence[JobScene], output: s
     }
     read = [file for scene in scenes for file in files_of(scene.images)]
     catalogue = [] if config.catalog is None else [config.catalog.table, config.catalog.stac]
-    refuse_overwriting(outputs, [*read, model, *(place for place in catalogue if place is not None)])
+    refuse_overwriting(outputs, [*read, model, *(location for location in catalogue if location is not None)])
 
 
 def run_job(job: MapJob, *, timeout_s: float | None = None, on_line: OnLine = print) -> JobResult:

@@ -15,11 +15,11 @@ from ununennium.prediction.writers import NODATA, PROBABILITY_STEP
 MAP, VALID, PROBABILITIES, CONFIDENCE = "map", "valid", "probabilities", "confidence"
 
 
-def layers_of(band: Strip, kind: MapKind, outputs: Collection[str]) -> dict[str, npt.NDArray[Any]]:
-    """The layers of a band that ``outputs`` are made of.
+def layers_of(strip: Strip, kind: MapKind, outputs: Collection[str]) -> dict[str, npt.NDArray[Any]]:
+    """The layers of a strip that ``outputs`` are made of.
 
     Args:
-        band: as it was predicted.
+        strip: as it was predicted.
         kind: of the map, by the model's task.
         outputs: what is to be written.
 
@@ -27,13 +27,13 @@ def layers_of(band: Strip, kind: MapKind, outputs: Collection[str]) -> dict[str,
         ``map`` as ``kind.predict`` gives it, classes as uint8; ``valid``; and, each uint8 in steps of 0.004 with 255
         without data, ``probabilities`` (K, rows, width) and ``confidence`` (rows, width), the predicted class's own.
     """
-    predicted = kind.predict(band)
+    predicted = kind.predict(strip)
     values = predicted.dtype.kind == "f"
-    layers = {MAP: predicted if values else predicted.astype(np.uint8), VALID: band.valid}
+    layers = {MAP: predicted if values else predicted.astype(np.uint8), VALID: strip.valid}
     if "probabilities" in outputs:
-        layers[PROBABILITIES] = np.stack([quantised(plane, band.valid) for plane in band.probabilities])
+        layers[PROBABILITIES] = np.stack([quantised(plane, strip.valid) for plane in strip.probabilities])
     if "confidence" in outputs:
-        layers[CONFIDENCE] = quantised(band.probabilities.max(0), band.valid)
+        layers[CONFIDENCE] = quantised(strip.probabilities.max(0), strip.valid)
     return layers
 
 

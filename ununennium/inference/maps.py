@@ -18,7 +18,7 @@ from ununennium.inference.multi_gpu import Ranks
 from ununennium.inference.outputs import MappedScene
 from ununennium.inference.predictor import OnRows, Predictor
 from ununennium.inference.stac_item import ASSETS, stac_item
-from ununennium.inference.strip_store import band_store
+from ununennium.inference.strip_store import strip_store
 from ununennium.storage.base import Storage
 from ununennium.storage.open import open_storage
 
@@ -59,7 +59,7 @@ def make_map(
     """
     fingerprint = job.fingerprint(scene.images)  # before it is read: what changes meanwhile is made again
     storage, name = open_storage(job.output), scene.name
-    with band_store(work_root() / "maps", name, predictor.key(scene.images, job.outputs)) as store:
+    with strip_store(work_root() / "maps", name, predictor.key(scene.images, job.outputs)) as store:
         plan = predictor.plan(scene.images, job.outputs, name=name, date=scene.date, folder=store.folder)
         ranks.begin(name, store)
         predictor.predict(plan, store, share=(0, ranks.count), on_rows=on_rows)

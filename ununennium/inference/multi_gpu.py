@@ -1,8 +1,8 @@
 """Several processes that share the rows of each scene: one for each GPU, or a few on a CPU.
 
 The first process leads: it opens a scene's store, says where that is in ``<scene>.store``, makes its own share of the
-bands, and waits for the others, each of which leaves ``<scene>.rank<number>.json`` with its error or none. They share
-nothing but files, and a band is bit for bit the same whoever makes it.
+strips, and waits for the others, each of which leaves ``<scene>.rank<number>.json`` with its error or none. They share
+nothing but files, and a strip is bit for bit the same whoever makes it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ununennium.errors import DataError, ProcessLost
 from ununennium.files import write_json
 from ununennium.inference.jobs import MapJob
 from ununennium.inference.predictor import Predictor
-from ununennium.inference.strip_store import BandStore
+from ununennium.inference.strip_store import StripStore
 from ununennium.processes.entry_points import Worker
 from ununennium.processes.supervise import how_it_ended
 from ununennium.runs.directory import read_json
@@ -59,7 +59,7 @@ class Ranks:
                 process.kill()
                 process.wait()
 
-    def begin(self, name: str, store: BandStore) -> None:
+    def begin(self, name: str, store: StripStore) -> None:
         """Let the others begin with a scene."""
         if self.count > 1:
             write_json(self._work / f"{name}.store", str(store.folder))
@@ -101,7 +101,7 @@ def follow(job: MapJob, work: Path, rank: int, predictor: Predictor, describe: C
             time.sleep(_POLL_S)
         error = None
         try:
-            store = BandStore(Path(json.loads(place.read_text(encoding="utf-8"))))
+            store = StripStore(Path(json.loads(place.read_text(encoding="utf-8"))))
             plan = predictor.plan(scene.images, job.outputs, name=scene.name, date=scene.date, folder=store.folder)
             predictor.predict(plan, store, share=(rank, job.predictor["ranks"]))
         except Exception as problem:

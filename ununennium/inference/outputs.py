@@ -15,7 +15,7 @@ from ununennium.evaluation.pictures import class_map_picture, presence_map_pictu
 from ununennium.inference.areas import AreaTable, write_table
 from ununennium.inference.input_check import CheckedScene
 from ununennium.inference.layers import CONFIDENCE, MAP, PROBABILITIES, VALID
-from ununennium.inference.strip_store import BandStore
+from ununennium.inference.strip_store import StripStore
 from ununennium.inference.vectors import areas_of_map, write_areas
 from ununennium.prediction.map_kinds import MapKind
 from ununennium.prediction.writers import ProbabilityWriter
@@ -74,7 +74,7 @@ def paths_of_outputs(
 
 
 def write_outputs(
-    store: BandStore,
+    store: StripStore,
     rows: Sequence[int],
     opened: CheckedScene,
     outputs: Collection[str],

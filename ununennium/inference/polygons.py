@@ -128,8 +128,8 @@ def _columns_at(rings: list[npt.NDArray[Any]], row: int) -> Iterator[tuple[int, 
     """The columns along which a piece lies at the border ``row``."""
     for ring in rings:
         at = ring[:, 1] == row
-        for place in np.flatnonzero(at[:-1] & at[1:]):
-            first, stop = sorted((int(ring[place, 0]), int(ring[place + 1, 0])))
+        for position in np.flatnonzero(at[:-1] & at[1:]):
+            first, stop = sorted((int(ring[position, 0]), int(ring[position + 1, 0])))
             yield first, stop
 
 
@@ -139,10 +139,10 @@ def _touching(above: list[_Edge], below: list[_Edge]) -> Iterator[tuple[_Edge, _
     for edge in below:
         while start < len(above) and above[start].stop <= edge.first:
             start += 1
-        place = start
-        while place < len(above) and above[place].first < edge.stop:
-            yield above[place], edge
-            place += 1
+        position = start
+        while position < len(above) and above[position].first < edge.stop:
+            yield above[position], edge
+            position += 1
 
 
 def _union(pieces: list[Any]) -> Any:

@@ -30,7 +30,7 @@ from ununennium.inference.input_check import CheckedScene, open_checked
 from ununennium.inference.jobs import fingerprint
 from ununennium.inference.layers import layers_of
 from ununennium.inference.outputs import MappedScene, paths_of_outputs, write_outputs
-from ununennium.inference.strip_store import BandStore, band_store
+from ununennium.inference.strip_store import StripStore, strip_store
 from ununennium.prediction.forward import Forward, cpu_batch_size, find_batch_size, ready
 from ununennium.prediction.map_kinds import MAP_KINDS
 from ununennium.prediction.strips import ReadWindow, Strip, predict_strips
@@ -52,7 +52,7 @@ class ScenePlan:
     Attributes:
         opened: the scene.
         read: its normalised windows.
-        count: bands of rows.
+        count: strips of rows.
         outputs: what is to be made.
     """
 
@@ -174,10 +174,10 @@ class Predictor:
         made = paths_of_outputs(target, outputs, polygons or PolygonsConfig())
         self.check_overwriting(made if picture is None else {**made, "picture": picture}, images)
         if not resume:
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}-bands-", dir=_made(target.parent)) as folder:
-                return self._map(images, target, outputs, BandStore(Path(folder)), polygons, on_rows)
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}-strips-", dir=_made(target.parent)) as folder:
+                return self._map(images, target, outputs, StripStore(Path(folder)), polygons, on_rows)
         root, key = work_root() / "maps", self.key(images, outputs)
-        with band_store(root, target.stem, key) as store:
+        with strip_store(root, target.stem, key) as store:
             return self._map(images, target, outputs, store, polygons, on_rows)
 
     def check_overwriting(self, outputs: Mapping[str, str | Path], images: Sequence[Any]) -> None:
@@ -193,7 +193,7 @@ class Predictor:
         images: Sequence[Image],
         target: Path,
         outputs: Sequence[str],
-        store: BandStore,
+        store: StripStore,
         polygons: PolygonsConfig | None,
         on_rows: OnRows | None,
     ) -> MappedScene:
@@ -238,13 +238,13 @@ class Predictor:
         return ScenePlan(opened, read, count, tuple(dict.fromkeys(outputs)))
 
     def predict(
-        self, plan: ScenePlan, store: BandStore, *, share: tuple[int, int] = (0, 1), on_rows: OnRows | None = None
+        self, plan: ScenePlan, store: StripStore, *, share: tuple[int, int] = (0, 1), on_rows: OnRows | None = None
     ) -> None:
-        """Predict the bands that ``store`` does not have.
+        """Predict the strips that ``store`` does not have.
 
         Args:
             plan: of the scene.
-            store: keeps each band as soon as it is made.
+            store: keeps each strip as soon as it is made.
             share: this process's number, and of how many: each makes a part of the scene of its own.
             on_rows: told how many rows of how many are done.
         """
@@ -253,17 +253,17 @@ class Predictor:
         missing = set(store.missing(plan.count))
         for run in _runs([number for number in mine if number in missing]):
             number = run[0]
-            for band in self._bands(plan, store, run):
-                store.put(number, layers_of(band, self.map_kind, plan.outputs))
+            for strip in self._strips(plan, store, run):
+                store.put(number, layers_of(strip, self.map_kind, plan.outputs))
                 if on_rows is not None:
-                    on_rows(band.row + len(band.valid), scene.height)
+                    on_rows(strip.row + len(strip.valid), scene.height)
                 number += 1
-                del band  # or it would be held while the next is made
+                del strip  # or it would be held while the next is made
 
     def write(
-        self, plan: ScenePlan, store: BandStore, target: Path, polygons: PolygonsConfig | None = None, **options: Any
+        self, plan: ScenePlan, store: StripStore, target: Path, polygons: PolygonsConfig | None = None, **options: Any
     ) -> MappedScene:
-        """Make the files of a scene of which every band is kept; see ``write_outputs``."""
+        """Make the files of a scene of which every strip is kept; see ``write_outputs``."""
         height = plan.opened.scene.height
         rows = [rows_of_strip(number, height, self.tile, self.overlap)[0] for number in range(plan.count)]
         return write_outputs(
@@ -286,7 +286,7 @@ class Predictor:
             "versions": [__version__, torch.__version__],
         }
 
-    def _bands(self, plan: ScenePlan, store: BandStore, run: tuple[int, int]) -> Iterator[Strip]:
+    def _strips(self, plan: ScenePlan, store: StripStore, run: tuple[int, int]) -> Iterator[Strip]:
         scene = plan.opened.scene
         return predict_strips(
             self.model, plan.read, scene.height, scene.width,
@@ -294,7 +294,7 @@ class Predictor:
             batch_size=store.agreed("batch_size", lambda: self._tiles_at_a_time(plan.read)),
             device=self.device, autocast=self.autocast, tta=self.tta, output=self.map_kind.output,
             temperature=self.temperature, channels_last=self.settings.channels_last, compiled=self.settings.compile,
-            bands=run,
+            strips=run,
         )  # fmt: skip
 
     def _tiles_at_a_time(self, read: ReadWindow) -> int:

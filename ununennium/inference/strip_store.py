@@ -1,6 +1,6 @@
 """Predicted strips of a scene on the local disk, from which a killed run goes on.
 
-A band is a file that appears when it is whole. The folder's name says which scene, model and settings it is of, so
+A strip is a file that appears when it is whole. The folder's name says which scene, model and settings it is of, so
 that nothing else can be taken for it; a lock keeps two processes out of one folder. A folder that nobody came back to
 for a week is removed by the next run.
 """
@@ -27,14 +27,14 @@ from ununennium.errors import StorageError
 from ununennium.files import replaced
 
 Layers = Mapping[str, npt.NDArray[Any]]
-"""What is kept of a band: arrays whose last two axes are its rows and columns, by name."""
+"""What is kept of a strip: arrays whose last two axes are its rows and columns, by name."""
 
 _LEASE = "lease"
 _KEPT_S = 7 * 86_400.0
 
 
-class BandStore:
-    """The bands of one scene.
+class StripStore:
+    """The strips of one scene.
 
     Args:
         folder: where they are; made if it is not there.
@@ -46,7 +46,7 @@ class BandStore:
             folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, number: int, layers: Layers) -> None:
-        """Keep a band.
+        """Keep a strip.
 
         Raises:
             StorageError: the disk is full, or refuses.
@@ -56,19 +56,19 @@ class BandStore:
             np.savez(target, **dict(layers))  # type: ignore[arg-type]
 
     def get(self, number: int, *names: str) -> list[npt.NDArray[Any]]:
-        """Layers of a band that is kept, in the order of ``names``.
+        """Layers of a strip that is kept, in the order of ``names``.
 
         Raises:
             StorageError: it is not there, or damaged.
         """
         try:
-            with np.load(self._file(number)) as band:
-                return [band[name] for name in names]
+            with np.load(self._file(number)) as strip:
+                return [strip[name] for name in names]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise StorageError(f"{self._file(number)} cannot be read back ({error}); map the scene again") from error
 
     def has(self, number: int) -> bool:
-        """Tell whether a band is kept."""
+        """Tell whether a strip is kept."""
         return self._file(number).exists()
 
     def missing(self, count: int) -> list[int]:
@@ -79,7 +79,7 @@ class BandStore:
         return [number for number in range(count) if not self.has(number)]
 
     def agreed(self, name: str, choose: Callable[[], int]) -> int:
-        """A number that was chosen when the first band was made, by whichever process; else ``choose`` chooses it."""
+        """A number that was chosen when the first strip was made, by whichever process; else ``choose`` chooses it."""
         file = self.folder / name
         with _named(file):
             if not file.exists():
@@ -92,8 +92,8 @@ class BandStore:
 
     def _is_whole(self, number: int) -> bool:
         try:
-            with zipfile.ZipFile(self._file(number)) as band:
-                return band.testzip() is None
+            with zipfile.ZipFile(self._file(number)) as strip:
+                return strip.testzip() is None
         except (OSError, zipfile.BadZipFile):
             return False
 
@@ -102,8 +102,8 @@ class BandStore:
 
 
 @contextlib.contextmanager
-def band_store(root: Path, name: str, settings: Mapping[str, Any]) -> Iterator[BandStore]:
-    """The bands of a scene, as far as they are made; gone when the block ends well, or with an error of the scene.
+def strip_store(root: Path, name: str, settings: Mapping[str, Any]) -> Iterator[StripStore]:
+    """The strips of a scene, as far as they are made; gone when the block ends well, or with an error of the scene.
 
     Args:
         root: folder of all such folders.
@@ -116,10 +116,10 @@ def band_store(root: Path, name: str, settings: Mapping[str, Any]) -> Iterator[B
     _remove_old(root)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = root / f"{name}-{key}"
-    store = BandStore(folder)
+    store = StripStore(folder)
     lease = _lease(folder)
-    if lease is None:  # another process maps the very same scene: it keeps its bands, and this one makes its own
-        store = BandStore(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root)))
+    if lease is None:  # another process maps the very same scene: it keeps its strips, and this one makes its own
+        store = StripStore(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root)))
         lease = _lease(store.folder)
     keep = True
     try:

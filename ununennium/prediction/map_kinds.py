@@ -59,7 +59,7 @@ class MapKind(Protocol):
         """A writer of the predicted window of a scene."""
         ...
 
-    def predict(self, band: Strip) -> npt.NDArray[Any]:
+    def predict(self, strip: Strip) -> npt.NDArray[Any]:
         """Prediction for each pixel (rows, width), or for each class of it (K, rows, width)."""
         ...
 
@@ -111,9 +111,9 @@ class ClassMap(_OfPixels):
         """A writer of the predicted window of a scene, one band of class numbers."""
         return ClassMapWriter(path, scene, row=row, col=col, height=height, width=width, classes=self.classes)
 
-    def predict(self, band: Strip) -> npt.NDArray[Any]:
+    def predict(self, strip: Strip) -> npt.NDArray[Any]:
         """The most probable class of each pixel, int64 (rows, width)."""
-        classes: npt.NDArray[Any] = band.probabilities.argmax(0)
+        classes: npt.NDArray[Any] = strip.probabilities.argmax(0)
         return classes
 
     def tally(
@@ -149,9 +149,9 @@ class PresenceMap(_OfPatches):
         """A writer of the predicted window of a scene, a band for each class."""
         return PresenceMapWriter(path, scene, row=row, col=col, height=height, width=width, classes=self.classes)
 
-    def predict(self, band: Strip) -> npt.NDArray[Any]:
+    def predict(self, strip: Strip) -> npt.NDArray[Any]:
         """Presence of each class in the pixel's patch, uint8 (K, rows, width)."""
-        present: npt.NDArray[Any] = (band.probabilities >= self.threshold).astype(np.uint8)
+        present: npt.NDArray[Any] = (strip.probabilities >= self.threshold).astype(np.uint8)
         return present
 
     def tally(
@@ -183,9 +183,9 @@ class ValueMap(_OfPixels):
         window = {"row": row, "col": col, "height": height, "width": width}
         return ValueMapWriter(path, scene, **window, name=self.name, mean=self.mean, std=self.std)
 
-    def predict(self, band: Strip) -> npt.NDArray[Any]:
+    def predict(self, strip: Strip) -> npt.NDArray[Any]:
         """Standardised values, float32 (rows, width)."""
-        values: npt.NDArray[Any] = band.probabilities[0]
+        values: npt.NDArray[Any] = strip.probabilities[0]
         return values
 
     def tally(

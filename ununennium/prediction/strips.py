@@ -1,4 +1,4 @@
-"""Class probabilities, or values, of a region of any size, from overlapping tiles, in bands of rows.
+"""Class probabilities, or values, of a region of any size, from overlapping tiles, in strips of rows.
 
 Tiles lie on a regular grid that starts half an overlap outside the region, so that the region's edge pixels have
 context where the scene goes on. Along each axis a tile's weight rises and falls as a raised cosine (Hann) over the
@@ -81,13 +81,13 @@ def predict_strips(
     temperature: float = 1.0,
     channels_last: bool | None = None,
     compiled: bool = False,
-    bands: tuple[int, int] | None = None,
+    strips: tuple[int, int] | None = None,
 ) -> Iterator[Strip]:
     """Predict a region from top to bottom.
 
     Args:
         model: from (N, C, tile, tile) to logits (N, ``num_classes``, tile, tile). It is put in evaluation mode while
-            the bands are made, and each submodule is put back as it was.
+            the strips are made, and each submodule is put back as it was.
         read: gives the normalised image and its mask.
         height: rows of the region.
         width: columns of the region.
@@ -96,7 +96,7 @@ def predict_strips(
         overlap: pixels that neighbouring tiles share, at most half a tile; a quarter if not given, 0 for none.
         batch_size: tiles per forward pass, halved where memory does not suffice; if not given, ``cpu_batch_size`` on a
             CPU, and 4 elsewhere.
-        device: where the model is, and the bands are put together.
+        device: where the model is, and the strips are put together.
         autocast: dtype of the forward pass, such as ``torch.bfloat16``; float32 if not given.
         tta: average over the eight flips and turns of each tile.
         output: what the model's output is made into, before tiles are blended.
@@ -105,8 +105,8 @@ def predict_strips(
         channels_last: memory layout of tiles and weights; if not given, that of a CPU, where convolutions are faster
             with it.
         compiled: the model is compiled: every batch is filled up to one size, so that it is compiled once.
-        bands: only these of the region's bands (``tiles.num_bands``): the first, and the one after the last. Each is,
-            bit for bit, what it is among all; the row of tiles above the first is predicted once more for that.
+        strips: only these of the region's strips (``tiles.num_strips``): the first, and the one after the last. Each
+            is, bit for bit, what it is among all; the row of tiles above the first is predicted once more for that.
 
     Yields:
         The rows in order, each exactly once.
@@ -119,7 +119,7 @@ def predict_strips(
     batch_size = (cpu_batch_size(tile) if on_cpu else 4) if batch_size is None else batch_size
     channels_last = on_cpu if channels_last is None else channels_last
     check_sizes(height=height, width=width, num_classes=num_classes, tile=tile, overlap=overlap, batch_size=batch_size)
-    first, last = _chosen(bands, num_strips(height, tile, overlap))
+    first, last = _chosen(strips, num_strips(height, tile, overlap))
     stride = tile - overlap
     down, across = place_tiles(height, tile, overlap), place_tiles(width, tile, overlap)
     forward = Forward(
@@ -132,11 +132,11 @@ def predict_strips(
     number = max(first - 1, 0)  # the row of tiles above hands its half of the pixels that both see down to the first
     batches = _batches(read, down.starts[number:last], across.starts, tile, batch_size, width)
     with ready(model, channels_last=channels_last), ThreadPoolExecutor(1, "read-ahead") as reading:
-        for places, images, valid in _ahead(reading, batches):
+        for positions, images, valid in _ahead(reading, batches):
             if images is not None:
-                for place, predicted in zip(places, forward(images.to(device)), strict=True):
-                    inside, part = overlap_with(width, across.starts[place], tile)
-                    share = row_shares[number][:, None] * across.shares[place, part].to(device)
+                for position, predicted in zip(positions, forward(images.to(device)), strict=True):
+                    inside, part = overlap_with(width, across.starts[position], tile)
+                    share = row_shares[number][:, None] * across.shares[position, part].to(device)
                     sums[:, :, inside].addcmul_(predicted[:, :, part], share)
                 del images, predicted  # not held while the next batch takes the most memory
             if valid is None:
@@ -148,10 +148,10 @@ def predict_strips(
             number += 1
 
 
-def _chosen(bands: tuple[int, int] | None, count: int) -> tuple[int, int]:
-    first, last = (0, count) if bands is None else bands
+def _chosen(strips: tuple[int, int] | None, count: int) -> tuple[int, int]:
+    first, last = (0, count) if strips is None else strips
     if not 0 <= first < last <= count:
-        raise ConfigError("bands", bands, f"give the first, and the one after the last, of {count}")
+        raise ConfigError("strips", strips, f"give the first, and the one after the last, of {count}")
     return first, last
 
 
@@ -163,18 +163,18 @@ def _finished(top: int, stop: int, sums: Tensor, valid: NDArray[np.bool_], tempe
     for first in range(0, blended.shape[1], _ROWS):  # few at a time, for the memory that tempering takes besides
         part = slice(first, first + _ROWS)
         probabilities[:, part] = tempered(blended[:, part], temperature)
-    band = Strip(top + rows.start, probabilities.numpy(), valid[rows])
-    band.probabilities[:, ~band.valid] = 0.0
-    if not np.isfinite(band.probabilities).all():
+    strip = Strip(top + rows.start, probabilities.numpy(), valid[rows])
+    strip.probabilities[:, ~strip.valid] = 0.0
+    if not np.isfinite(strip.probabilities).all():
         raise DataError(
-            f"the model gives NaN for rows {band.row} to {band.row + len(band.valid) - 1} of the region; its weights "
-            "or its precision cannot be used"
+            f"the model gives NaN for rows {strip.row} to {strip.row + len(strip.valid) - 1} of the region; its "
+            "weights or its precision cannot be used"
         )
-    return band
+    return strip
 
 
 def _ahead(reading: ThreadPoolExecutor, batches: Iterator[_Tiles]) -> Iterator[_Tiles]:
-    """``batches``, each read in a thread while the one before it is predicted, and its band is used."""
+    """``batches``, each read in a thread while the one before it is predicted, and its strip is used."""
     upcoming = reading.submit(next, batches, None)
     while (batch := upcoming.result()) is not None:
         upcoming = reading.submit(next, batches, None)
@@ -187,16 +187,16 @@ def _batches(
     """Read rows of tiles, of which those are kept that have something to predict."""
     for top in tops:
         valid = np.zeros((tile, width), dtype=bool)
-        places: list[int] = []
+        positions: list[int] = []
         images: list[Tensor] = []
-        for place, left in enumerate(starts):
+        for position, left in enumerate(starts):
             if len(images) == batch_size:
-                yield _Tiles(places, torch.stack(images), None)
-                places, images = [], []
+                yield _Tiles(positions, torch.stack(images), None)
+                positions, images = [], []
             image, mask = read(top, left, tile, tile)
             inside, part = overlap_with(width, left, tile)
             valid[:, inside] = mask[:, part]
             if mask[:, part].any():
-                places.append(place)
+                positions.append(position)
                 images.append(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
-        yield _Tiles(places, torch.stack(images) if images else None, valid)
+        yield _Tiles(positions, torch.stack(images) if images else None, valid)

@@ -33,12 +33,12 @@ def place_tiles(length: int, tile: int, overlap: int) -> Axis:
 
 
 def num_strips(length: int, tile: int, overlap: int) -> int:
-    """Tiles along one axis, and so the bands of rows of a region of that height."""
+    """Tiles along one axis, and so the strips of rows of a region of that height."""
     return -(-length // (tile - overlap))  # the last tile reaches about half an overlap beyond the end
 
 
 def rows_of_strip(number: int, height: int, tile: int, overlap: int) -> tuple[int, int]:
-    """First row of a band, and the row after its last: those that no later tile touches."""
+    """First row of a strip, and the row after its last: those that no later tile touches."""
     stride, before = tile - overlap, overlap // 2
     top = number * stride - before
     last = number == num_strips(height, tile, overlap) - 1

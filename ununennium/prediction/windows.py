@@ -72,7 +72,7 @@ def blocks_of_a_row(reader: SceneReader, tile: int) -> int:
 
 def _mirrored(first: int, count: int, length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """For ``count`` places from ``first``: the place within ``length`` that each shows, and whether it is that one."""
-    places = np.arange(first, first + count)
+    positions = np.arange(first, first + count)
     period = max(1, 2 * (length - 1))
-    folded = np.abs(places) % period
-    return np.minimum(folded, period - folded) % length, (places >= 0) & (places < length)
+    folded = np.abs(positions) % period
+    return np.minimum(folded, period - folded) % length, (positions >= 0) & (positions < length)

@@ -133,9 +133,9 @@ def reliability_chart(title: str, curves: Sequence[tuple[str, Sequence[tuple[flo
     ends = across.place(0), up.place(0), across.place(1), up.place(1)
     parts = [_grid(across, up, "confidence", "accuracy"), diagonal.format(*ends)]
     for number, (_, bins) in enumerate(curves):
-        places = [(across.place(confidence), up.place(accuracy)) for confidence, accuracy, _ in bins]
-        parts.append(_polyline(places, number))
-        for (x, y), (confidence, accuracy, share) in zip(places, bins, strict=True):
+        positions = [(across.place(confidence), up.place(accuracy)) for confidence, accuracy, _ in bins]
+        parts.append(_polyline(positions, number))
+        for (x, y), (confidence, accuracy, share) in zip(positions, bins, strict=True):
             said = f"confidence {confidence:.2f}: accuracy {accuracy:.2f}, {share:.1%} of the pixels"
             dot = Markup('<circle class="dot s{}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>')
             parts.append(dot.format(number, x, y, round(2.5 + 7 * math.sqrt(share), 1), said))
@@ -229,8 +229,8 @@ def _path(line: Line, number: int, across: _Axis, up: _Axis) -> Markup:
     return Markup("").join([*(_polyline(run, number) for run in runs if len(run) > 1), *dots])
 
 
-def _polyline(places: Sequence[tuple[float, float]], number: int) -> Markup:
-    points = " ".join(f"{x:g},{y:g}" for x, y in places)
+def _polyline(positions: Sequence[tuple[float, float]], number: int) -> Markup:
+    points = " ".join(f"{x:g},{y:g}" for x, y in positions)
     return Markup('<polyline class="line s{}" points="{}"/>').format(number, points)
 
 

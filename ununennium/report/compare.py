@@ -155,7 +155,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         path = f"{prefix}{key}"
         if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-            value = {str(place): item for place, item in enumerate(value)}
+            value = {str(position): item for position, item in enumerate(value)}
         if isinstance(value, Mapping) and value:
             found |= _flat(value, f"{path}.")
         else:

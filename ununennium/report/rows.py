@@ -108,10 +108,10 @@ def markdown(summary: RunSummary, evaluation: EvaluationRecord, gate: GateRecord
     return "\n\n".join(parts) + "\n"
 
 
-def data_uri(content: bytes, title: str, place: str) -> str:
+def data_uri(content: bytes, title: str, location: str) -> str:
     """A PNG as an embedded Markdown image; of one that is too large for a database row, its place."""
     if len(content) > MAX_PICTURE_BYTES:
-        return f"{title}: `{place}` ({len(content) // 1024} kB, too large to embed)"
+        return f"{title}: `{location}` ({len(content) // 1024} kB, too large to embed)"
     return f"![{title}](data:image/png;base64,{base64.b64encode(content).decode('ascii')})"
 
 

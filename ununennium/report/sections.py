@@ -192,14 +192,14 @@ def chips(facts: Facts) -> list[Section | None]:
 
 
 def _chip(facts: Facts, entry: Mapping[str, Any]) -> tuple[str, str, list[Picture]]:
-    place = f"{entry['scene']}, row {entry['row']:,}, column {entry['col']:,}"
+    position = f"{entry['scene']}, row {entry['row']:,}, column {entry['col']:,}"
     shown = []
     for title, file in entry["files"].items():
-        alt = f"{title} of {entry['kind']} chip {entry['number']}: {place}"
+        alt = f"{title} of {entry['kind']} chip {entry['number']}: {position}"
         one = picture(facts.pictures / file, title, alt)
         if one is not None:
             shown.append(one)
-    words = "; ".join(filter(None, [str(entry.get("words", "")), place]))
+    words = "; ".join(filter(None, [str(entry.get("words", "")), position]))
     return f"Score {number(entry['score'])}", words, shown
 
 

@@ -24,14 +24,14 @@ class DiskFull(StorageError):
 
 
 @contextlib.contextmanager
-def translated_full_disk(place: str) -> Iterator[None]:
+def translated_full_disk(location: str) -> Iterator[None]:
     """Turn the errors of a full disk at ``place`` into a ``DiskFull`` that says so."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise DiskFull(
-                f"no space left to write {place} ({error.strerror}): free some or choose another place; "
+                f"no space left to write {location} ({error.strerror}): free some or choose another place; "
                 "everything saved before is intact"
             ) from error
         raise

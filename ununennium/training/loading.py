@@ -110,15 +110,15 @@ def mark_windows(batches: Iterable[Any], size: int) -> Iterator[tuple[Any, bool]
     iterator = iter(batches)
     nothing = object()
     batch = next(iterator, nothing)
-    place = 1
+    position = 1
     while batch is not nothing:
-        if place == size:
+        if position == size:
             yield batch, True
-            batch, place = next(iterator, nothing), 1
+            batch, position = next(iterator, nothing), 1
         else:
             following = next(iterator, nothing)
             yield batch, following is nothing
-            batch, place = following, place + 1
+            batch, position = following, position + 1
 
 
 def to_device(value: Any, device: torch.device, *, channels_last: bool) -> Any:

@@ -77,11 +77,11 @@ class CompanionModules:
         known = {id(parameter) for module in found for parameter in module.parameters()}
         for number, group in enumerate(optimizer.param_groups):
             names = group.get("param_names", [])
-            for place, parameter in enumerate(group["params"]):
+            for position, parameter in enumerate(group["params"]):
                 if id(parameter) not in known:
-                    name = f" ({names[place]!r})" if place < len(names) else ""
+                    name = f" ({names[position]!r})" if position < len(names) else ""
                     raise ConfigError(
-                        f"optimizer.param_groups[{number}].params[{place}]",
+                        f"optimizer.param_groups[{number}].params[{position}]",
                         f"a parameter of shape {tuple(parameter.shape)}{name}",
                         "neither the model nor a module of the loss, the batch transform or a callback has it, so that "
                         "no checkpoint would hold it; make it an nn.Parameter of one of them",
@@ -203,5 +203,5 @@ def _collected(values: Mapping[Any, Any], name: str) -> dict[str, nn.Module]:
             inner = enumerate(value)
         elif isinstance(value, functools.partial | types.MethodType):
             found |= modules_of(value, f"{name}.{key}")
-        found |= {f"{name}.{key}.{place}": each for place, each in inner if isinstance(each, nn.Module)}
+        found |= {f"{name}.{key}.{position}": each for position, each in inner if isinstance(each, nn.Module)}
     return found

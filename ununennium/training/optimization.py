@@ -143,8 +143,8 @@ class Window:
         if self._world_size == 1 or not self._strangers:
             return None
         used = torch.zeros(len(self._strangers), dtype=torch.float64, device=self._device)
-        for place, parameter in enumerate(self._strangers):
-            used[place].fill_(parameter.grad is not None)
+        for position, parameter in enumerate(self._strangers):
+            used[position].fill_(parameter.grad is not None)
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             distributed.sum_tensor_over_ranks(parameter.grad).div_(self._world_size)
@@ -197,7 +197,7 @@ class Skips:
         """A step ran."""
         self._in_a_row = 0
 
-    def add(self, result: StepResult, place: str) -> None:
+    def add(self, result: StepResult, position: str) -> None:
         """Log a step that was skipped at ``place``.
 
         Raises:
@@ -207,10 +207,10 @@ class Skips:
         why = f"the gradient's norm is {result.norm}{_UNLABELLED}"
         if result.is_empty:
             why = "no valid pixel in its window"
-        logger.warning("%s: optimizer step skipped, %s", place, why)
+        logger.warning("%s: optimizer step skipped, %s", position, why)
         if self._in_a_row >= self._limit:
             raise NonFiniteError(
-                f"the gradient was not finite in {self._in_a_row} optimizer steps in a row ({place}); lower the "
+                f"the gradient was not finite in {self._in_a_row} optimizer steps in a row ({position}); lower the "
                 "learning rate, look for NaN in the images, or train with mixed_precision='bf16' or False"
             )
 

@@ -285,10 +285,10 @@ class ReplayableLoader:
                 found[name] = len(part)  # type: ignore[arg-type]
             except (TypeError, NotImplementedError):
                 continue
-        for place, sampler in enumerate(samplers_of(loader), 1):
+        for position, sampler in enumerate(samplers_of(loader), 1):
             values = ((key, getattr(sampler, key, None)) for key in _ORDER)
             chosen = ", ".join(f"{key}={value}" for key, value in values if isinstance(value, int))
-            found[f"sampler {place}"] = f"{type(sampler).__name__}({chosen})"
+            found[f"sampler {position}"] = f"{type(sampler).__name__}({chosen})"
         own = [path for path in generators_of(loader) if not path.startswith(("dataset", "collate_fn"))]
         if own:
             found["generators"] = ", ".join(sorted(own))
@@ -327,13 +327,13 @@ class ReplayableLoader:
 
     def _sampler_states(self) -> dict[str, Any]:
         samplers = samplers_of(self.loader)
-        return {str(place): each.state_dict() for place, each in enumerate(samplers) if _has_state(each)}
+        return {str(position): each.state_dict() for position, each in enumerate(samplers) if _has_state(each)}
 
     def _load_samplers(self, state: dict[str, Any]) -> None:
         samplers = samplers_of(self.loader)
-        for place, each in state.get("samplers", {}).items():
-            if int(place) < len(samplers) and _has_state(samplers[int(place)]):
-                samplers[int(place)].load_state_dict(each)
+        for position, each in state.get("samplers", {}).items():
+            if int(position) < len(samplers) and _has_state(samplers[int(position)]):
+                samplers[int(position)].load_state_dict(each)
 
     def _warn(self, text: str) -> None:
         if distributed.rank() == 0:

@@ -88,8 +88,10 @@ class SamplePrediction(Callback):
             loader: Any = trainer.val_loader
             assert self._item is not None
             (key,) = itertools.islice(loader.sampler, self._item, self._item + 1)
-            place, row, col = loader.dataset.place_of(key)
-            self._views = list(draw.view_of(self._index, self._index.scenes[place], row, col, *target.shape).values())
+            scene_index, row, col = loader.dataset.place_of(key)
+            self._views = list(
+                draw.view_of(self._index, self._index.scenes[scene_index], row, col, *target.shape).values()
+            )
         if not self._index.task.has_classes:
             panels = draw.value_panels(target, output[0])
         else:

@@ -53,7 +53,7 @@ class DeviceTransform:
         Args:
             image: (B, dates x bands, size, size) in the file's dtype.
             target: (B, size, size), any dtype.
-            valid: bool (B, size, size), what is shown; None where that is everything.
+            valid: bool (B, size, size), valid pixels; None where all are.
             training: whether to augment.
             epoch: counted from 0.
             batch: number of the batch in the epoch, from 0.
@@ -131,13 +131,13 @@ def _zoom(
     """
     size, device = image.shape[-1], image.device
     centre = (size - 1) / 2
-    place = (torch.arange(size, dtype=torch.float64) - centre) / torch.from_numpy(factors)[:, None] + centre
-    nearest = torch.floor(place + 0.5).long()
+    position = (torch.arange(size, dtype=torch.float64) - centre) / torch.from_numpy(factors)[:, None] + centre
+    nearest = torch.floor(position + 0.5).long()
     inside = ((nearest >= 0) & (nearest < size)).to(device)
     nearest = nearest.clamp(0, size - 1).to(device)
     there = inside[:, :, None] & inside[:, None, :]
     rows = torch.arange(len(image), device=device)[:, None, None], nearest[:, :, None], nearest[:, None, :]
-    along = (place / centre - 1.0).to(image) if size > 1 else torch.zeros_like(place).to(image)
+    along = (position / centre - 1.0).to(image) if size > 1 else torch.zeros_like(position).to(image)
     grid = torch.stack((along[:, None, :].expand(-1, size, -1), along[:, :, None].expand(-1, -1, size)), -1)
     pixels = image if valid is None else torch.cat((image, valid[:, None].to(image)), 1)
     pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=True)

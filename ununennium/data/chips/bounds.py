@@ -12,20 +12,22 @@ from ununennium.data.splits.splits import TRAIN
 def bounds_per_scene(index: ChipIndex) -> list[tuple[int, int, int, int]]:
     """Rows and columns of each scene that its training cells span: chips stay within them where they fit."""
     bounds = []
-    for place, scene in enumerate(index.scenes):
-        corners = index.cells.places[index.cells.places[:, 0] == place, 1:]
+    for scene_index, scene in enumerate(index.scenes):
+        corners = index.cells.places[index.cells.places[:, 0] == scene_index, 1:]
         if not len(corners):
             bounds.append((0, scene.height, 0, scene.width))
             continue
         top, left = corners.min(0).tolist()
         bottom, right = np.minimum(corners.max(0) + CELL, (scene.height, scene.width)).tolist()
-        bounds.append(_trim(index, place, top, bottom, left, right))
+        bounds.append(_trim(index, scene_index, top, bottom, left, right))
     return bounds
 
 
-def _trim(index: ChipIndex, place: int, top: int, bottom: int, left: int, right: int) -> tuple[int, int, int, int]:
+def _trim(
+    index: ChipIndex, scene_index: int, top: int, bottom: int, left: int, right: int
+) -> tuple[int, int, int, int]:
     """The rectangle without outer rows and columns that hold no training pixel: cells reach over the fold's edge."""
-    scene = index.scenes[place]
+    scene = index.scenes[scene_index]
 
     def trains(row: int, col: int, height: int, width: int) -> npt.NDArray[np.bool_]:
         mask: npt.NDArray[np.bool_] = index.split.folds(scene, row, col, height, width) == TRAIN

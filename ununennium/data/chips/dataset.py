@@ -41,7 +41,7 @@ class Samples(list[Batch]):
 
     Attributes:
         batch: images (B, channels, size, size), and targets (B, size, size); of raw chips a mapping with ``image``,
-            ``target`` and, unless everything is shown, ``valid``.
+            ``target`` and, unless everything is valid, ``valid``.
     """
 
     batch: Batch
@@ -97,15 +97,17 @@ class ChipDataset(Dataset[Batch], ABC):
     def __getitems__(self, keys: Sequence[Any]) -> Samples:
         """The chips of a batch; ``as_batch`` takes them as they are, any other ``collate_fn`` one by one."""
         images, targets, valid = self._buffers.take(len(keys))
-        all_shown = True
-        with np.errstate(invalid="ignore", over="ignore"):  # of pixels that are not shown
+        all_valid = True
+        with np.errstate(invalid="ignore", over="ignore"):  # of pixels that are not valid
             for key, image, target, mask in zip(keys, images, targets, valid, strict=True):
-                all_shown &= self._fill(key, image, target, mask)
+                all_valid &= self._fill(key, image, target, mask)
         samples = Samples()
         if self.raw:
             raw = {"image": torch.from_numpy(images), "target": torch.from_numpy(targets)}
-            samples.batch = raw if all_shown else {**raw, "valid": torch.from_numpy(valid)}
-            samples.extend({name: part[place] for name, part in samples.batch.items()} for place in range(len(keys)))
+            samples.batch = raw if all_valid else {**raw, "valid": torch.from_numpy(valid)}
+            samples.extend(
+                {name: part[scene_index] for name, part in samples.batch.items()} for scene_index in range(len(keys))
+            )
         else:
             samples.batch = torch.from_numpy(self.index.arrange(images)), torch.from_numpy(targets)
             samples.extend(zip(*samples.batch, strict=True))
@@ -115,13 +117,13 @@ class ChipDataset(Dataset[Batch], ABC):
         """Image float32 (channels, size, size) or, stacked, (dates, bands, size, size), and target (size, size).
 
         Of raw chips a mapping: ``image`` in the file's dtype, always (channels, size, size), ``target`` in the smallest
-        integer type that will do, and ``valid``, bool (size, size), where not everything is shown.
+        integer type that will do, and ``valid``, bool (size, size), where not everything is valid.
         """
         return self.__getitems__([key])[0]
 
     @abstractmethod
     def _fill(self, key: Any, image: npt.NDArray[Any], target: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> bool:
-        """Write a chip into the parts of a batch (``valid`` of raw chips only); returns whether all of it is shown."""
+        """Write a chip into the parts of a batch (``valid`` of raw chips only); returns whether all of it is valid."""
 
     def _fill_raw(
         self,
@@ -130,41 +132,41 @@ class ChipDataset(Dataset[Batch], ABC):
         target: npt.NDArray[Any],
         valid: npt.NDArray[np.bool_],
     ) -> bool:
-        pixels, shown, labels = parts
+        pixels, is_valid, labels = parts
         image[...] = pixels
         target[...] = labels
-        valid[...] = True if shown is None else shown
-        return shown is None or bool(shown.all())
+        valid[...] = True if is_valid is None else is_valid
+        return is_valid is None or bool(is_valid.all())
 
-    def _decoded(self, window: Window, judge: int | None) -> Decoded:
-        """A window's pixels and targets: of training if ``judge`` is None, or of that fold."""
-        key = (judge, window)
-        return self._cache.get(key, self.regions.num_bytes(window), lambda: self._decode(window, judge))
+    def _decoded(self, window: Window, fold: int | None) -> Decoded:
+        """A window's pixels and targets: of training if ``fold`` is None, or of that fold."""
+        key = (fold, window)
+        return self._cache.get(key, self.regions.num_bytes(window), lambda: self._decode(window, fold))
 
-    def _decode(self, window: Window, judge: int | None) -> Decoded:
-        place, left, width = window.place, window.col, window.width
-        scene = self.index.scenes[place]
-        pixels, shown = self.readers[place].decode(
+    def _decode(self, window: Window, fold: int | None) -> Decoded:
+        scene_index, left, width = window.scene_index, window.col, window.width
+        scene = self.index.scenes[scene_index]
+        pixels, is_valid = self.readers[scene_index].decode(
             window.row, left, window.height, width, cache_bytes=GDAL_REGION_CACHE_BYTES
         )
-        target = np.empty(shown.shape, self._target_dtype)
+        target = np.empty(is_valid.shape, self._target_dtype)
         for first in range(0, window.height, _STRIP):
             rows = slice(first, min(first + _STRIP, window.height))
             top, height = window.row + first, rows.stop - first
-            labels = self.targets[place].read(top, left, height, width)
+            labels = self.targets[scene_index].read(top, left, height, width)
             folds = self.index.split.folds(scene, top, left, height, width)
-            labels[(folds != (TRAIN if judge is None else judge)) | ~shown[rows]] = self.index.fill
+            labels[(folds != (TRAIN if fold is None else fold)) | ~is_valid[rows]] = self.index.fill
             target[rows] = labels
-            if judge is None:
-                shown[rows] &= folds <= TRAIN  # the buffer may be seen, validation and holdout may not
-        return Decoded(pixels, None if shown.all() else shown, target)
+            if fold is None:
+                is_valid[rows] &= folds <= TRAIN  # the buffer may be seen, validation and holdout may not
+        return Decoded(pixels, None if is_valid.all() else is_valid, target)
 
-    def _normalise(self, image: npt.NDArray[np.float32], shown: npt.NDArray[np.bool_] | None) -> None:
+    def _normalise(self, image: npt.NDArray[np.float32], is_valid: npt.NDArray[np.bool_] | None) -> None:
         """As ``statistics.normalise``, in place."""
         image -= self._mean
         image /= self._std
-        if shown is not None:
-            np.copyto(image, 0.0, where=~shown)
+        if is_valid is not None:
+            np.copyto(image, 0.0, where=~is_valid)
 
 
 class Plan(NamedTuple):
@@ -282,10 +284,10 @@ class TrainingChips(ChipDataset):
         if self.augmentation.quarter_turns:
             self._scratch[...] = arrays[0]
             arrays[0] = self._scratch
-        pixels, *shown, labels = turn(arrays, self.augmentation, rng)
+        pixels, *masks, labels = turn(arrays, self.augmentation, rng)
         image[...] = pixels
         target[...] = labels
-        mask = shown[0] if shown else None
+        mask = masks[0] if masks else None
         self._normalise(image, mask)
         mask = zoom(image, mask, target, self.index.fill, self.augmentation, rng)
         shade(image, mask, self.augmentation, rng)
@@ -297,8 +299,8 @@ class TrainingChips(ChipDataset):
     ) -> tuple[int, int]:
         """First row and first column of a chip in its scene."""
         row, col, anywhere = self._pixel(key, window, decoded)
-        size, place = self.chip_size, window.place
-        scene, (top, bottom, left, right) = self.index.scenes[place], self._bounds[place]
+        size, scene_index = self.chip_size, window.scene_index
+        scene, (top, bottom, left, right) = self.index.scenes[scene_index], self._bounds[scene_index]
         if anywhere:  # anywhere that holds the pixel, so that places at the edge are no rarer than others
             row, col = row + int(rng.integers(size)) - size // 2, col + int(rng.integers(size)) - size // 2
         row = first_of_chip(row, size, top, bottom, scene.height)
@@ -319,8 +321,8 @@ class TrainingChips(ChipDataset):
         pixels = np.flatnonzero(self.index.is_labelled(labels, None if anywhere else wanted))
         if rank >= len(pixels):
             raise DataError(
-                f"scene {self.index.scenes[window.place].name!r} is not as it was indexed, at row {row}, column {col}; "
-                "index it again"
+                f"scene {self.index.scenes[window.scene_index].name!r} is not as it was indexed, at row {row}, "
+                f"column {col}; index it again"
             )
         down, right = divmod(int(pixels[rank]), labels.shape[1])
         return row + down, col + right, anywhere

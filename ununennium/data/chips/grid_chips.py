@@ -44,8 +44,8 @@ class GridChips(ChipDataset):
         super().__init__(index, statistics, chip_size, 0, cache, raw)
         self.fold = fold
         self._chips: list[tuple[Window, int, int]] = []
-        for place in range(len(index.scenes)):
-            self._chips += self._chips_of(place)
+        for scene_index in range(len(index.scenes)):
+            self._chips += self._chips_of(scene_index)
         if not self._chips and index.task.least_labelled:
             raise DataError(
                 f"no patch of {chip_size} pixels lies by half in the fold; lower data.chip_size or raise "
@@ -55,35 +55,35 @@ class GridChips(ChipDataset):
     def __len__(self) -> int:
         return len(self._chips)
 
-    def _chips_of(self, place: int) -> list[tuple[Window, int, int]]:
+    def _chips_of(self, scene_index: int) -> list[tuple[Window, int, int]]:
         """The chips of a scene, region after region: a window to decode, and the chip's place on the grid."""
-        scene, size = self.index.scenes[place], self.chip_size
-        height, width = (max(1, int(side) // size) * size for side in self.regions.shapes[place])
+        scene, size = self.index.scenes[scene_index], self.chip_size
+        height, width = (max(1, int(side) // size) * size for side in self.regions.shapes[scene_index])
         found = []
         for top in range(0, scene.height, height):
             for left in range(0, scene.width, width):
                 bottom, right = min(top + height, scene.height), min(left + width, scene.width)
                 first_row, first_col = min(top, scene.height - size), min(left, scene.width - size)
-                window = Window(place, first_row, first_col, bottom - first_row, right - first_col)
+                window = Window(scene_index, first_row, first_col, bottom - first_row, right - first_col)
                 found += [
                     (window, row, col)
                     for row in range(top, bottom, size)
                     for col in range(left, right, size)
-                    if self._is_judged(place, row, col)
+                    if self._is_judged(scene_index, row, col)
                 ]
         return found
 
-    def _is_judged(self, place: int, row: int, col: int) -> bool:
+    def _is_judged(self, scene_index: int, row: int, col: int) -> bool:
         window = row, col, self.chip_size, self.chip_size
-        mine = self.index.split.folds(self.index.scenes[place], *window) == self.fold
+        mine = self.index.split.folds(self.index.scenes[scene_index], *window) == self.fold
         enough = mine.sum() >= max(1, self.index.task.least_labelled * mine.size)
-        return bool(enough and self.index.is_labelled(self.targets[place].read(*window)[mine]).any())
+        return bool(enough and self.index.is_labelled(self.targets[scene_index].read(*window)[mine]).any())
 
     def place_of(self, key: int) -> tuple[int, int, int]:
         """Number of the scene, first row and first column of a chip."""
         window, row, col = self._chips[key]
-        scene = self.index.scenes[window.place]
-        return window.place, min(row, scene.height - self.chip_size), min(col, scene.width - self.chip_size)
+        scene = self.index.scenes[window.scene_index]
+        return window.scene_index, min(row, scene.height - self.chip_size), min(col, scene.width - self.chip_size)
 
     def _fill(self, key: int, image: npt.NDArray[Any], target: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> bool:
         window, row, col = self._chips[key]
@@ -92,13 +92,13 @@ class GridChips(ChipDataset):
         decoded = self._decoded(window, self.fold)
         top, left = first_row - window.row, first_col - window.col
         part = ..., slice(top, top + size), slice(left, left + size)
-        shown = None if decoded.shown is None else decoded.shown[part]
-        self._fill_raw((decoded.pixels[part], shown, decoded.target[part]), image, target, valid)
+        is_valid = None if decoded.is_valid is None else decoded.is_valid[part]
+        self._fill_raw((decoded.pixels[part], is_valid, decoded.target[part]), image, target, valid)
         target[: row - first_row] = self.index.fill  # the chip before has these
         target[:, : col - first_col] = self.index.fill
         if not self.raw:
-            self._normalise(image, shown)
-        return shown is None
+            self._normalise(image, is_valid)
+        return is_valid is None
 
 
 def chips_that_cover(index: ChipIndex, chip_size: int, multiple: int) -> int:

@@ -16,12 +16,12 @@ class Decoded(NamedTuple):
 
     Attributes:
         pixels: (channels, height, width) in the file's own dtype.
-        shown: bool (height, width), what a chip may show; None where that is everything.
+        is_valid: bool (height, width), pixels that a chip may show; None where all may be.
         target: (height, width), what trains or validates; the index's ``fill`` elsewhere.
     """
 
     pixels: npt.NDArray[Any]
-    shown: npt.NDArray[Any] | None
+    is_valid: npt.NDArray[Any] | None
     target: npt.NDArray[Any]
 
     @property
@@ -93,7 +93,7 @@ class Buffers:
         """An array of each kind, with ``count`` in front of its shape, and of any content."""
         for arrays in self._held:
             if len(arrays[0]) == count and all(
-                sys.getrefcount(arrays[place]) <= self._UNUSED for place in range(len(arrays))
+                sys.getrefcount(arrays[position]) <= self._UNUSED for position in range(len(arrays))
             ):
                 return arrays
         arrays = tuple(np.empty((count, *shape), dtype) for shape, dtype in self._kinds)

@@ -33,12 +33,12 @@ class Window:
     """A part of a scene.
 
     Attributes:
-        place: of the scene, in the index's list.
+        scene_index: of the scene, in the index.
         row, col: its first row and column.
         height, width: in pixels.
     """
 
-    place: int
+    scene_index: int
     row: int
     col: int
     height: int
@@ -93,7 +93,7 @@ class Regions:
         self.shapes = np.array(shapes, np.int64)
         self._steps = np.array(steps, np.int64)
 
-    def of(self, places: IntArray, epoch: int) -> IntArray:
+    def of(self, scene_indices: IntArray, epoch: int) -> IntArray:
         """The regions in which pixels lie in an epoch.
 
         Args:
@@ -103,27 +103,27 @@ class Regions:
         Returns:
             int64 (N,): numbers of regions, for ``window``.
         """
-        scene, position = places[:, 0], places[:, 1:]
+        scene, position = scene_indices[:, 0], scene_indices[:, 1:]
         row, col = ((position + self._shifts(epoch)[scene]) // self.shapes[scene]).T
         numbers: IntArray = (scene << 2 * _BITS) | (row << _BITS) | col
         return numbers
 
     def window(self, region: int, epoch: int) -> Window:
         """The window of a region; at a scene's edges it is smaller, but a chip always fits."""
-        place, mask = region >> 2 * _BITS, (1 << _BITS) - 1
+        scene_index, mask = region >> 2 * _BITS, (1 << _BITS) - 1
         ends = []
         for axis, number in enumerate((region >> _BITS & mask, region & mask)):
-            side, size = int(self.shapes[place, axis]), int(self._sizes[place, axis])
-            first = number * side - int(self._shifts(epoch)[place, axis])
+            side, size = int(self.shapes[scene_index, axis]), int(self._sizes[scene_index, axis])
+            first = number * side - int(self._shifts(epoch)[scene_index, axis])
             low, high = max(first, 0), min(first + side, size)
             least = min(self._smallest, size)
             ends.append((max(0, high - least), high) if first > 0 and high - low < least else (low, max(high, least)))
         (top, bottom), (left, right) = ends
-        return Window(place, top, left, bottom - top, right - left)
+        return Window(scene_index, top, left, bottom - top, right - left)
 
     def num_bytes(self, window: Window) -> int:
         """Size of a decoded window in bytes."""
-        return window.height * window.width * self.bytes_per_pixel[window.place]
+        return window.height * window.width * self.bytes_per_pixel[window.scene_index]
 
     def _shifts(self, epoch: int) -> IntArray:
         """Pixels by which the grid of each scene is moved up and left, int64 (scenes, 2)."""

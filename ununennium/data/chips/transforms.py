@@ -63,13 +63,13 @@ def zoom(
         return valid
     factor = (1.0 + config.scale) ** rng.uniform(-1.0, 1.0)
     size = image.shape[-1]
-    place = (np.arange(size) - (size - 1) / 2) / factor + (size - 1) / 2
-    nearest = np.floor(place + 0.5).astype(np.int64)
+    position = (np.arange(size) - (size - 1) / 2) / factor + (size - 1) / 2
+    nearest = np.floor(position + 0.5).astype(np.int64)
     inside = (nearest >= 0) & (nearest < size)
     nearest = np.clip(nearest, 0, size - 1)
     pixels = image if valid is None else np.concatenate([image, valid[None].astype(np.float32)])
     for axis in (-2, -1):
-        pixels = _interpolate(pixels, place, axis)
+        pixels = _interpolate(pixels, position, axis)
     if valid is not None:
         pixels = pixels[:-1] / np.maximum(pixels[-1:], np.float32(1e-6))
     image[...] = pixels
@@ -83,11 +83,11 @@ def zoom(
     return there
 
 
-def _interpolate(pixels: FloatArray, place: npt.NDArray[np.float64], axis: int) -> FloatArray:
+def _interpolate(pixels: FloatArray, position: npt.NDArray[np.float64], axis: int) -> FloatArray:
     """Linear between neighbours along an axis; beyond the ends it goes on as it ends."""
     last = pixels.shape[axis] - 1
-    lower = np.floor(place)
-    weight = (place - lower).astype(np.float32)
+    lower = np.floor(position)
+    weight = (position - lower).astype(np.float32)
     if axis == -2:
         weight = weight[:, None]
     low, high = (np.clip(lower + step, 0, last).astype(np.int64) for step in (0, 1))

@@ -88,7 +88,7 @@ def open_aligned(
     fingerprints = Fingerprints(folder / "contents.json")
     crs, resolution = _target(settings, config)
     scenes = []
-    for place, scene in enumerate(settings):
+    for scene_index, scene in enumerate(settings):
         name = scene.name or name_of(scene)
         given = scene.image if isinstance(scene.image, list) else [scene.image]
         images = [opened_image(image, name) for image in given]
@@ -136,7 +136,8 @@ def open_aligned(
         changes = {"image": moved if len(moved) > 1 else moved[0], "label": label, "name": name}
         scenes.append(
             replace(
-                open_scene(scene.model_copy(update=changes), place, max_pixels=config.max_pixels), files=tuple(files)
+                open_scene(scene.model_copy(update=changes), scene_index, max_pixels=config.max_pixels),
+                files=tuple(files),
             )
         )
     fingerprints.save()

@@ -51,8 +51,8 @@ def unwrapped(shapes: Any, turn: float = 360.0, *, keep_whole_turns: bool = True
     if not len(wide):
         return shapes
     result = listed.copy()
-    for place in wide:
-        result[place] = _unwrapped(listed[place], turn, keep_whole_turns)
+    for position in wide:
+        result[position] = _unwrapped(listed[position], turn, keep_whole_turns)
     return result if isinstance(shapes, np.ndarray) else result[0]
 
 
@@ -77,15 +77,15 @@ def copies_within(shapes: Any, west: float, east: float, turn: float = 360.0) ->
     known = np.flatnonzero(np.isfinite(first) & np.isfinite(last))
     if not len(known):
         return listed[:0], np.zeros(0, np.intp)
-    copies, places = [], []
+    copies, positions = [], []
     for turns in range(int(first[known].min()), int(last[known].max()) + 1):
         here = known[(first[known] <= turns) & (turns <= last[known])]
         copies.append(listed[here] if turns == 0 else moved(listed[here], turns * turn))
-        places.append(here)
+        positions.append(here)
     if not copies:
         return listed[:0], np.zeros(0, np.intp)
-    order = np.argsort(np.concatenate(places), kind="stable")
-    return np.concatenate(copies)[order], np.concatenate(places)[order]
+    order = np.argsort(np.concatenate(positions), kind="stable")
+    return np.concatenate(copies)[order], np.concatenate(positions)[order]
 
 
 def moved(shapes: Any, longitude: float) -> Any:
@@ -133,8 +133,8 @@ def to_degrees(shapes: Any, crs: str) -> Any:
     listed = np.atleast_1d(np.asarray(there, dtype=object))
     bounds = shapely.bounds(listed)
     at_pole = (np.abs(bounds[:, [1, 3]]) > 90 - _POLE).any(axis=1) | ~np.isfinite(bounds).all(axis=1)
-    for place in np.flatnonzero(at_pole):
-        listed[place] = _with_pole_vertices(_finite(listed[place]))
+    for position in np.flatnonzero(at_pole):
+        listed[position] = _with_pole_vertices(_finite(listed[position]))
     return unwrapped(listed if isinstance(shapes, np.ndarray) else listed[0], keep_whole_turns=False)
 
 
@@ -293,9 +293,9 @@ def _led_to_pole(ring: Any) -> Points:
     start = int(np.flatnonzero(~at_pole)[0])
     points, at_pole = np.roll(points, -start, axis=0), np.roll(at_pole, -start)
     led: list[tuple[float, float]] = []
-    for place, (longitude, latitude) in enumerate(points):
-        if at_pole[place]:
-            following = (place + 1) % len(points)
+    for position, (longitude, latitude) in enumerate(points):
+        if at_pole[position]:
+            following = (position + 1) % len(points)
             led += [(led[-1][0], latitude)]
             longitude = led[-1][0] if at_pole[following] else points[following, 0]
         led.append((longitude, latitude))

@@ -118,9 +118,9 @@ class BandSet:
             ConfigError: the image has no such band.
         """
         wanted = cls(tuple(bands or image.inputs), alpha=image.alpha)
-        places = [number - 1 for number in wanted.numbers(image, scene)]
-        names = tuple(image.names[place] for place in places)
-        return replace(wanted, names=names, tags=tuple((image.scales[k], image.offsets[k]) for k in places))
+        positions = [number - 1 for number in wanted.numbers(image, scene)]
+        names = tuple(image.names[position] for position in positions)
+        return replace(wanted, names=names, tags=tuple((image.scales[k], image.offsets[k]) for k in positions))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BandSet:
@@ -185,14 +185,16 @@ class BandSet:
     def _by_name(self, image: ImageBands) -> tuple[int, ...] | None:
         if not are_names(self.names):
             return None
-        places = [_places(name, image) for name in self.names]
-        return tuple(place[0] for place in places) if all(len(place) == 1 for place in places) else None
+        positions = [_places(name, image) for name in self.names]
+        return (
+            tuple(position[0] for position in positions) if all(len(position) == 1 for position in positions) else None
+        )
 
     def _number(self, band: int | str, image: ImageBands, scene: str) -> int:
         if isinstance(band, str):
-            places = _places(band, image)
-            if len(places) == 1:
-                return places[0]
+            positions = _places(band, image)
+            if len(positions) == 1:
+                return positions[0]
         elif band in self.alpha:
             if len(image.alpha) > self.alpha.index(band):
                 return image.alpha[self.alpha.index(band)]
@@ -246,18 +248,18 @@ class ImagePlan:
             DataError: bands cannot be told apart by name, or have no usable scale.
         """
         numbers = wanted.numbers(image, scene)
-        places = [number - 1 for number in numbers]
-        declared = [image.nodata[place] for place in places]
+        positions = [number - 1 for number in numbers]
+        declared = [image.nodata[position] for position in positions]
         if nodata is not None:
-            declared = [nodata] * len(places)
+            declared = [nodata] * len(positions)
         elif wanted.nodata and all(value is None for value in declared):
             declared = list(wanted.nodata)
-        conversion = _conversion([(image.scales[k], image.offsets[k]) for k in places], wanted, scene)
-        dtypes = [image.dtypes[place] for place in places]
+        conversion = _conversion([(image.scales[k], image.offsets[k]) for k in positions], wanted, scene)
+        dtypes = [image.dtypes[position] for position in positions]
         return cls(
             numbers=numbers,
             nodata=tuple(_comparable(value, dtype) for value, dtype in zip(declared, dtypes, strict=True)),
-            masks=tuple(sorted({image.masks[place] for place in places} - {0})),
+            masks=tuple(sorted({image.masks[position] for position in positions} - {0})),
             alpha=image.alpha,
             conversion=conversion,
             dtype=str(np.result_type(*dtypes)) if conversion is None else "float32",
@@ -303,14 +305,14 @@ def name_at_two_places(images: Iterable[ImageBands], wanted: BandSet) -> tuple[s
         images: of all scenes.
         wanted: the bands that are read of them.
     """
-    places: dict[str, tuple[int, ImageBands]] = {}
+    positions: dict[str, tuple[int, ImageBands]] = {}
     if are_names(wanted.names):
         return None
     for image in images:
         for number, name in enumerate(image.names, 1):
             key = name.casefold()
             if is_name(name) and len(_places(name, image)) == 1:
-                known = places.setdefault(key, (number, image))
+                known = positions.setdefault(key, (number, image))
                 if known[0] != number:
                     return name, [known[1], image]
     return None

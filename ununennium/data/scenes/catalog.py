@@ -34,12 +34,12 @@ def open_catalog(config: DataConfig, progress: Callable[[str], None] | None = No
         scenes = open_aligned(scenes_of(config), config, cache_folder() / "aligned", progress)
     else:
         opened = enumerate(scenes_of(config))
-        scenes = [open_scene(settings, place, max_pixels=config.max_pixels) for place, settings in opened]
+        scenes = [open_scene(settings, scene_index, max_pixels=config.max_pixels) for scene_index, settings in opened]
     scenes = [replace(scene, class_values=_class_values(config)) for scene in scenes]
     names = [scene.name for scene in scenes]
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            raise ConfigError(f"data.scenes.{place}.name", name, "another scene has this name; give each its own")
+    for scene_index, name in enumerate(names):
+        if name in names[:scene_index]:
+            raise ConfigError(f"data.scenes.{scene_index}.name", name, "another scene has this name; give each its own")
     _check_distinct(scenes)
     for scene in scenes:
         _check_bands(scene, scenes[0], config)

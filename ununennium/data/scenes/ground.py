@@ -159,10 +159,10 @@ class _Nodes:
         self._both = _integrated(self._left, rows, axis=0)
 
     def window(self, row: int, col: int, height: int, width: int) -> FloatArray:
-        place, part = _located(_centres(row, height), self._rows)
-        lines = self._values[place] * (1 - part)[:, None] + self._values[place + 1] * part[:, None]
-        place, part = _located(_centres(col, width), self._cols)
-        areas: FloatArray = lines[:, place] * (1 - part) + lines[:, place + 1] * part
+        position, part = _located(_centres(row, height), self._rows)
+        lines = self._values[position] * (1 - part)[:, None] + self._values[position + 1] * part[:, None]
+        position, part = _located(_centres(col, width), self._cols)
+        areas: FloatArray = lines[:, position] * (1 - part) + lines[:, position + 1] * part
         return areas
 
     def above_left(self, rows: FloatArray, cols: FloatArray) -> FloatArray:
@@ -185,17 +185,17 @@ def _centres(first: int, number: int) -> FloatArray:
     return np.arange(first, first + number, dtype=np.float64) + 0.5
 
 
-def _located(places: FloatArray, nodes: FloatArray) -> tuple[npt.NDArray[np.intp], FloatArray]:
+def _located(positions: FloatArray, nodes: FloatArray) -> tuple[npt.NDArray[np.intp], FloatArray]:
     """The node before each place, and the part of the way to the next."""
-    before = np.clip(np.searchsorted(nodes, places, side="right") - 1, 0, len(nodes) - 2)
-    return before, (places - nodes[before]) / (nodes[before + 1] - nodes[before])
+    before = np.clip(np.searchsorted(nodes, positions, side="right") - 1, 0, len(nodes) - 2)
+    return before, (positions - nodes[before]) / (nodes[before + 1] - nodes[before])
 
 
-def _integrated(values: FloatArray, places: FloatArray, axis: int) -> FloatArray:
+def _integrated(values: FloatArray, positions: FloatArray, axis: int) -> FloatArray:
     """Sums of the trapezoids from the first place to each."""
     turned = np.moveaxis(values, axis, 0)
     sums = np.zeros_like(turned)
-    np.cumsum((turned[1:] + turned[:-1]) / 2 * np.diff(places)[:, None], axis=0, out=sums[1:])
+    np.cumsum((turned[1:] + turned[:-1]) / 2 * np.diff(positions)[:, None], axis=0, out=sums[1:])
     return np.moveaxis(sums, 0, axis)
 
 
@@ -238,8 +238,8 @@ def _at_nodes(ground: pyproj.Transformer, affine: rasterio.Affine, height: int, 
     return _Nodes(rows, cols, values)
 
 
-def _middles(places: FloatArray) -> FloatArray:
-    return (places[1:] + places[:-1]) / 2
+def _middles(positions: FloatArray) -> FloatArray:
+    return (positions[1:] + positions[:-1]) / 2
 
 
 def _filled(values: FloatArray) -> FloatArray:
@@ -249,10 +249,10 @@ def _filled(values: FloatArray) -> FloatArray:
         for line in lines:
             known = np.flatnonzero(np.isfinite(line))
             if 0 < len(known) < len(line):
-                places = np.arange(len(line))
-                after = np.clip(np.searchsorted(known, places), 0, len(known) - 1)
+                positions = np.arange(len(line))
+                after = np.clip(np.searchsorted(known, positions), 0, len(known) - 1)
                 before = np.maximum(after - 1, 0)
-                nearer = np.abs(known[after] - places) <= np.abs(known[before] - places)
+                nearer = np.abs(known[after] - positions) <= np.abs(known[before] - positions)
                 line[:] = line[np.where(nearer, known[after], known[before])]
         values = np.moveaxis(lines, 1, axis)
     return values

@@ -87,8 +87,8 @@ def _named_in(name: str) -> Path | None:
         return None
     quoted = re.search(r'"([^"]+)"', name)
     pieces = [quoted[1]] if quoted else name.split(":")[1:]
-    for place in range(len(pieces)):
-        for stop in range(len(pieces), place, -1):
-            if (text := ":".join(pieces[place:stop])) and Path(text).is_file():
+    for position in range(len(pieces)):
+        for stop in range(len(pieces), position, -1):
+            if (text := ":".join(pieces[position:stop])) and Path(text).is_file():
                 return Path(text)
     return None

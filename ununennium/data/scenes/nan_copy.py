@@ -22,10 +22,10 @@ def has_one_validity(dataset: Any, nodata: float | None) -> bool:
         nodata: value without data in all bands, instead of the file's tags.
     """
     bands = ImageBands.of(dataset)
-    places = [number - 1 for number in bands.inputs]
-    declared = {str(bands.nodata[place] if nodata is None else nodata) for place in places}
-    masks = {bands.masks[place] for place in places}
-    if not len(declared) == len(masks) == len({bands.dtypes[place] for place in places}) == 1:
+    positions = [number - 1 for number in bands.inputs]
+    declared = {str(bands.nodata[position] if nodata is None else nodata) for position in positions}
+    masks = {bands.masks[position] for position in positions}
+    if not len(declared) == len(masks) == len({bands.dtypes[position] for position in positions}) == 1:
         return False
     if declared != {"None"} and (masks != {0} or bands.alpha):
         return False

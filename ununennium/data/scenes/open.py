@@ -27,7 +27,7 @@ _SUBPIXEL = 0.01  # two grids agree if their corners are closer than this share 
 
 
 def open_scene(
-    settings: SceneConfig, place: int = 0, *, max_pixels: int = MAX_PIXELS, limit: str = "data.max_pixels"
+    settings: SceneConfig, scene_index: int = 0, *, max_pixels: int = MAX_PIXELS, limit: str = "data.max_pixels"
 ) -> Scene:
     """Read what one scene's files say of themselves.
 
@@ -94,9 +94,9 @@ def open_scene(
     if kind == "raster":
         _check_label_grid(scene)
     elif kind == "vector":
-        scene = _with_layer(scene, place, placed)
+        scene = _with_layer(scene, scene_index, placed)
     if isinstance(settings.labelled_area, list):
-        scene = replace(scene, labelled_regions=_rectangles(settings.labelled_area, scene, place))
+        scene = replace(scene, labelled_regions=_rectangles(settings.labelled_area, scene, scene_index))
     return scene
 
 
@@ -106,7 +106,9 @@ def label_files(settings: SceneConfig) -> list[str]:
     return [file for file in (settings.label, area) if file is not None]
 
 
-def _rectangles(regions: Sequence[RegionConfig], scene: Scene, place: int) -> tuple[tuple[int, int, int, int], ...]:
+def _rectangles(
+    regions: Sequence[RegionConfig], scene: Scene, scene_index: int
+) -> tuple[tuple[int, int, int, int], ...]:
     """Rectangles as (first row, row after the last, first column, column after the last)."""
     found = []
     for number, region in enumerate(regions):
@@ -116,7 +118,7 @@ def _rectangles(regions: Sequence[RegionConfig], scene: Scene, place: int) -> tu
         ):
             if start >= size or (stop is not None and stop > size):
                 raise ConfigError(
-                    f"data.scenes.{place}.labelled_area.{number}.{name}",
+                    f"data.scenes.{scene_index}.labelled_area.{number}.{name}",
                     [start, stop],
                     f"lies beyond scene {scene.name!r}, which has {name} 0..{size - 1}; null is its far edge",
                 )
@@ -200,11 +202,11 @@ def _check_label_grid(scene: Scene) -> None:
         label_bands(label, f"labels of scene {scene.name!r}: {scene.label}")
 
 
-def _with_layer(scene: Scene, place: int, placed: Georeference) -> Scene:
+def _with_layer(scene: Scene, scene_index: int, placed: Georeference) -> Scene:
     """The scene with the layer of its vector labels, which has the attribute that is asked for."""
     assert scene.label is not None
     what = f"labels of scene {scene.name!r}"
-    layer = choose_layer(scene.label, scene.label_layer, f"data.scenes.{place}.label_layer", what)
+    layer = choose_layer(scene.label, scene.label_layer, f"data.scenes.{scene_index}.label_layer", what)
     info = layer_info(scene.label, layer, what)
     _check_places_shapes(scene, placed, info["crs"])
     if scene.crs is not None and not info["crs"]:
@@ -212,7 +214,7 @@ def _with_layer(scene: Scene, place: int, placed: Georeference) -> Scene:
     if scene.label_field is not None and scene.label_field not in list(info["fields"]):
         known = ", ".join(info["fields"]) or "none"
         raise ConfigError(
-            f"data.scenes.{place}.label_field",
+            f"data.scenes.{scene_index}.label_field",
             scene.label_field,
             f"{scene.label} has no such attribute; it has: {known}",
         )

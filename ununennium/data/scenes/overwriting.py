@@ -63,9 +63,9 @@ def files_of_data(config: DataConfig) -> list[str]:
     scenes = list(config.scenes)
     named = [config.split.file]
     if config.catalog is not None:
-        place = config.catalog.folder or config.catalog.table or config.catalog.stac
+        location = config.catalog.folder or config.catalog.table or config.catalog.stac
         named += [config.catalog.table, config.catalog.stac]
-        if place is not None and local_file(place) is not None:
+        if location is not None and local_file(location) is not None:
             scenes = scenes_of(config)
     for scene in scenes:
         given = scene.image if isinstance(scene.image, list) else [scene.image]
@@ -104,10 +104,10 @@ def _refuse_twice(outputs: list[tuple[str, str]], field: str) -> None:
     seen: dict[str, str] = {}
     for what, output in outputs:
         file = _local(output)
-        place = _object(output) or os.path.realpath(file or output)
-        if place in seen:
-            raise ConfigError(field, output, f"is to be the {seen[place]} and the {what} at once; give another name")
-        seen[place] = what
+        location = _object(output) or os.path.realpath(file or output)
+        if location in seen:
+            raise ConfigError(field, output, f"is to be the {seen[location]} and the {what} at once; give another name")
+        seen[location] = what
 
 
 def _refuse_local(outputs: list[tuple[str, str, Path]], read: list[str], field: str) -> None:

@@ -44,9 +44,9 @@ def warp_image(dataset: Any, placed: Georeference, path: Path, profile: dict[str
             with rasterio.open(
                 part, "w", **profile, count=len(numbers), dtype=marked.dtypes[0], nodata=math.nan
             ) as out:
-                for place, number in enumerate(numbers, 1):
+                for position, number in enumerate(numbers, 1):
                     reproject(
-                        rasterio.band(marked, number), rasterio.band(out, place), src_nodata=math.nan,
+                        rasterio.band(marked, number), rasterio.band(out, position), src_nodata=math.nan,
                         dst_nodata=math.nan, resampling=Resampling.bilinear, **placed.source,
                     )  # fmt: skip
                 out.descriptions = tuple(dataset.descriptions[number - 1] for number in numbers)

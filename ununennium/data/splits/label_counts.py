@@ -56,9 +56,9 @@ class Survey:
     valid: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
 
-    def of(self, place: int) -> Survey:
+    def of(self, scene_index: int) -> Survey:
         """The cells of the scene at ``place`` in the index's list."""
-        mine = self.places[:, 0] == place
+        mine = self.places[:, 0] == scene_index
         return Survey(self.places[mine], self.valid[mine], self.counts[mine])
 
 
@@ -105,9 +105,9 @@ def _count_scene(
         block = (block_rows[:, None] - top) * num_cols + block_cols
         table = np.bincount(block[counted] * num_classes + values[counted])
         table = np.pad(table, (0, -len(table) % num_classes)).reshape(-1, num_classes)
-        for place in np.flatnonzero(table.any(1)).tolist():
-            key = group, low_row + top + place // num_cols, low_col + place % num_cols
-            blocks[key] = blocks.get(key, 0) + table[place]
+        for scene_index in np.flatnonzero(table.any(1)).tolist():
+            key = group, low_row + top + scene_index // num_cols, low_col + scene_index % num_cols
+            blocks[key] = blocks.get(key, 0) + table[scene_index]
     _refuse_unknown(wrong, scene, config)
 
 
@@ -140,13 +140,13 @@ def count_cells(
         The cells with training labels, all cells, and fold name to labelled valid pixels per class.
     """
     num_classes = len(config.classes)
-    places: list[tuple[int, int, int]] = []
+    corners: list[tuple[int, int, int]] = []
     valid: list[int] = []
     counts: list[Counts] = []
     training: list[Counts] = []
     labelled = {fold: np.zeros(num_classes, np.int64) for fold in FOLDS}
     nothing = np.zeros(num_classes, np.int64)
-    for place, (reader, label) in enumerate(zip(readers, labels, strict=True)):
+    for scene_index, (reader, label) in enumerate(zip(readers, labels, strict=True)):
         scene = reader.scene
         wrong: Counter[int] = Counter()
         for top in range(0, scene.height, CELL):
@@ -165,7 +165,7 @@ def count_cells(
                         labelled[name] += np.bincount(values[usable & (folds == fold)], minlength=num_classes)
                 for col in range(0, window[3], CELL):
                     part = slice(None), slice(col, col + CELL)
-                    places.append((place, top, left + col))
+                    corners.append((scene_index, top, left + col))
                     valid.append(int(np.count_nonzero(is_valid[part])))
                     inside = usable[part]
                     if folds is None or not inside.any():
@@ -176,7 +176,7 @@ def count_cells(
                     trains = inside & (folds[part] == TRAIN)
                     training.append(np.bincount(values[part][trains], minlength=num_classes))
         _refuse_unknown(wrong, scene, config)
-    where = np.array(places, np.int64).reshape(-1, 3)
+    where = np.array(corners, np.int64).reshape(-1, 3)
     of_training = np.array(training, np.int64).reshape(-1, num_classes)
     trains = of_training.any(1)
     survey = Survey(where, np.array(valid, np.int64), np.array(counts, np.int64).reshape(-1, num_classes))

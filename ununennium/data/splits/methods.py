@@ -100,12 +100,12 @@ def check_no_leak(split: Split, scenes: Sequence[Scene]) -> None:
     rng = np.random.default_rng(split.block_size)
     for one, other, _ in pairs[:_MOST_CHECKED]:
         ours, theirs = shared_places(one, other, number, rng)
-        for place, its_place in zip(ours.tolist(), theirs.tolist(), strict=True):
-            fold = int(split.folds(one, place[0], place[1], 1, 1)[0, 0])
+        for position, its_place in zip(ours.tolist(), theirs.tolist(), strict=True):
+            fold = int(split.folds(one, position[0], position[1], 1, 1)[0, 0])
             its_fold = int(split.folds(other, its_place[0], its_place[1], 1, 1)[0, 0])
             folds = {fold, its_fold}
             leaks = TRAIN in folds and max(folds) > TRAIN
-            assert not leaks, f"{one.name} {place} and {other.name} {its_place} are one place, in two folds: {folds}"
+            assert not leaks, f"{one.name} {position} and {other.name} {its_place} are one place, in two folds: {folds}"
 
 
 def _shares(split: SplitConfig) -> dict[int, float]:

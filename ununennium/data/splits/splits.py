@@ -236,8 +236,8 @@ class Split:
             for name, fold in FOLDS.items():
                 for box, shape in self._judged_shapes(scene, fold) if fold != TRAIN else ():
                     top, left, bottom, right = box
-                    place = {"rows": [top, bottom], "columns": [left, right]}
-                    properties = {"scene": scene.name, "fold": name, **place}
+                    scene_index = {"rows": [top, bottom], "columns": [left, right]}
+                    properties = {"scene": scene.name, "fold": name, **scene_index}
                     features.append({"type": "Feature", "properties": properties, "geometry": shape})
         return {"type": "FeatureCollection", "features": features}
 
@@ -279,8 +279,8 @@ def rectangles_of(scenes: Sequence[Scene], config: SplitConfig) -> list[Rectangl
     """
     found: list[Rectangle] = []
     for field, fold in (("validation_regions", VALIDATION), ("holdout_regions", HOLDOUT)):
-        for place, region in enumerate(getattr(config, field)):
-            found += _rectangles(scenes, region, fold, f"data.split.{field}.{place}")
+        for scene_index, region in enumerate(getattr(config, field)):
+            found += _rectangles(scenes, region, fold, f"data.split.{field}.{scene_index}")
     return found
 
 

@@ -33,7 +33,7 @@ def assign_blocks(histograms: Histograms, shares: Mapping[int, float], seed: int
     blocks = sorted(block for block, counts in histograms.items() if counts.any())
     if not blocks:
         return {}
-    order = [blocks[place] for place in np.random.default_rng(seed).permutation(len(blocks))]
+    order = [blocks[scene_index] for scene_index in np.random.default_rng(seed).permutation(len(blocks))]
     counts = np.array([histograms[block] for block in order], np.float64)
     # Of each class the share that a block holds; the last column is its share of the blocks.
     held = np.column_stack((counts / np.maximum(counts.sum(0), 1), np.full(len(order), 1 / len(order))))
@@ -46,12 +46,12 @@ def assign_blocks(histograms: Histograms, shares: Mapping[int, float], seed: int
         holders = (counts[left] > 0).sum(0)
         rarest = int(np.where(holders > 0, holders, holders.max() + 1).argmin())
         mine = np.flatnonzero(left & (counts[:, rarest] > 0))
-        for place in mine[np.argsort(-counts[mine, rarest], kind="stable")]:
+        for scene_index in mine[np.argsort(-counts[mine, rarest], kind="stable")]:
             # How far sum(wanted**2) / share falls if the fold gets the block.
-            fall = (2 * wanted @ held[place] - held[place] @ held[place]) / share
+            fall = (2 * wanted @ held[scene_index] - held[scene_index] @ held[scene_index]) / share
             best = int(np.round(fall, 12).argmax())
-            dealt[order[place]] = folds[best]
-            wanted[best] -= held[place]
+            dealt[order[scene_index]] = folds[best]
+            wanted[best] -= held[scene_index]
         left[mine] = False
     return {block: dealt[block] for block in blocks}
 

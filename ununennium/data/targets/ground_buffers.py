@@ -46,21 +46,21 @@ def buffered(shapes: npt.NDArray[Any], crs: str, distance_m: float, longest_edge
     x, y = (bounds[:, 0] + bounds[:, 2]) / 2, (bounds[:, 1] + bounds[:, 3]) / 2
     longitudes, latitudes = to_ground.transform(x, y)
     cells: dict[tuple[float, float], list[int]] = defaultdict(list)
-    for place, (longitude, latitude) in enumerate(zip(longitudes, latitudes, strict=True)):
-        cells[round(longitude / _CELL) * _CELL, round(latitude / _CELL) * _CELL].append(place)
+    for position, (longitude, latitude) in enumerate(zip(longitudes, latitudes, strict=True)):
+        cells[round(longitude / _CELL) * _CELL, round(latitude / _CELL) * _CELL].append(position)
     whole = np.empty(len(parts), dtype=object)
-    for (longitude, latitude), places in cells.items():
+    for (longitude, latitude), positions in cells.items():
         plane = ProjectedCRS(AzimuthalEquidistantConversion(latitude, longitude), geodetic_crs=system.geodetic_crs)
         there = pyproj.Transformer.from_crs(system, plane, always_xy=True)
-        flat = shapely.transform(parts[places], lambda points, move=there: _moved(points, move))
+        flat = shapely.transform(parts[positions], lambda points, move=there: _moved(points, move))
         flat = shapely.buffer(flat, distance_m, quad_segs=_QUARTER_SEGMENTS)
         back = pyproj.Transformer.from_crs(plane, system, always_xy=True)
-        for place, shape in zip(places, flat, strict=True):
-            middle = x[place]
-            whole[place] = shapely.transform(shape, lambda p, back=back, m=middle: _near(_moved(p, back), m, turn))
-    for place in range(len(shapes)):
-        mine = whole[owners == place] if len(parts) > len(shapes) else whole[[place]]
-        grown[place] = mine[0] if len(mine) == 1 else shapely.union_all(mine)
+        for position, shape in zip(positions, flat, strict=True):
+            middle = x[position]
+            whole[position] = shapely.transform(shape, lambda p, back=back, m=middle: _near(_moved(p, back), m, turn))
+    for position in range(len(shapes)):
+        mine = whole[owners == position] if len(parts) > len(shapes) else whole[[position]]
+        grown[position] = mine[0] if len(mine) == 1 else shapely.union_all(mine)
     return grown
 
 
@@ -84,11 +84,11 @@ def _parts(shapes: npt.NDArray[Any], system: pyproj.CRS) -> tuple[npt.NDArray[An
         return shapes, np.arange(len(shapes))
     parts: list[Any] = []
     owners: list[int] = []
-    for place, (shape, (columns, rows)) in enumerate(zip(shapes, numbers, strict=True)):
-        west, south, east, north = bounds[place]
+    for position, (shape, (columns, rows)) in enumerate(zip(shapes, numbers, strict=True)):
+        west, south, east, north = bounds[position]
         xs, ys = np.linspace(west, east, columns + 1), np.linspace(south, north, rows + 1)
         boxes = shapely.box(xs[:-1, None], ys[None, :-1], xs[1:, None], ys[None, 1:]).ravel()
         cut = [shape] if len(boxes) == 1 else [each for each in shapely.intersection(shape, boxes) if not each.is_empty]
         parts += cut
-        owners += [place] * len(cut)
+        owners += [position] * len(cut)
     return np.array(parts, dtype=object), np.array(owners, np.intp)

@@ -41,7 +41,7 @@ class LabelShapes:
         found = read_shapes(scene.label, scene.label_layer, [field] if field else [], what)
         values = _classes(found, scene, numbers, f"{what}: {scene.label}")
         shapes = _with_area(found, scene, f"{what}: {scene.label}")
-        there, places = on_image(shapes, found.crs, scene, scene.label_buffer_m or 0.0)
+        there, positions = on_image(shapes, found.crs, scene, scene.label_buffer_m or 0.0)
         if scene.label_buffer_m is not None and len(there):
             if scene.crs is None:
                 raise DataError(
@@ -49,7 +49,7 @@ class LabelShapes:
                     "unknown; draw polygons in its pixels"
                 )
             there = buffered(there, scene.crs, scene.label_buffer_m, _EDGE_PIXELS * max(scene.resolution))
-        self._values = values[places]
+        self._values = values[positions]
         self._burner = Burner(there, scene)
         if len(shapes) and not self._burner.meets_image and scene.labelled_area is None and not scene.labelled_regions:
             _refuse_outside(found, there, scene, f"{what}: {scene.label}")
@@ -201,12 +201,12 @@ def polygons_of(geometries: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if not mixed.any():
         return geometries
     kept = geometries.copy()
-    for place in np.flatnonzero(mixed):
-        parts = shapely.get_parts(geometries[place])
+    for position in np.flatnonzero(mixed):
+        parts = shapely.get_parts(geometries[position])
         while (shapely.get_type_id(parts) == shapely.GeometryType.GEOMETRYCOLLECTION).any():
             parts = shapely.get_parts(parts)
         single = shapely.get_parts(parts[shapely.get_dimensions(parts) == 2])
-        kept[place] = shapely.MultiPolygon(list(single))
+        kept[position] = shapely.MultiPolygon(list(single))
     return kept
 
 

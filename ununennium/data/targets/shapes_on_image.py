@@ -55,28 +55,28 @@ def on_image(
         if turn is not None:
             around = _over_pole(_near(around, around[len(around) // 2, 0], turn), turn)
     west, south, east, north = _bounds(around)
-    near, places = geometries, np.arange(len(geometries))
+    near, positions = geometries, np.arange(len(geometries))
     if turn is not None:
-        near, places = copies_within(unwrapped(near, turn), west, east, turn)
+        near, positions = copies_within(unwrapped(near, turn), west, east, turn)
     bounds = shapely.bounds(near).reshape(-1, 4)
     meets = (bounds[:, 0] <= east) & (bounds[:, 2] >= west) & (bounds[:, 1] <= north) & (bounds[:, 3] >= south)
-    near, places, bounds = near[meets], places[meets], bounds[meets]
+    near, positions, bounds = near[meets], positions[meets], bounds[meets]
     if is_same or not len(near):
-        return near, places
-    near, places = _cut(near, places, bounds, (west, south, east, north))
+        return near, positions
+    near, positions = _cut(near, positions, bounds, (west, south, east, north))
     near = shapely.segmentize(near, max(east - west, north - south) / _EDGES)
     there = shapely.transform(near, lambda points: _moved(points, crs, scene.crs))
     target_turn = turn_of(scene.crs)
     if target_turn is not None:
         middle = (scene.affine * (scene.width / 2, scene.height / 2))[0]
         there = shapely.transform(there, lambda points: _near(points, middle, target_turn))
-    for place, shape in zip(places, there, strict=True):
+    for position, shape in zip(positions, there, strict=True):
         if not np.isfinite(shapely.get_coordinates(shape)).all():
             raise DataError(
-                f"scene {scene.name!r}: shape {place + 1} of {len(geometries)} has coordinates that the image's CRS "
+                f"scene {scene.name!r}: shape {position + 1} of {len(geometries)} has coordinates that the image's CRS "
                 "cannot express; cut it to the image"
             )
-    return there, places
+    return there, positions
 
 
 def _surroundings(scene: Scene, margin_m: float) -> Points:
@@ -135,19 +135,19 @@ def _moved(points: Points, source: str, target: str) -> Points:
 
 
 def _cut(
-    shapes: npt.NDArray[Any], places: npt.NDArray[np.intp], bounds: Points, around: tuple[float, float, float, float]
+    shapes: npt.NDArray[Any], positions: npt.NDArray[np.intp], bounds: Points, around: tuple[float, float, float, float]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
     """Shapes without what lies far outside of a box, where another CRS may have no coordinates for it."""
     west, south, east, north = around
     if not np.isfinite(around).all():
-        return shapes, places
+        return shapes, positions
     beyond_x, beyond_y = east - west, north - south
     far = (bounds[:, 0] < west - beyond_x) | (bounds[:, 2] > east + beyond_x)
     far |= (bounds[:, 1] < south - beyond_y) | (bounds[:, 3] > north + beyond_y)
     if not far.any():
-        return shapes, places
+        return shapes, positions
     box = shapely.box(west - beyond_x / 2, south - beyond_y / 2, east + beyond_x / 2, north + beyond_y / 2)
     kept = shapes.copy()
     kept[far] = shapely.intersection(shapely.make_valid(shapes[far]), box)
     present = ~shapely.is_empty(kept)
-    return kept[present], places[present]
+    return kept[present], positions[present]

@@ -227,15 +227,15 @@ def _is_number(target: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def _check_no_classes(scenes: Sequence[Scene]) -> None:
-    for place, scene in enumerate(scenes):
+    for scene_index, scene in enumerate(scenes):
         if scene.classes:
             remedy = "a scene has classes of its own for data.task: classification or multilabel only; leave them out"
-            raise ConfigError(f"data.scenes.{place}.classes", list(scene.classes), remedy)
+            raise ConfigError(f"data.scenes.{scene_index}.classes", list(scene.classes), remedy)
 
 
 def _check_own_classes(scenes: Sequence[Scene], most: int | None = None) -> None:
-    for place, scene in enumerate(scenes):
-        field, given = f"data.scenes.{place}.classes", list(scene.classes)
+    for scene_index, scene in enumerate(scenes):
+        field, given = f"data.scenes.{scene_index}.classes", list(scene.classes)
         if scene.classes and scene.label is not None:
             raise ConfigError(field, given, f"scene {scene.name!r} has a label file, too; give one of them")
         if most is not None and len(scene.classes) > most:
@@ -244,20 +244,20 @@ def _check_own_classes(scenes: Sequence[Scene], most: int | None = None) -> None
 
 
 def _check_two_dates(scenes: Sequence[Scene]) -> None:
-    for place, scene in enumerate(scenes):
+    for scene_index, scene in enumerate(scenes):
         if scene.num_dates != 2:
             raise ConfigError(
-                f"data.scenes.{place}.image",
+                f"data.scenes.{scene_index}.image",
                 list(scene.images),
                 "change is seen between two dates: give [before, after], two images on one grid",
             )
 
 
 def _check_dates(scenes: Sequence[Scene]) -> None:
-    for place, scene in enumerate(scenes):
+    for scene_index, scene in enumerate(scenes):
         if scene.num_dates != scenes[0].num_dates:
             raise ConfigError(
-                f"data.scenes.{place}.image",
+                f"data.scenes.{scene_index}.image",
                 list(scene.images),
                 f"scene {scene.name!r} has {scene.num_dates} date(s) and scene {scenes[0].name!r} has "
                 f"{scenes[0].num_dates}; a model reads the same number of dates everywhere",

@@ -70,7 +70,7 @@ def _label_path(path: str, catalog: CatalogConfig) -> str | None:
     expression = "".join("(.*)" if part == "*" else "." if part == "?" else re.escape(part) for part in _parts(pattern))
     matched = re.fullmatch(expression, name)
     parts = matched.groups() if matched else ()
-    values = {"stem": posixpath.splitext(name)[0]} | {str(place): part for place, part in enumerate(parts, 1)}
+    values = {"stem": posixpath.splitext(name)[0]} | {str(position): part for position, part in enumerate(parts, 1)}
 
     def fill(placeholder: re.Match[str]) -> str:
         if placeholder[1] not in values:

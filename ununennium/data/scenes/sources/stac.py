@@ -236,7 +236,7 @@ def _image(item: Any, catalog: CatalogConfig) -> Image:
     return bands
 
 
-def _tags(item: Any, key: str, place: int, own: tuple[float, float]) -> tuple[float, float] | None:
+def _tags(item: Any, key: str, position: int, own: tuple[float, float]) -> tuple[float, float] | None:
     """Scale and offset of a band, as the item states them; None where only the file does, or nobody.
 
     They stand in ``raster:bands`` (STAC 1.0), in ``bands``, or at the asset itself (STAC 1.1). Sentinel-2 items without
@@ -254,7 +254,7 @@ def _tags(item: Any, key: str, place: int, own: tuple[float, float]) -> tuple[fl
     }
     for listed, prefix in (("bands", "raster:"), ("raster:bands", "")):
         entries = fields.get(listed) or []
-        entry = entries[place] if place < len(entries) else {}
+        entry = entries[position] if position < len(entries) else {}
         said |= {name: entry[prefix + name] for name in ("scale", "offset") if entry.get(prefix + name) is not None}
     applied = any(item.properties.get(f"{catalog}:boa_offset_applied") for catalog in ("earthsearch", "sentinel"))
     if said:

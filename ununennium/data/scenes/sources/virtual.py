@@ -73,7 +73,7 @@ def _text(bands: Mapping[str, BandFile], scene: str) -> str:
     root = ElementTree.Element("VRTDataset")
     first: dict[str, Any] = {}
     first_name = ""
-    for place, (name, file) in enumerate(bands.items(), 1):
+    for position, (name, file) in enumerate(bands.items(), 1):
         path, number, *tags = (file, None) if isinstance(file, str) else file
         what = f"band {name!r} of scene {scene!r}"
         with open_raster(path, what) as source:
@@ -87,7 +87,7 @@ def _text(bands: Mapping[str, BandFile], scene: str) -> str:
                     f"scene {scene!r}: its bands {first_name!r} and {name!r} are on different grids: {different}; warp "
                     f"{path} to the other's grid (gdalwarp -te ... -tr ...), or choose bands of one resolution"
                 )
-            _add_band(root, source, place, name, path, number, tags)
+            _add_band(root, source, position, name, path, number, tags)
     _share_mask(root)
     return ElementTree.tostring(root, encoding="unicode")
 
@@ -165,11 +165,11 @@ def _write_points(root: ElementTree.Element, placed: Georeference) -> None:
 
 
 def _add_band(
-    root: ElementTree.Element, source: Any, place: int, name: str, path: str, number: int, tags: Sequence[float]
+    root: ElementTree.Element, source: Any, position: int, name: str, path: str, number: int, tags: Sequence[float]
 ) -> None:
     dtype, blocks = source.dtypes[number - 1], source.block_shapes[number - 1]
     band = ElementTree.SubElement(
-        root, "VRTRasterBand", dataType=_TYPES[dtype], band=str(place),
+        root, "VRTRasterBand", dataType=_TYPES[dtype], band=str(position),
         blockXSize=str(blocks[1]), blockYSize=str(blocks[0]),
     )  # fmt: skip
     ElementTree.SubElement(band, "Description").text = name
@@ -196,9 +196,9 @@ def _add_mask(band: ElementTree.Element, source: Any, path: str, number: int, gr
         element.set("subClass", "VRTDerivedRasterBand")
         ElementTree.SubElement(element, "PixelFunctionType").text = "mul"
     for mask_band in masks:
-        place = int(mask_band.rpartition(",")[2])
-        dtype = "Byte" if mask_band.startswith("mask") else _TYPES[source.dtypes[place - 1]]
-        _add_source(element, path, mask_band, grid, source.block_shapes[place - 1], dtype)
+        position = int(mask_band.rpartition(",")[2])
+        dtype = "Byte" if mask_band.startswith("mask") else _TYPES[source.dtypes[position - 1]]
+        _add_source(element, path, mask_band, grid, source.block_shapes[position - 1], dtype)
 
 
 def _add_source(
