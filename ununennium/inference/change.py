@@ -93,7 +93,9 @@ class LastMaps:
         return item
 
 
-def write_change(last: LastMaps, mapped: MappedScene, name: str, contract: ModelContract, folder: Path) -> Change | None:
+def write_change(
+    last: LastMaps, mapped: MappedScene, name: str, contract: ModelContract, folder: Path
+) -> Change | None:
     """Compare a map with the last one of its place.
 
     Args:
