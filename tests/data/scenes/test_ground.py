@@ -19,6 +19,20 @@ GEOD = pyproj.Geod(ellps="WGS84")
 # Geod's areas are differences of areas up to the Earth's, 5.1e14 m2: of 48 m2 at the pole it was seen 0.008 m2 off.
 GEOD_ROUNDING_M2 = 2 / 32
 """Two steps of a float64 at 2.6e14 m2: around a pole Geod subtracts from the area of a hemisphere."""
+CUSTOM = "+proj=lcc +lat_1=40 +lat_2=60 +lat_0=50 +lon_0=10 +x_0=300000 +ellps=GRS80 +units=us-ft"
+PLACES = {
+    "EPSG:4326": (-180, 180, -89, 89),
+    "EPSG:3857": (-179, 179, -84, 84),
+    "EPSG:3413": (-180, 180, 55, 90),
+    "EPSG:3031": (-180, 180, -90, -55),
+    "EPSG:32633": (9, 21, -80, 84),
+    "EPSG:32701": (-183, -171, -80, 5),
+    "EPSG:5070": (-125, -70, 24, 50),
+    "EPSG:2263": (-75, -72, 40, 41.5),
+    "EPSG:4807": (-5, 10, 42, 51),
+    "+proj=sinu +R=6371007.181 +units=m": (-60, 60, -70, 70),
+    CUSTOM: (-10, 30, 35, 65),
+}
 
 
 def scene_at(crs, longitude, latitude, pixel_m, height=100, width=120, turned=0.0):
