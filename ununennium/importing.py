@@ -91,6 +91,17 @@ def instantiate(path: str, kwargs: Mapping[str, Any], *args: Any, field: str, **
     return call(target, path, kwargs, *args, field=field, **runtime)
 
 
+def counts_of_model(in_channels: int, num_classes: int) -> dict[str, int]:
+    """Band and class counts under the names of constructors, to be offered to one.
+
+    Args:
+        in_channels: ``in_channels`` (ours, smp), ``in_chans`` (timm), ``num_channels`` (transformers).
+        num_classes: ``num_classes`` (ours, timm, torchvision), ``classes`` (smp), ``num_labels`` (transformers).
+    """
+    channels = dict.fromkeys(("in_channels", "in_chans", "num_channels"), in_channels)
+    return channels | dict.fromkeys(("num_classes", "classes", "num_labels"), num_classes)
+
+
 def call(target: Any, path: str, kwargs: Mapping[str, Any], *args: Any, field: str, **runtime: Any) -> Any:
     """The second half of ``instantiate``: call ``target``, which ``path`` names.
 

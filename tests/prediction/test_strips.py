@@ -283,7 +283,7 @@ class Answers(nn.Module):
     [
         (lambda image: image, r"gives \(1, 1, 32, 32\) for an image of \(1, 1, 32, 32\): it must be \(1, 2, 32, 32\)"),
         (lambda image: image[..., ::2, ::2].expand(-1, 2, -1, -1), r"gives \(1, 2, 16, 16\)"),
-        (lambda image: {"out": image}, "gives dict"),
+        (lambda image: {"features": image}, "gives dict"),
         (lambda image: torch.full_like(image, torch.nan).expand(-1, 2, -1, -1), "gives NaN for rows 0 to"),
     ],
 )

@@ -25,6 +25,7 @@ from ununennium.checkpoints.contract import (
 )
 from ununennium.checkpoints.object_cache import ExpectedObject, open_verified
 from ununennium.errors import CheckpointError, UnunenniumError
+from ununennium.importing import counts_of_model
 from ununennium.storage.errors import translated_full_disk
 from ununennium.storage.open import open_storage
 
@@ -127,8 +128,7 @@ def build_model(
                 described.kwargs,
                 field="contract.model",
                 trusted=trusted,
-                in_channels=described.in_channels,
-                num_classes=described.num_classes,
+                **counts_of_model(described.in_channels, described.num_classes),
                 num_dates=contract.num_dates,
             )
     except UnunenniumError:

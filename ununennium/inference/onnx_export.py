@@ -16,6 +16,7 @@ from ununennium.checkpoints.contract import ModelContract
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.files import replaced
 from ununennium.tasks import TASKS
+from ununennium.training.batches import prediction_of
 
 TOLERANCE = 1e-4
 """How far an output may be from PyTorch's, over the larger of 1 and the largest output."""
@@ -44,8 +45,9 @@ class WithNormalisation(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W), or (N, T, C, H, W) of a stack of dates, to what the model gives; NaN is without data."""
         normalised = (pixels - self.mean) / self.std
-        output: Tensor = self.model(torch.where(torch.isnan(normalised), torch.zeros_like(normalised), normalised))
-        return output
+        output = self.model(torch.where(torch.isnan(normalised), torch.zeros_like(normalised), normalised))
+        prediction: Tensor = prediction_of(output)
+        return prediction
 
 
 def export_onnx(model: nn.Module, contract: Mapping[str, Any], file: Path, *, tile: int | None = None) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ununennium.errors import ConfigError, DataError
+from ununennium.training.batches import prediction_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Forward:
             for turns, mirrored in self._views:
                 view = images.flip(-1) if mirrored else images
                 view = torch.rot90(view, turns, (-2, -1)) if turns else view
-                logits = self.model(view.contiguous(memory_format=layout))
+                logits = prediction_of(self.model(view.contiguous(memory_format=layout)))
                 self._check(images, logits)
                 values = _ACTIVATIONS[self.output](logits.float())
                 values = torch.rot90(values, -turns, (-2, -1)) if turns else values

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ununennium.errors import ConfigError, DataError
+from ununennium.errors import ConfigError
+from ununennium.training.batches import prediction_of
 from ununennium.training.ignoring import found_ignore_index
 
 _NLL_KERNELS = {2: torch.ops.aten.nll_loss_forward.default, 4: torch.ops.aten.nll_loss2d_forward.default}
@@ -45,29 +46,8 @@ class WeightedLoss(NamedTuple):
     full_weight: float
 
 
-def unpack(batch: Any) -> tuple[Any, Any, Any]:
-    """Split a batch into image, target and valid mask or weight (None if it has none).
-
-    Raises:
-        DataError: it is neither ``(image, target)``, ``(image, target, valid)`` nor a mapping with these keys.
-    """
-    if isinstance(batch, (tuple, list)):
-        if len(batch) == 2:
-            return batch[0], batch[1], None
-        if len(batch) == 3:
-            return batch[0], batch[1], batch[2]
-        raise DataError(f"a batch has {len(batch)} parts; give (image, target) or (image, target, valid)")
-    if isinstance(batch, Mapping):
-        missing = [key for key in ("image", "target") if key not in batch]
-        if missing:
-            raise DataError(
-                f"a batch has the keys {sorted(batch)}; it needs 'image' and 'target' (and may have 'valid')"
-            )
-        return batch["image"], batch["target"], batch.get("valid")
-    raise DataError(
-        f"a batch is a {type(batch).__name__}; give (image, target), (image, target, valid), or a mapping with "
-        "'image', 'target' and perhaps 'valid'"
-    )
+_TAKE_TENSORS = ("torch.nn", "torchvision", "segmentation_models_pytorch.losses", "ununennium.losses")
+"""Packages whose losses take the tensor of predictions; any other loss is given what the model returned."""
 
 
 class Objective:
@@ -102,6 +82,7 @@ class Objective:
         )
         self._counts_itself = bool(getattr(loss_fn, "is_zero_of_nothing", False))
         self._takes_valid = _takes_three(loss_fn)
+        self._takes_tensor = _takes_tensor(loss_fn)
         # Exact types: a subclass may compute something else.
         self._split_mean = type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss) and loss_fn.reduction == "mean"
 
@@ -136,6 +117,8 @@ class Objective:
         Raises:
             ConfigError: the loss is not a scalar.
         """
+        if self._takes_tensor:
+            output = prediction_of(output)
         if self._split_mean and not target.is_floating_point():
             return self._sum_and_count(output, target)
         has_any = True if self._counts_itself else self._has_any(target, valid)
@@ -324,6 +307,12 @@ def _scalar(value: Any) -> Tensor:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ConfigError("loss_fn", shape, "return a 0-dim tensor (a mean), or a tuple (sum, weight)")
     return value
+
+
+def _takes_tensor(loss_fn: LossFn) -> bool:
+    """Tell whether ``loss_fn`` is of a library whose losses take a tensor, whatever the model wraps it in."""
+    home = getattr(loss_fn, "__module__", None) if inspect.isroutine(loss_fn) else type(loss_fn).__module__
+    return any(home == package or str(home).startswith(f"{package}.") for package in _TAKE_TENSORS)
 
 
 def _takes_three(loss_fn: LossFn) -> bool:

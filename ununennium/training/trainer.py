@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 
 from ununennium.errors import DataError
 from ununennium.training import distributed
+from ununennium.training.batches import unpack
 from ununennium.training.callbacks.callback import HOOKS, Callback, overrides
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.loading import DataWait, mark_windows, to_device
 from ununennium.training.modules import CompanionModules
-from ununennium.training.objective import Objective, unpack
+from ununennium.training.objective import Objective
 from ununennium.training.optimization import Skips, Window
 from ununennium.training.parallel import ParallelModel
 from ununennium.training.precision import as_float32, deterministic_kernels, resolve_precision

@@ -18,7 +18,7 @@ from ununennium.data.chips.loaders import Loaders, build_loaders
 from ununennium.data.chips.statistics import BandStatistics
 from ununennium.data.targets.patch_labels import PatchTargets
 from ununennium.errors import ConfigError
-from ununennium.importing import instantiate
+from ununennium.importing import counts_of_model, instantiate
 from ununennium.runs.directory import RunDirectory
 from ununennium.training import distributed
 from ununennium.training.callbacks.callback import Callback
@@ -138,8 +138,7 @@ def build_model(config: RunConfig, index: ChipIndex) -> nn.Module:
     model = _make(
         config.model,
         "model",
-        in_channels=index.in_channels,
-        num_classes=len(config.data.classes),
+        **counts_of_model(index.in_channels, len(config.data.classes)),
         num_dates=index.num_dates,
     )
     if not isinstance(model, nn.Module):

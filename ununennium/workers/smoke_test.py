@@ -28,6 +28,7 @@ from ununennium.files import write_json
 from ununennium.prediction.windows import window_reader
 from ununennium.processes.reporting import report_error
 from ununennium.runs.directory import RunDirectory
+from ununennium.training.batches import prediction_of
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
 """How far logits may differ: another processor or version of torch adds in another order."""
@@ -93,7 +94,7 @@ def _chip(index: ChipIndex, statistics: BandStatistics, size: int) -> np.ndarray
 def _logits(model: nn.Module, chip: Tensor) -> Tensor:
     model.eval()
     with torch.no_grad():
-        logits: Tensor = model(chip).float().contiguous()
+        logits: Tensor = prediction_of(model(chip)).float().contiguous()
     return logits
 
 

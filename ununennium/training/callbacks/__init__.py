@@ -9,6 +9,7 @@ from ununennium.training.callbacks.monitor import Monitor
 from ununennium.training.callbacks.presence_metrics import PresenceMetrics
 from ununennium.training.callbacks.regression_metrics import RegressionMetrics
 from ununennium.training.callbacks.segmentation_metrics import SegmentationMetrics
+from ununennium.training.callbacks.torch_metric import TorchMetric
 from ununennium.training.callbacks.tracking import MetricsFile, Progress, TensorBoard
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "RegressionMetrics",
     "SegmentationMetrics",
     "TensorBoard",
+    "TorchMetric",
 ]

@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ununennium.checkpoints.store import Manifest
     from ununennium.training.trainer import Trainer
 
@@ -61,8 +59,11 @@ class Callback:
         """A context that encloses validation, such as one that puts averaged weights in place."""
         return contextlib.nullcontext()
 
-    def on_validation_batch(self, trainer: Trainer, output: Tensor, target: Tensor) -> None:
-        """After each validation batch; outside autocast, without gradients."""
+    def on_validation_batch(self, trainer: Trainer, output: Any, target: Any) -> None:
+        """After each validation batch; outside autocast, without gradients.
+
+        ``output`` is what the model returned; ``ununennium.training.batches.prediction_of`` gives its tensor.
+        """
 
     def on_validation_end(self, trainer: Trainer) -> None:
         """After the last validation batch; add to ``trainer.metrics`` here."""

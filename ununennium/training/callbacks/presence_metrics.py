@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ununennium.metrics import PresenceCounts, macro_mean
 from ununennium.training import distributed
+from ununennium.training.batches import prediction_of
 from ununennium.training.callbacks.callback import Callback
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class PresenceMetrics(Callback):
     def on_epoch_start(self, trainer: Trainer) -> None:
         self.total = PresenceCounts(len(self.class_names))
 
-    def on_validation_batch(self, trainer: Trainer, output: Tensor, target: Tensor) -> None:
-        self.total.update(output >= 0, target)
+    def on_validation_batch(self, trainer: Trainer, output: Any, target: Tensor) -> None:
+        self.total.update(prediction_of(output) >= 0, target)
 
     def on_validation_end(self, trainer: Trainer) -> None:
         self.total.counts = distributed.sum_tensor_over_ranks(self.total.counts.to(trainer.device).clone())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ununennium.metrics import RegressionMoments
 from ununennium.training import distributed
+from ununennium.training.batches import prediction_of
 from ununennium.training.callbacks.callback import Callback
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class RegressionMetrics(Callback):
     def on_epoch_start(self, trainer: Trainer) -> None:
         self.moments.reset()
 
-    def on_validation_batch(self, trainer: Trainer, output: Tensor, target: Tensor) -> None:
-        self.moments.update(output, target)
+    def on_validation_batch(self, trainer: Trainer, output: Any, target: Tensor) -> None:
+        self.moments.update(prediction_of(output), target)
 
     def on_validation_end(self, trainer: Trainer) -> None:
         total = RegressionMoments(self.moments.mean, self.moments.std)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ununennium.errors import ConfigError
 from ununennium.metrics import ConfusionMatrix
 from ununennium.training import distributed
+from ununennium.training.batches import prediction_of
 from ununennium.training.callbacks.callback import Callback
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class SegmentationMetrics(Callback):
     def on_epoch_start(self, trainer: Trainer) -> None:
         self.confusion.reset()
 
-    def on_validation_batch(self, trainer: Trainer, output: Tensor, target: Tensor) -> None:
-        self.confusion.update(output, target)
+    def on_validation_batch(self, trainer: Trainer, output: Any, target: Tensor) -> None:
+        self.confusion.update(prediction_of(output), target)
 
     def on_validation_end(self, trainer: Trainer) -> None:
         matrix = distributed.sum_tensor_over_ranks(self.confusion.matrix.to(trainer.device).clone())
