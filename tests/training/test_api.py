@@ -99,6 +99,20 @@ def test_a_required_device_that_is_missing_is_an_error(kit):
         kit.trainer(kit.model(), kit.loader(), device="cuda", require_device=True)
 
 
+def test_auto_is_the_best_device_that_there_is_without_a_word(kit, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert config_module.resolve_device(TrainerConfig(device="auto")) == torch.device("cpu")
+        with pytest.raises(ConfigError, match="no GPU is usable here"):
+            config_module.resolve_device(TrainerConfig(device="auto", require_device=True))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+        assert config_module.resolve_device(TrainerConfig(device="auto")) == torch.device("cuda", 0)
+
+
 @pytest.mark.parametrize("device", ["gpu", "cpu:zero"])
 def test_an_unknown_device_is_named(kit, device):
     with pytest.raises(ConfigError, match=f"device = '{device}'"):

@@ -52,7 +52,8 @@ class TrainerSettings(Section):
     epochs: PositiveInt = 100
     """Max training epochs."""
     device: str = "cuda"
-    """Computation device; where CUDA is missing the CPU is used with a warning."""
+    """Computation device: ``auto`` (CUDA, else MPS, else the CPU), or a name. ``cuda`` where there is none is the CPU,
+    with a warning."""
     require_device: bool = False
     """Fail at once, instead of going on on the CPU, where the device is missing."""
     mixed_precision: bool | Literal["fp16", "bf16", "no"] = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -21,8 +21,8 @@ class TrainerConfig:
 
     Args:
         epochs: max training epochs, counted from the very first.
-        device: computation device. ``cuda`` under torchrun is this rank's GPU; where CUDA is missing, the CPU is
-            used with one warning.
+        device: computation device; ``auto`` is CUDA, else MPS if it computes, else the CPU. ``cuda`` under torchrun is
+            this rank's GPU; where CUDA is missing, the CPU is used with one warning.
         mixed_precision: ``True`` is fp16 (AMP) on CUDA, and bf16 on a CPU that computes it natively; or name one of
             ``fp16``, ``bf16``, ``no``.
         accumulation_steps: micro-batches per optimizer step.
@@ -80,10 +80,16 @@ def resolve_device(config: TrainerConfig) -> torch.device:
     Raises:
         ConfigError: the name is no device, or it is missing here and ``require_device`` is set.
     """
+    if config.device == "auto":
+        best = _best_device()
+        if best == "cpu" and config.require_device:
+            raise ConfigError("device", "auto", "no GPU is usable here, and require_device is set")
+        return resolve_device(replace(config, device=best))
     try:
         device = torch.device(config.device)
     except RuntimeError as error:
-        raise ConfigError("device", config.device, "give a torch device such as 'cuda', 'cuda:1', 'cpu'") from error
+        remedy = "give 'auto', or a torch device such as 'cuda', 'cuda:1', 'cpu'"
+        raise ConfigError("device", config.device, remedy) from error
     if device.type != "cuda":
         return device
     if torch.cuda.is_available():
@@ -103,3 +109,15 @@ def resolve_device(config: TrainerConfig) -> torch.device:
             stacklevel=4,
         )
     return torch.device("cpu")
+
+
+def _best_device() -> str:
+    """Name of the fastest device that computes here."""
+    if torch.cuda.is_available():
+        return "cuda"
+    try:
+        if torch.backends.mps.is_available() and float(torch.ones(1, device="mps")) == 1.0:
+            return "mps"
+    except RuntimeError:  # it is there, and out of order
+        pass
+    return "cpu"
