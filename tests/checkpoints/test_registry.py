@@ -264,8 +264,10 @@ def test_processes_that_promote_at_once_lose_no_update(tmp_path, s3, where, numb
     """Each process promotes until a hundred generations are there: they are contiguous, every conflict was told."""
     folder = str(tmp_path / "storage") if where == "disk" else f"s3://checkpoints/{uuid.uuid4().hex}"
     version = add(Registry(folder, "roofs"), tmp_path, 1)
-    command = [sys.executable, str(Path(__file__).with_name("competing_promotions.py")), folder, version, str(100 // number)]
-    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(number)]
+    script, wins = str(Path(__file__).with_name("competing_promotions.py")), str(100 // number)
+    command = [sys.executable, script, folder, version, wins]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen(command, **pipes) for _ in range(number)]
     try:
         outputs = [worker.communicate(timeout=300) for worker in workers]
     finally:
