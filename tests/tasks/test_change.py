@@ -47,6 +47,15 @@ def test_statistics_are_per_band_over_all_dates(scenes):
     assert statistics.num_pixels == pixels[:, 0].size
 
 
+@pytest.mark.parametrize(("task", "num_dates"), [("change", 2), ("segmentation", 1)])
+def test_classes_of_a_scene_are_refused_where_pixels_have_the_classes(scenes, task, num_dates):
+    """They were taken by a change task without a word, and meant nothing."""
+    scene = {**scenes.change(num_dates=max(2, num_dates)), "classes": ["changed"]}
+    scene["image"] = scene["image"][:num_dates] if num_dates > 1 else scene["image"][0]
+    with pytest.raises(ConfigError, match=r"data\.scenes\.0\.classes.*leave them out"):
+        build_index(configure(scene, task=task))
+
+
 @pytest.mark.parametrize(("layout", "shape"), [("channels", (6, 32, 32)), ("stack", (3, 2, 32, 32))])
 def test_chips_of_a_stack_are_the_dates_in_their_order(scenes, layout, shape):
     scene = scenes.change(num_dates=3)

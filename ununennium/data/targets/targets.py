@@ -214,10 +214,7 @@ def check_scenes(task: TaskSpec, scenes: Sequence[Scene]) -> None:
     Raises:
         ConfigError: one has another number of dates, or labels that are not the task's.
     """
-    if task.is_bitemporal:
-        _check_two_dates(scenes)
-        return
-    _check_dates(scenes)
+    (_check_two_dates if task.is_bitemporal else _check_dates)(scenes)
     targets_of(task, (), 0).check_scenes(scenes)
 
 
