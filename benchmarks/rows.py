@@ -81,7 +81,7 @@ ROWS = {
         ),
         Row(
             "flow",
-            "what Prefect costs: wall time of a small retraining without its subprocesses",
+            "overhead of Prefect: wall time of a small retraining without its subprocesses",
             "the library without Prefect, the flow on its own server, the flow on a running one",
             "<= 6 s on its own server, <= 3 s on a running one",
             "benchmarks.flow_overhead",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MOVED = {
     "approval": "pipeline.approval",
@@ -160,6 +164,7 @@ RENAMED = {
     "tasks.Task": "tasks.TaskSpec",
     "training.lines.is_loud": "processes.console.is_warning",
     "training.lines.mark_levels": "processes.console.prefix_levels",
+    "training.objective.unpack": "training.batches.unpack",
     "training.standing.Standing": "runs.heartbeat.RunProgress",
     "training.watch.Standing": "runs.heartbeat.RunProgress",
 }
@@ -223,6 +228,33 @@ def former_name(module: str, name: str) -> Any:
             warnings.warn(f"{module}.{name} is {candidate} now", DeprecationWarning, stacklevel=3)
             return getattr(importlib.import_module(home), now)
     raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+def former_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function take keyword arguments by their former names: ``names`` is former name -> present one."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for former in names.keys() & kwargs.keys():
+                message = f"{function.__qualname__}: the argument {former} is {names[former]} now"
+                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                kwargs[names[former]] = kwargs.pop(former)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def former_attribute(owner: str, former: str, present: str) -> property:
+    """Property of the former name of an attribute, with a DeprecationWarning."""
+
+    def read(instance: Any) -> Any:
+        warnings.warn(f"{owner}.{former} is {present} now", DeprecationWarning, stacklevel=2)
+        return getattr(instance, present)
+
+    return property(read, doc=f"Former name of ``{present}``.")
 
 
 def _short(fullname: str) -> str:

@@ -9,7 +9,15 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.rasters import write_raster
+from ununennium.config.data import SceneConfig
+from ununennium.data.chips.memory import Decoded
+from ununennium.data.chips.regions import Window
+from ununennium.data.scenes.open import open_scene
+from ununennium.evaluation.chips import Chip
 
 NAMES = Path(__file__).with_name("public-names-2928e86.txt")
 
@@ -69,6 +77,21 @@ def test_a_former_name_is_the_present_one_and_says_so() -> None:
         _ = former.nothing
     with pytest.raises(ModuleNotFoundError, match=r"ununennium\.data\.never"):
         import_module("ununennium.data.never")
+
+
+def test_former_arguments_and_attributes_work_with_a_warning(tmp_path: Path) -> None:
+    image = tmp_path / "image.tif"
+    write_raster(image, np.ones((1, 8, 8), np.uint8))
+    settings = SceneConfig(image=str(image))
+    with pytest.warns(DeprecationWarning, match="open_scene: the argument place is scene_index now"):
+        assert open_scene(settings, place=3) == open_scene(settings, 3)
+    for object_, former, present in (
+        (Window(2, 0, 0, 4, 4), "place", "scene_index"),
+        (Chip(2, 0, 0, 4, 4, score=0.5), "place", "scene_index"),
+        (Decoded(np.zeros(1), np.ones(1), np.zeros(1)), "shown", "is_valid"),
+    ):
+        with pytest.warns(DeprecationWarning, match=rf"\.{former} is {present} now"):
+            assert getattr(object_, former) is getattr(object_, present)
 
 
 def test_commands_settings_and_flows_take_what_they_took() -> None:

@@ -17,6 +17,7 @@ from ununennium.data.chips.index import ChipIndex
 from ununennium.data.scenes.scene import Scene
 from ununennium.data.targets.patch_labels import has_class
 from ununennium.data.targets.regression import ValueReader
+from ununennium.moved import former_attribute
 from ununennium.prediction.writers import NODATA
 from ununennium.tasks import Kind, goodness
 
@@ -65,6 +66,8 @@ class Chip:
     score: float
     plain: bool = False
     words: str = ""
+
+    place = former_attribute("Chip", "place", "scene_index")
 
 
 class Chosen(NamedTuple):

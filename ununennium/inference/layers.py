@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ununennium.moved import former_arguments
 from ununennium.prediction.map_kinds import MapKind
 from ununennium.prediction.strips import Strip
 from ununennium.prediction.writers import NODATA, PROBABILITY_STEP
@@ -15,6 +16,7 @@ from ununennium.prediction.writers import NODATA, PROBABILITY_STEP
 MAP, VALID, PROBABILITIES, CONFIDENCE = "map", "valid", "probabilities", "confidence"
 
 
+@former_arguments(band="strip")
 def layers_of(strip: Strip, kind: MapKind, outputs: Collection[str]) -> dict[str, npt.NDArray[Any]]:
     """The layers of a strip that ``outputs`` are made of.
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ununennium.errors import ConfigError, DataError
+from ununennium.moved import former_arguments
 from ununennium.prediction.forward import Forward, Output, cpu_batch_size, ready
 from ununennium.prediction.temperature import tempered
 from ununennium.prediction.tiles import check_sizes, num_strips, overlap_of, overlap_with, place_tiles
@@ -64,6 +65,7 @@ class Strip(NamedTuple):
     valid: NDArray[np.bool_]
 
 
+@former_arguments(bands="strips")
 def predict_strips(
     model: nn.Module,
     read: ReadWindow,

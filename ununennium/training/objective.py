@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ununennium.errors import ConfigError
+from ununennium.moved import former_name
 from ununennium.training.batches import prediction_of
 from ununennium.training.ignoring import found_ignore_index
 
@@ -326,3 +327,7 @@ def _takes_three(loss_fn: LossFn) -> bool:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [p.name for p in parameters if p.kind in positional and p.name != "self"]
     return len(names) >= 3 and names[2] in {"valid", "mask", "weight", "weights", "sample_weight"}
+
+
+def __getattr__(name: str) -> Any:
+    return former_name(__name__, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
@@ -23,6 +24,12 @@ class Decoded(NamedTuple):
     pixels: npt.NDArray[Any]
     is_valid: npt.NDArray[Any] | None
     target: npt.NDArray[Any]
+
+    @property
+    def shown(self) -> npt.NDArray[Any] | None:
+        """Former name of ``is_valid``."""
+        warnings.warn("Decoded.shown is is_valid now", DeprecationWarning, stacklevel=2)
+        return self.is_valid
 
     @property
     def num_bytes(self) -> int:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ununennium.data.chips.randomness import generator
 from ununennium.data.scenes.scene import Scene
 from ununennium.errors import ConfigError
+from ununennium.moved import former_attribute
 
 LANES = 8
 """Places that a batch mixes."""
@@ -43,6 +44,8 @@ class Window:
     col: int
     height: int
     width: int
+
+    place = former_attribute("Window", "place", "scene_index")
 
 
 class Regions:

@@ -22,10 +22,12 @@ from ununennium.data.scenes.sources.virtual import block_shape_of, opened_image,
 from ununennium.data.scenes.vector_checks import VECTOR_ENDINGS
 from ununennium.data.scenes.vector_shapes import choose_layer, layer_info
 from ununennium.errors import ConfigError, DataError
+from ununennium.moved import former_arguments
 
 _SUBPIXEL = 0.01  # two grids agree if their corners are closer than this share of a pixel
 
 
+@former_arguments(place="scene_index")
 def open_scene(
     settings: SceneConfig, scene_index: int = 0, *, max_pixels: int = MAX_PIXELS, limit: str = "data.max_pixels"
 ) -> Scene:
@@ -33,7 +35,7 @@ def open_scene(
 
     Args:
         settings: the scene.
-        place: its number in the configuration, for messages.
+        scene_index: its number in the configuration, for messages.
         max_pixels: rows times columns at most.
         limit: the setting that says so.
 

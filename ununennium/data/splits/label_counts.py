@@ -16,6 +16,7 @@ from ununennium.data.splits.splits import FOLDS, TRAIN, Split, place_on_grid
 from ununennium.data.splits.stratify import Block
 from ununennium.data.targets.labels import LabelReader
 from ununennium.errors import DataError
+from ununennium.moved import former_arguments
 
 CELL = 64
 """Side of a cell in pixels."""
@@ -56,8 +57,9 @@ class Survey:
     valid: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
 
+    @former_arguments(place="scene_index")
     def of(self, scene_index: int) -> Survey:
-        """The cells of the scene at ``place`` in the index's list."""
+        """The cells of the scene at ``scene_index`` in the index's list."""
         mine = self.places[:, 0] == scene_index
         return Survey(self.places[mine], self.valid[mine], self.counts[mine])
 
