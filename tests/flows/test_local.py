@@ -16,6 +16,7 @@ from rich.console import Console as RichConsole
 
 from flows.console import Console
 from flows.local import QUIET
+from ununennium.runs.records import RunSummary
 
 ROOT = Path(__file__).parents[2]
 SUMMARY: dict[str, Any] = {
@@ -49,7 +50,7 @@ def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
 
 def test_the_closing_table_says_what_and_where() -> None:
     shown, stream = console(terminal=False)
-    shown.closing(SUMMARY, "NotPromoted", 93.4)
+    shown.closing(RunSummary.from_json(SUMMARY), "NotPromoted", 93.4)
     text = stream.getvalue()
     for expected in (
         "demo: NotPromoted after 93 s",

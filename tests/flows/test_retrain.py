@@ -139,10 +139,10 @@ def test_two_retrainings_that_finish_together_end_in_one_champion_and_an_explain
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are judged while there is no champion; whose promotion comes second is measured again, beside the first."""
-    from ununennium import pipeline
     from ununennium.checkpoints.registry import Registry
+    from ununennium.pipeline.promotion import make_champion
 
-    real, both, seen = pipeline.promote, threading.Barrier(2), threading.local()
+    real, both, seen = make_champion, threading.Barrier(2), threading.local()
 
     def promote_together(run: Any, *, actor: str) -> Any:
         if not getattr(seen, "once", False):
@@ -150,7 +150,7 @@ def test_two_retrainings_that_finish_together_end_in_one_champion_and_an_explain
             both.wait(240)
         return real(run, actor=actor)
 
-    monkeypatch.setattr("ununennium.pipeline.stages.promote", promote_together)
+    monkeypatch.setattr("ununennium.pipeline.stages.make_champion", promote_together)
     configs = [tiny("name=twins", f"seed={seed}", "gate.min_improvement=0.9") for seed in (0, 1)]
     with ThreadPoolExecutor(2) as threads:
         states = [each.result(timeout=500) for each in [threads.submit(retrain, config) for config in configs]]

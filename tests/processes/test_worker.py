@@ -139,7 +139,9 @@ def test_a_smoke_test_that_is_too_slow_or_cannot_reach_the_storage_is_no_answer(
 
 
 @pytest.mark.parametrize("error", [ProcessLost("x"), StorageUnavailable("x")])
-@pytest.mark.parametrize("task", [retrain.train, retrain.judge, retrain.settle, evaluate_flow.measure, fan_out.make])
+@pytest.mark.parametrize(
+    "task", [retrain.train, retrain.evaluate_and_promote, retrain.apply_answer, evaluate_flow.measure, fan_out.make]
+)
 def test_every_flow_tries_again_what_was_lost_and_nothing_else(task: Any, error: Exception) -> None:
     """correctness 96"""
     assert task is fan_out.make or task.retries >= 2

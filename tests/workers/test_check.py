@@ -62,7 +62,7 @@ def ready(atlanta: Path, tmp_path_factory: pytest.TempPathFactory) -> Checked:
 
 
 WRONG: list[tuple[tuple[str, ...], str, str, str]] = [
-    (("trainer.device=tpu",), "trainer.device", "'tpu'", "give a torch device such as 'cuda'"),
+    (("trainer.device=tpu",), "trainer.device", "'tpu'", "or a torch device such as 'cuda'"),
     (("trainer.device=meta",), "trainer.device", "'meta'", "cannot compute here"),
     (("optimizer.target=torch.optim:Adamw",), "optimizer.target", "'torch.optim:Adamw'", "did you mean 'AdamW'?"),
     (("optimizer.kwargs.lr=fast",), "optimizer.kwargs.lr", "'fast'", "give a value of type float"),
