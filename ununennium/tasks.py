@@ -142,7 +142,7 @@ MULTILABEL = TaskSpec(
     model="ununennium.models:PatchClassifier",
     least_labelled=0.5,
 )
-"""Which classes are in every patch of ``chip_size``: its scene's, or those of its labelled pixels."""
+"""All classes that are in every patch of ``chip_size``: its scene's, or those of its labelled pixels."""
 
 TASKS: Mapping[str, TaskSpec] = {
     task.name: task for task in (SEGMENTATION, CHANGE, REGRESSION, CLASSIFICATION, MULTILABEL)

@@ -85,6 +85,16 @@ def test_a_champion_measured_on_other_pixels_must_be_measured_again(other):
         decide(measured(), measured(**other), GateConfig())
 
 
+@pytest.mark.parametrize(("answer", "verdict"), [("refuse", "not_promoted"), ("replace", "promoted")])
+def test_a_champion_that_cannot_be_measured_is_kept_unless_it_is_to_be_replaced(answer, verdict):
+    config = GateConfig(unreadable_champion=answer)
+    decision = decide(measured(), None, config, champion_error="its weights are damaged")
+    assert decision.verdict == verdict
+    assert decision.reason.startswith("the champion cannot be measured (its weights are damaged)")
+    assert f"gate.unreadable_champion{' =' if answer == 'replace' else ':'} replace" in decision.reason
+    assert [check.kind for check in decision.checks] == ["champion", "measured"]
+
+
 def test_a_class_that_the_holdout_lacks_cannot_fall():
     """The champion saw some where there is none (IoU 0); a new model that sees none (no IoU) is not worse."""
     challenger, champion = measured(0.6, math.nan, labelled=(5, 0)), measured(0.5, 0.0, labelled=(5, 0))

@@ -27,7 +27,7 @@ from ununennium.errors import StorageError
 from ununennium.files import replaced
 
 Layers = Mapping[str, npt.NDArray[Any]]
-"""What is kept of a strip: arrays whose last two axes are its rows and columns, by name."""
+"""Layers of a strip that are kept: arrays whose last two axes are its rows and columns, by name."""
 
 _LEASE = "lease"
 _KEPT_S = 7 * 86_400.0
