@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import ItemsView, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Self
+
+from ununennium.errors import ConfigError
 
 _OWN = ("other", "absent")
 
@@ -34,6 +38,28 @@ class JsonRecord(Mapping[str, Any]):
         known = {name: cls._parsed(name, values[name]) for name in names if name in values}
         other = {key: value for key, value in values.items() if key not in names}
         return cls(**known, other=other, absent=frozenset(names) - known.keys())
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Read the record in ``file``.
+
+        Raises:
+            ConfigError: it is missing or damaged.
+        """
+        return cls.from_json(read_json(file))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The record in ``data``, the contents of its file as a storage gives them.
+
+        Raises:
+            ValueError: it is no JSON.
+        """
+        return cls.from_json(json.loads(data))
+
+    def updated(self, **changes: Any) -> Self:
+        """A copy with ``changes``, all of which are written, also those that are the defaults."""
+        return replace(self, **changes, absent=self.absent - changes.keys())
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -96,3 +122,17 @@ class JsonRecord(Mapping[str, Any]):
         return self.to_json() == theirs if isinstance(theirs, Mapping) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("run", str(file), "there is no such file; has this stage of the run been done?") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError("run", str(file), f"cannot be read: {error}") from error

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ununennium.errors import ConfigError
 from ununennium.evaluation.checks import Check
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.records import JsonRecord
-from ununennium.runs.records import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +37,6 @@ class EvaluationRecord(JsonRecord):
     epoch: int | None = None
     checkpoint: Mapping[str, str] | None = None
     code: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, file: Path) -> EvaluationRecord:
-        """Read ``evaluation.json``.
-
-        Raises:
-            ConfigError: it is missing or damaged.
-        """
-        return cls.from_json(read_json(file))
 
     @property
     def new_model(self) -> Evaluation:
@@ -95,15 +84,6 @@ class GateRecord(JsonRecord):
     run_id: str = ""
     generation: int = 0
     version: str | None = None
-
-    @classmethod
-    def load(cls, file: Path) -> GateRecord:
-        """Read ``gate.json``.
-
-        Raises:
-            ConfigError: it is missing or damaged.
-        """
-        return cls.from_json(read_json(file))
 
     @classmethod
     def _parsed(cls, name: str, value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Mapping
@@ -94,7 +93,7 @@ def unfinished_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
         if summary.stop_reason is not None or summary.verdict is not None:
             continue
         content = open_storage(f"{storage}/runs/{summary.run_id}").read_bytes("run.json")
-        host = RunRecord.from_json(json.loads(content)).last_host
+        host = RunRecord.from_bytes(content).last_host
         if host == platform.node():
             state = "does not train at the moment, or was lost"
         else:
@@ -105,7 +104,7 @@ def unfinished_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
 
 def end_of(storage: str, run_id: str) -> str:
     """End of a run that is no longer active, in words, as the storage has it."""
-    summary = RunSummary.from_json(json.loads(open_storage(f"{storage}/runs/{run_id}").read_bytes("summary.json")))
+    summary = RunSummary.from_bytes(open_storage(f"{storage}/runs/{run_id}").read_bytes("summary.json"))
     if summary.stop_reason is None:
         return "does not train any more"
     words = f"training ended: {summary.stop_reason} after {summary.epochs or 0} epochs"

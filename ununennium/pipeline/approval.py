@@ -7,13 +7,13 @@ goes on from its files, and trains and evaluates nothing again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ununennium.evaluation.gate import Check
 from ununennium.files import write_json
 from ununennium.records import JsonRecord
-from ununennium.runs.directory import RunDirectory, read_json
+from ununennium.runs.directory import RunDirectory
 
 AWAITING = "awaiting_approval"
 """Verdict of a run that passes the gate and waits for a person."""
@@ -78,14 +78,14 @@ def record_answer(run: RunDirectory, answer: Answer) -> None:
     """Note what a person said, before anything is done about it: it must not be asked twice."""
     state = APPROVED if answer.approved else REJECTED
     record = record_of(run) or ApprovalRecord(absent=frozenset({"round", "generation", "asked"}))
-    said = replace(record, state=state, by=answer.by, reason=answer.reason, answered=_now())
-    write_json(run.approval_file, replace(said, absent=said.absent - {"by", "reason", "answered"}))
+    said = record.updated(state=state, by=answer.by, reason=answer.reason, answered=_now())
+    write_json(run.approval_file, said)
     run.publish([run.approval_file])
 
 
 def record_of(run: RunDirectory) -> ApprovalRecord | None:
     """Contents of ``approval.json``; None if nobody was ever asked."""
-    return ApprovalRecord.from_json(read_json(run.approval_file)) if run.approval_file.exists() else None
+    return ApprovalRecord.load(run.approval_file) if run.approval_file.exists() else None
 
 
 def answer_of(run: RunDirectory) -> Answer | None:

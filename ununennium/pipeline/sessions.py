@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import platform
 import shutil
@@ -210,7 +209,7 @@ def _interrupted(config: RunConfig, flow_runs: set[Any], on_line: Say) -> tuple[
 
 
 def _record_in(files: Storage) -> RunRecord:
-    return RunRecord.from_json(json.loads(files.read_bytes("run.json")))
+    return RunRecord.from_bytes(files.read_bytes("run.json"))
 
 
 def _was_interrupted(summary: RunSummary, record: RunRecord, flow_runs: set[Any]) -> bool:

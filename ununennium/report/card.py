@@ -14,7 +14,7 @@ from ununennium.evaluation.records import GateRecord
 from ununennium.files import finite, write_json, write_text
 from ununennium.inference.mlm_item import mlm_item
 from ununennium.report.rows import number
-from ununennium.runs.directory import RunDirectory, read_json
+from ununennium.runs.directory import RunDirectory
 
 CARD, ITEM = "README.md", "stac.json"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
@@ -43,7 +43,7 @@ def write_card(run: RunDirectory, version: str, gate: GateRecord) -> list[Path]:
         ConfigError: the contract is missing or damaged.
     """
     folder, name = run.artifact_folder, run.record().name
-    contract = ModelContract.from_json(read_json(folder / CONTRACT))
+    contract = ModelContract.load(folder / CONTRACT)
     said = run.config().card.model_dump()
     item = mlm_item(contract, name, version, storage=run.storage)
     item["properties"]["license"] = said["licence"] or "other"

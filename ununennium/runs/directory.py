@@ -19,9 +19,10 @@ from typing import Any
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, StorageError
 from ununennium.files import work_root, write_bytes, write_json
+from ununennium.records import read_json
 from ununennium.runs.listing import RUN_ID, SUMMARY, list_runs
 from ununennium.runs.provenance import git_commit, versions
-from ununennium.runs.records import RunRecord, read_json
+from ununennium.runs.records import RunRecord
 from ununennium.storage.open import open_storage, resolve_storage
 
 __all__ = ["RunDirectory", "as_link", "read_json"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,4 +40,4 @@ def newest_summaries(root: str, name: str | None = None, limit: int | None = Non
     if name is not None:
         keys = [key for key in keys if RUN_ID.match(folder := key.partition("/")[0]) and folder[17:-5] == name]
     for key in sorted(keys, reverse=True)[:limit]:
-        yield RunSummary.from_json(json.loads(runs.read_bytes(key)))
+        yield RunSummary.from_bytes(runs.read_bytes(key))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ununennium.errors import ConfigError
-from ununennium.records import JsonRecord
+from ununennium.records import JsonRecord, read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,17 +149,3 @@ class RunSummary(JsonRecord):
     @classmethod
     def _parsed(cls, name: str, value: Any) -> Any:
         return ChampionSummary.of(value) if name == "champion" and value is not None else value
-
-
-def read_json(file: Path) -> Any:
-    """Read a JSON file of a run.
-
-    Raises:
-        ConfigError: it is missing or damaged.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError("run", str(file), "there is no such file; has this stage of the run been done?") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError("run", str(file), f"cannot be read: {error}") from error
