@@ -70,9 +70,8 @@ def retrain(
         keep=not dry_run,
         on_line=log.info,
     ) as run:
-        if pipeline.is_awaiting_approval(
-            run
-        ):  # it was suspended, or crashed while it waited: nothing is computed again
+        if pipeline.is_awaiting_approval(run):
+            # It was suspended, or crashed while it waited: nothing is computed again.
             summary = until_answered(run, pipeline.continue_approval(run, on_line=log.info))
             return final_state(summary, TrainingResult(**read_json(run.result_file)))
         plan = index(run)

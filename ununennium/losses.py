@@ -128,9 +128,9 @@ class FocalLoss(PixelLoss):
         """Sum over valid pixels, and their number."""
         logits, valid = self.check(output, target)
         label = target.masked_fill(~valid, 0)
-        position = label.unsqueeze(1)
-        others = logits.scatter(1, position, torch.finfo(logits.dtype).min).logsumexp(1)
-        margin = logits.gather(1, position).squeeze(1) - others
+        channel = label.unsqueeze(1)
+        others = logits.scatter(1, channel, torch.finfo(logits.dtype).min).logsumexp(1)
+        margin = logits.gather(1, channel).squeeze(1) - others
         per_pixel = -(self.gamma * F.logsigmoid(-margin)).exp() * F.logsigmoid(margin)
         if self.class_weights is not None:
             per_pixel = per_pixel * self.class_weights[label]

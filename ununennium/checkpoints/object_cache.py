@@ -216,9 +216,9 @@ def _usable(folder: Path) -> Path | None:
 @contextlib.contextmanager
 def _private(folder: Path | None) -> Iterator[Path]:
     """A name in ``folder`` that nobody else has; what it names is removed afterwards."""
-    position = folder or Path(tempfile.gettempdir())
-    position.mkdir(parents=True, exist_ok=True)
-    path = position / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    parent = folder or Path(tempfile.gettempdir())
+    parent.mkdir(parents=True, exist_ok=True)
+    path = parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
     try:
         yield path
     finally:

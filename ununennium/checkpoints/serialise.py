@@ -223,8 +223,8 @@ class Snapshots:
         def tensor(value: Tensor) -> Tensor:
             if value.layout is not torch.strided or value.is_quantized:
                 return value.detach().to("cpu", copy=True)
-            position = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride())
-            shared = (*position, value.dtype, value.device)  # weights that are tied stay so
+            memory = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride())
+            shared = (*memory, value.dtype, value.device)  # weights that are tied stay so
             if value.numel() and shared in done:
                 return done[shared]
             pinned = value.is_cuda

@@ -66,10 +66,10 @@ def split_picture(index: ChipIndex, path: str | Path) -> None:
         _look(index, scene_index, counted, with_backdrop=with_backdrop) for scene_index in range(len(index.scenes))
     ]
     maps = _maps(looks)
-    scene_indices = _places(index)
-    figure = Figure(figsize=(11, 5.4 * len(maps) + (2.9 if scene_indices else 0) + 0.4), layout="constrained")
+    windows = _places(index)
+    figure = Figure(figsize=(11, 5.4 * len(maps) + (2.9 if windows else 0) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    heights = [5.4] * len(maps) + ([2.9] if scene_indices else [])
+    heights = [5.4] * len(maps) + ([2.9] if windows else [])
     rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     densities = np.concatenate([look.density[look.density > 0] for look in looks] or [np.ones(1)])
     most = float(densities.max()) if densities.size else 1.0
@@ -91,11 +91,9 @@ def split_picture(index: ChipIndex, path: str | Path) -> None:
         folds_axis.set_xlabel(_axis_text(crs, its_looks[0].scene), fontsize=8)
         bar = row.colorbar(drawn, ax=labels_axis, shrink=0.7, format=lambda share, _: f"{100 * share:g} %")
         bar.ax.tick_params(labelsize=7)
-    if scene_indices:
-        for axis, scene_index in zip(
-            rows[-1].subplots(1, len(scene_indices), squeeze=False)[0], scene_indices, strict=True
-        ):
-            _draw_place(axis, index, *scene_index)
+    if windows:
+        for axis, window in zip(rows[-1].subplots(1, len(windows), squeeze=False)[0], windows, strict=True):
+            _draw_place(axis, index, *window)
     names = {fold: name for name, fold in FOLDS.items()} | {NONE: "buffer"}
     entries = [Patch(facecolor=_hex(rgb), edgecolor="#333333", label=names[f]) for f, rgb in FOLD_COLOURS.items()]
     figure.legend(handles=entries, loc="outside lower center", ncols=4, frameon=False, fontsize=9)

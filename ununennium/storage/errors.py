@@ -25,7 +25,7 @@ class DiskFull(StorageError):
 
 @contextlib.contextmanager
 def translated_full_disk(location: str) -> Iterator[None]:
-    """Turn the errors of a full disk at ``place`` into a ``DiskFull`` that says so."""
+    """Turn the errors of a full disk at ``location`` into a ``DiskFull`` that says so."""
     try:
         yield
     except OSError as error:

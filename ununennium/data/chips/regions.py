@@ -96,7 +96,7 @@ class Regions:
         self.shapes = np.array(shapes, np.int64)
         self._steps = np.array(steps, np.int64)
 
-    def of(self, scene_indices: IntArray, epoch: int) -> IntArray:
+    def of(self, places: IntArray, epoch: int) -> IntArray:
         """The regions in which pixels lie in an epoch.
 
         Args:
@@ -106,7 +106,7 @@ class Regions:
         Returns:
             int64 (N,): numbers of regions, for ``window``.
         """
-        scene, position = scene_indices[:, 0], scene_indices[:, 1:]
+        scene, position = places[:, 0], places[:, 1:]
         row, col = ((position + self._shifts(epoch)[scene]) // self.shapes[scene]).T
         numbers: IntArray = (scene << 2 * _BITS) | (row << _BITS) | col
         return numbers

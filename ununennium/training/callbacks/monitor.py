@@ -1,4 +1,4 @@
-"""The one idea of "better" that early stopping, checkpoints and schedulers share."""
+"""Metric that early stopping, checkpoints and schedulers watch; ``best_first`` of the manifests orders checkpoints."""
 
 from __future__ import annotations
 
