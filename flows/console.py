@@ -27,7 +27,7 @@ class Console:
     """Prints to standard output; on a terminal with colours and a line that lives.
 
     Args:
-        rich: where to print; standard output if not given.
+        rich: rich console to print to; standard output if not given.
     """
 
     def __init__(self, rich: RichConsole | None = None) -> None:

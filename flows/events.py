@@ -43,7 +43,7 @@ def emit(event: str, *, resource: tuple[str, str], payload: Mapping[str, Any]) -
 
     Args:
         event: its name, one of those above.
-        resource: what it is about: id, such as ``ununennium.model.roads``, and name.
+        resource: subject of the event: id, such as ``ununennium.model.roads``, and name.
         payload: as ``flows/schemas`` describes it.
     """
     content = json.loads(json.dumps(payload))

@@ -44,7 +44,7 @@ def made(asset: str, name: str, *, of: Sequence[str], metadata: Mapping[str, Any
         asset: its key.
         name: for people.
         of: keys of what it was made of.
-        metadata: what else there is to know of it.
+        metadata: further fields to record with it.
     """
     properties = AssetProperties(name=name)
 

@@ -30,7 +30,7 @@ def predict(config: MapsConfig, version: str | None = None) -> State[Any]:
     """Find the scenes, map what is not mapped yet, tell.
 
     Args:
-        config: which scenes, which model, and where the maps go.
+        config: scenes, model, and folder of the maps.
         version: this version of the model; the champion at the start of the run if not given.
 
     Returns:

@@ -46,7 +46,7 @@ def retrain(
     """Plan, index, train, evaluate, gate, promote, tell; with ``gate.approval: manual`` wait for a person meanwhile.
 
     Args:
-        config: what to train on what, and what the new model has to show.
+        config: data, model and training, and what the gate requires of the new model.
         dry_run: print the plan, and train nothing.
         overrides: changes to it, such as ``trainer.epochs=5``: parameters of a deployment are replaced as a whole.
         continues: id of a flow run that crashed, with whose training to go on.

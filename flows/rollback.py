@@ -27,7 +27,7 @@ def rollback(model: str, to_generation: int | None = None, reason: str = "", sto
         model: its name.
         to_generation: the generation to restore; if not given, the one before the present champion's own.
         reason: why, in words, for the record.
-        storage: where the registry is.
+        storage: storage of the registry.
 
     Returns:
         ``Completed``, with what is champion now as its data.

@@ -26,7 +26,7 @@ def watch(config: RunConfig, settle_minutes: float = 10.0, overrides: list[str] 
     """Look at the catalogue, and tell if it shows other data than at the last look.
 
     Args:
-        config: whose ``data`` is the catalogue; its ``name`` is the model's.
+        config: run configuration: its ``data`` is the catalogue; its ``name`` is the model's.
         settle_minutes: files that were changed more recently are still being delivered: they are told of by a later
             look.
         overrides: changes to the configuration, such as ``data.catalog.folder=s3://bucket/labels``.

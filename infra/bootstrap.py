@@ -107,7 +107,7 @@ def differences(
     Args:
         client: of the server.
         silent_after_s: seconds without a heartbeat after which a run has crashed; as ``automations.yaml`` says if None.
-        notifications: whom to tell what; what is there already is left alone if None.
+        notifications: automations to create; existing ones are left alone if None.
         pools: files of work pools beside those of ``work-pools``.
     """
     found = [_work_pool(client, file) for file in (*sorted((HERE / "work-pools").glob("*.json")), *pools)]

@@ -102,7 +102,7 @@ class Notifications:
     """What a settings file asks for.
 
     Attributes:
-        places: where something is told.
+        places: notification targets.
         source: the file; empty if there is none.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ PROSE = [
 _NOT_PROSE = re.compile(r"```.*?```|<!-- measured: begin -->.*?<!-- measured: end -->", re.DOTALL)
 _SENTENCES = re.compile(r"(?:^[#>*|\-\d. ]*|[.!?:] +|\| +)(\**\w+)", re.MULTILINE)
 _OPENINGS = {"what", "whatever", "which", "whichever", "whether", "where", "who", "whoever", "whose", "how"}
+_ENTRIES = re.compile(r"^ +\w+(?: \([^)]*\))?: (\w+)", re.MULTILINE)  # of Args, Attributes and Raises
 
 
 def build(site: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -84,3 +86,31 @@ def test_no_public_docstring_opens_with_a_relative_clause(package: str) -> None:
         for place, text in found.items()
         if re.split(r"\W", text.lower(), maxsplit=1)[0] in _OPENINGS | {"that", "when", "why"}
     ] == []
+
+
+@pytest.mark.parametrize("package", ["ununennium", "flows"])
+def test_no_argument_is_described_by_a_relative_clause(package: str) -> None:
+    """``whether`` stays allowed here: it is how the field's libraries describe a boolean."""
+    entries = {place: _ENTRIES.findall(text) for place, text in public_docstrings(ROOT / package)}
+    assert sum(map(len, entries.values())) > 30
+    relative = {"what", "which", "where", "who", "whose", "whom", "that"}
+    assert [place for place, words in entries.items() if relative & {word.lower() for word in words}] == []
+
+
+def settings_and_helps(package: Path) -> Iterator[tuple[str, str]]:
+    """Place and text of each docstring below a public field or constant, and of each ``help=`` of the command line."""
+    for file in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                for field, after in itertools.pairwise(node.body):
+                    if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr):
+                        yield f"{file.name}: {ast.unparse(field.target)}", ast.literal_eval(after.value)
+            elif isinstance(node, ast.keyword) and node.arg == "help" and isinstance(node.value, ast.Constant):
+                yield f"{file.name}: help", node.value.value
+
+
+def test_no_setting_and_no_option_is_described_by_a_relative_clause() -> None:
+    found = list(settings_and_helps(ROOT / "ununennium"))
+    assert len(found) > 150
+    openings = _OPENINGS | {"that", "when", "why"}
+    assert [place for place, text in found if re.split(r"\W", text.lower(), maxsplit=1)[0] in openings] == []

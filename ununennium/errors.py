@@ -19,8 +19,8 @@ class ConfigError(UnunenniumError, ValueError):
 
     Args:
         field: dotted path of the setting, such as ``data.chip_size``.
-        value: what was given.
-        remedy: what would be right.
+        value: value that was given.
+        remedy: advice: a right value.
     """
 
     def __init__(self, field: str, value: Any, remedy: str) -> None:

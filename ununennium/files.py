@@ -62,7 +62,7 @@ def replaced(file: Path, *, durable: bool = False) -> Iterator[Path]:
     """Path beside ``file`` to write to, which takes its place when the block ends without an exception.
 
     Args:
-        file: what is written, whole or not at all; the folder is made if need be.
+        file: path of the file, written whole or not at all; its folder is made if need be.
         durable: wait until the content is on the disk before it takes the place.
 
     Raises:

@@ -79,8 +79,8 @@ def instantiate(path: str, kwargs: Mapping[str, Any], *args: Any, field: str, **
 
     Args:
         path: of the callable.
-        kwargs: what the configuration says.
-        args: what comes first.
+        kwargs: keyword arguments from the configuration.
+        args: positional arguments that come first.
         field: dotted path of the component, such as ``optimizer``; errors name its ``target`` or one of its ``kwargs``.
         runtime: offered by name.
 

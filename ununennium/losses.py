@@ -259,7 +259,7 @@ class HuberLoss(ValueLoss):
     """Squared for small errors and linear for large ones (Huber 1964): ``d^2 / 2``, or ``delta (|d| - delta / 2)``.
 
     Args:
-        delta: where the one becomes the other, in standard deviations of the training fold's targets.
+        delta: transition from the one to the other, in standard deviations of the training fold's targets.
 
     Raises:
         ConfigError: ``delta`` is not above 0.

@@ -53,7 +53,7 @@ class TaskSpec:
         kind: of the prediction; the key of the tables.
         loss: import path of the loss, if the configuration names none.
         model: import path of the model, if the configuration names none.
-        gate_metric: what must improve, if the configuration does not say.
+        gate_metric: metric that must improve, if the configuration does not say.
         per_class: metrics of an evaluation with a value for each class, and their mean.
         overall: metrics with one value.
         headline: metrics that summaries show.

@@ -30,7 +30,7 @@ class Cluster:
 
     Args:
         programs: as ``find_programs`` gives it.
-        folder: where it lies; made by ``create``.
+        folder: root folder; made by ``create``.
         port: on which it listens.
         password: of the user ``prefect``.
 

@@ -25,9 +25,9 @@ class Service:
 
     Attributes:
         name: for people, and for its log.
-        command: what to start.
+        command: program and arguments.
         environment: its whole environment.
-        cwd: where.
+        cwd: working directory.
         is_ready: whether it does its work now.
         stops_by: the signal that asks it to end.
         stop_s: seconds that it gets for that.

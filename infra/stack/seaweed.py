@@ -23,7 +23,7 @@ def command(weed: str, folder: Path, buckets: Sequence[str], ports: Sequence[int
 
     Args:
         weed: the server's binary.
-        folder: where it keeps its objects.
+        folder: folder of its objects.
         buckets: made if they are not there.
         ports: ``NUM_PORTS`` of them, S3's first.
     """

@@ -39,7 +39,7 @@ class State:
     """What of a stack has to outlive a command; ``state.json`` in its folder, which only its owner may read.
 
     Attributes:
-        folder: where everything lies.
+        folder: folder of all files.
         root: the checkout that the worker runs.
         ports: by service; S3 needs five.
         password: of the database, and of the object store.

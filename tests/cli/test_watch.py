@@ -148,10 +148,10 @@ def test_a_heartbeat_without_a_process_is_no_training(record: Callable[..., str]
     (folder / "pids" / "rank0").write_text(f"{os.getpid()} {start_time(os.getpid())} abc")
     (run,) = local_runs(storage)
     assert (run.run_id, run.state) == (run_id, "trains")
-    assert run.standing is not None
-    assert (run.standing.epoch, run.standing.epochs, run.standing.share) == (2, 4, 15 / 40)
-    assert run.standing.speed == pytest.approx(0.5)
-    assert run.standing.left_s == pytest.approx(50)
+    assert run.progress is not None
+    assert (run.progress.epoch, run.progress.epochs, run.progress.share) == (2, 4, 15 / 40)
+    assert run.progress.speed == pytest.approx(0.5)
+    assert run.progress.left_s == pytest.approx(50)
     assert local_runs(storage, "crops") == []
     assert local_runs(resolve_storage("another")) == []
     beat(folder, 45.0)

@@ -84,8 +84,8 @@ def build_from_artifact(
     Args:
         path: import path.
         kwargs: the artefact's keyword arguments; weights that they would fetch are not fetched.
-        field: where in the artefact it is named, for the error message, such as ``contract.model``.
-        trusted: what the configuration of the caller names.
+        field: position in the artefact, for the error message, such as ``contract.model``.
+        trusted: import paths that the caller's configuration names.
         runtime: offered where the object takes it, see ``importing.instantiate``.
 
     Raises:

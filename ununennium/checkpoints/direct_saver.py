@@ -52,9 +52,9 @@ class Retention:
     """Retention of checkpoints: which are kept, and which have to go.
 
     Args:
-        store: where checkpoints are; what it wrote itself may be deleted.
+        store: store of the checkpoints; only what it wrote itself may be deleted.
         save_top_k: see ``retained``.
-        kept: what was kept before, oldest first.
+        kept: checkpoints kept before, oldest first.
         protected: URLs that are never deleted.
     """
 
@@ -80,9 +80,9 @@ class DirectSaver:
     """Saves while the caller waits.
 
     Args:
-        store: where to.
+        store: destination.
         save_top_k: see ``retained``.
-        kept: what was kept before, oldest first.
+        kept: checkpoints kept before, oldest first.
         protected: URLs that are never deleted.
     """
 

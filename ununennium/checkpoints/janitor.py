@@ -36,8 +36,8 @@ class Finding:
     """Something that looks left behind.
 
     Attributes:
-        place: where it is.
-        what: what it is, in words.
+        place: URL or path.
+        what: description, in words.
         size_bytes: its length; None if unknown.
         age_hours: how old it is; None if unknown.
         reason: why it can go, or why it stays.
@@ -59,7 +59,7 @@ def find_leftovers(
 
     Args:
         storage: the folder that holds runs and the registry.
-        older_than_hours: what is younger stays: it may belong to a save that is going on.
+        older_than_hours: leave younger objects alone: they may belong to a save in progress.
         now: seconds since the epoch; the present if not given.
 
     Raises:
@@ -175,6 +175,6 @@ def _in_load_cache(judged: Callable[..., Finding], clock: float) -> Iterator[Fin
 
 
 def _remove_if_stored_whole(store: CheckpointStore, spool: Spool, manifest: Manifest) -> None:
-    """Whoever uploaded it may have been killed before reading it back; else the spool has the only whole copy."""
+    """Its uploader may have been killed before reading it back; else the spool has the only whole copy."""
     if store.is_whole(manifest):
         spool.remove(manifest)

@@ -19,7 +19,7 @@ def parse_json_object(data: bytes, problem: str) -> dict[str, Any]:
     """The JSON object in ``data``.
 
     Args:
-        data: what was read.
+        data: bytes as read.
         problem: start of the error message, such as "not a manifest".
 
     Raises:

@@ -64,7 +64,7 @@ class Manifest:
         score: the monitored value; None for a checkpoint that only serves recovery, such as one within an epoch.
         metrics: all metrics of the epoch.
         versions: packages that wrote it.
-        url: where the checkpoint lies; known from where the manifest was read, so not part of the JSON.
+        url: address of the checkpoint; known from where the manifest was read, so not part of the JSON.
     """
 
     key: str

@@ -40,8 +40,8 @@ class ExpectedObject:
     Attributes:
         sha256: its hash, 64 hexadecimal digits.
         size_bytes: its length; None where only the hash is on record.
-        said_by: who says so, for the error message, such as "its manifest".
-        remedy: what to do if it is something else, for the error message.
+        said_by: source of the expectation, for the error message, such as "its manifest".
+        remedy: advice if it is something else, for the error message.
     """
 
     sha256: str
@@ -66,9 +66,9 @@ def open_verified(
     """A local file with the whole of an object, whose hash has been checked; gone, or not to be relied on, afterwards.
 
     Args:
-        storage: where the object is; copies are kept of remote storage alone.
-        key: which object.
-        expected: what it has to be.
+        storage: storage of the object; copies are kept of remote storage alone.
+        key: key of the object.
+        expected: expected size and hash.
         scratch: folder for a copy that is not kept; the system's temporary folder if not given.
         cached: False looks at the object itself, and keeps nothing.
 

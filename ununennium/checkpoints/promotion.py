@@ -26,7 +26,7 @@ class Promotion:
 
     Attributes:
         generation: counted from 1.
-        version: what became the champion.
+        version: version of the new champion.
         action: ``promote`` a new version, or ``rollback`` to an older generation's.
         restored_from: the generation whose version a rollback restored; None for a promotion.
         gate: the decision that allowed it; empty for a rollback.
@@ -34,7 +34,7 @@ class Promotion:
             rollback, which compares nothing.
         checkpoint: ``manifest`` (URL) and ``sha256`` of the checkpoint that the version was made of; empty if unknown.
         reason: why, in words.
-        actor: who asked for it.
+        actor: person or program that asked for it.
         run_id: run that trained the version, or asked for the rollback.
         flow_run_id: Prefect's flow run that asked for it; empty if none did.
         token: by which a caller that got no answer recognises its own record.

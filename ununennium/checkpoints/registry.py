@@ -193,10 +193,10 @@ class Registry:
         """Make ``version`` the champion, if the champion is still the one it was compared with.
 
         Args:
-            version: what ``add_version`` returned.
+            version: version id that ``add_version`` returned.
             expected_generation: generation of the champion that the gate compared with; 0 if there was none.
             gate: the decision (``gate.json``), kept in the record.
-            actor: who asks for it.
+            actor: person or program that asks for it.
             run_id: run that trained the version.
             token: calling again with the same token, version and generation, after an answer was lost, finds the
                 record of the first call instead of a conflict.
@@ -244,7 +244,7 @@ class Registry:
         """Make an older generation's version the champion again, as a new generation; nothing is rewritten.
 
         Args:
-            actor: who asks for it.
+            actor: person or program that asks for it.
             to_generation: the generation to restore; if not given, the one before the present champion's own.
             expected_generation: the generation to roll back from; if not given, whichever is current.
             reason: why, in words.

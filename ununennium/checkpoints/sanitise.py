@@ -26,8 +26,8 @@ def sanitise(value: Any, path: str = "state") -> Any:
     text, dataclasses dictionaries, and every kind of mapping or sequence the plain one.
 
     Args:
-        value: what is to be saved.
-        path: where it stands, for the error message.
+        value: value to save.
+        path: position of the value, for the error message.
 
     Raises:
         CheckpointError: something in it cannot be represented; the message names its place and type.

@@ -51,9 +51,9 @@ class BackgroundSaver:
     for ``upload_left`` to find. So no more wait than are to be kept, and one is on its way at any time.
 
     Args:
-        store: where to.
+        store: destination.
         save_top_k: see ``retained``.
-        kept: what was kept before, oldest first.
+        kept: checkpoints kept before, oldest first.
         protected: URLs that are never deleted.
         snapshot: copy the state, and write the copy to the disk in a thread: the caller waits for the copy alone, and
             the memory of a second state is taken. Without, the caller waits until the state is in a file, which the
@@ -190,7 +190,7 @@ class BackgroundSaver:
                 self._spool.remove(manifest)
 
     def _ours(self) -> list[Manifest]:
-        """What this object wrote and has not uploaded."""
+        """Checkpoints that this object wrote and has not uploaded."""
         return [manifest for manifest in self._waiting if manifest.key not in self._left_by_another]
 
     # ------------------------------------------------------------------ in threads of their own
@@ -248,7 +248,7 @@ class BackgroundSaver:
                 self._done(manifest, committed)
 
     def _next(self, attempts: int) -> Manifest | None:
-        """What to upload now, after a pause if it failed before; None at the end."""
+        """Next checkpoint to upload, after a pause if it failed before; None at the end."""
         pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempts - 1)) if attempts else 0.0
         resume = time.monotonic() + pause
         with self._changed:

@@ -28,7 +28,7 @@ class Sink:
     """A writable file that counts what passes, and keeps the first error of the file below it.
 
     Args:
-        file: what is written into.
+        file: file to write to.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -53,7 +53,7 @@ class HashingSink(Sink):
     """A ``Sink`` that hashes what passes, and forces it to the disk.
 
     Args:
-        file: what is written into.
+        file: file to write to.
         threads: two threads, which hash a large piece while it is written, and force to the disk what has been
             written, so that all three go on at once; None does one after the other.
     """
@@ -109,8 +109,8 @@ def write_state(state: Mapping[str, Any], path: Path, file: IO[bytes]) -> tuple[
     """Write ``state`` into ``file``, and force it to the disk; returns its length and SHA-256.
 
     Args:
-        state: what ``sanitise`` returned.
-        path: where ``file`` lies, for the error message.
+        state: state that ``sanitise`` returned.
+        path: path of ``file``, for the error message.
         file: open for writing.
 
     Raises:

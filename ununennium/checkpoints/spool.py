@@ -53,11 +53,11 @@ class Spool:
 
     Args:
         url: the destination, as its storage names itself (``Storage.root``).
-        folder: where they wait.
+        folder: folder of the waiting checkpoints.
 
     Attributes:
         url: the destination.
-        folder: where they wait.
+        folder: folder of the waiting checkpoints.
     """
 
     def __init__(self, url: str, folder: Path) -> None:

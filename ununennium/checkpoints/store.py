@@ -95,7 +95,7 @@ class CheckpointStore:
         """Write a checkpoint; when this returns, it is complete and has been read back.
 
         Args:
-            state: what to save; see ``sanitise`` for what it may hold.
+            state: state to save; see ``sanitise`` for the types that it may hold.
             epoch: completed epochs.
             step: optimizer steps that ran.
             batches_done: micro-batches consumed in the running epoch.

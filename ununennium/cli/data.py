@@ -130,7 +130,7 @@ def _wrapped(text: str) -> str:
 
 
 def _print_scenes(rows: list[dict[str, str]]) -> None:
-    """What scenes have in common once, and a table of what they do not."""
+    """Common properties of the scenes once, and a table of the others."""
     from ununennium.data.describe import common_and_own
 
     common, own = common_and_own(rows)

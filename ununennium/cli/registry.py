@@ -87,7 +87,7 @@ def show(model: Model, storage: StorageOption = DEFAULT_STORAGE, as_json: Json =
 def rollback(
     model: Model,
     to: Annotated[int | None, typer.Option("--to", metavar="GENERATION", help="The one before, if not given.")] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the record.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")] = "",
     storage: StorageOption = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:

@@ -158,7 +158,7 @@ def _measure(run: Any, which: str, *, as_json: bool) -> None:
 def promote(
     run: RunArgument,
     reject: Annotated[bool, typer.Option("--reject", help="Say no: a run that waits is not promoted.")] = False,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the record.")] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason, for the record.")] = "",
     storage: StorageOption = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:

@@ -9,14 +9,14 @@ class CardConfig(Section):
     """For the model card beside a promoted model, and its STAC metadata."""
 
     description: str | None = None
-    """What the model is for, in a sentence or two."""
+    """Purpose of the model, in a sentence or two."""
     intended_use: str | None = None
-    """Where and for what it should be used, and where not."""
+    """Intended use: places and purposes, and those that are not."""
     limits: str | None = None
-    """What is known to go wrong."""
+    """Known limitations and failures."""
     data_licence: str | None = None
     """Licence and attribution of the imagery and labels: ``CC-BY-SA-4.0, SpaceNet``."""
     licence: str | None = None
     """Licence of the model itself, best as SPDX has it (``MIT``); STAC says ``other`` if not given."""
     contact: str | None = None
-    """Whom to ask."""
+    """Contact for questions."""

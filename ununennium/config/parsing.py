@@ -25,7 +25,7 @@ def load_settings(path: str | Path, *, wanted: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        wanted: what the error says of a file with other content.
+        wanted: expected content, for the error message.
 
     Raises:
         ConfigError: the file cannot be read, is not valid YAML, or holds no mapping.

@@ -23,7 +23,7 @@ class Classes:
     Attributes:
         names: class names, by value from 0; or by the value in the files.
         settings: of ``data``, besides the classes.
-        guess: what of the names was guessed; empty where files name them.
+        guess: guessed part of the names; empty where files name them.
     """
 
     names: list[str] | dict[int, str]

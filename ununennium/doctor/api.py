@@ -19,8 +19,8 @@ class NoAnswer(Exception):
     """The server cannot be reached, or refuses.
 
     Args:
-        says: what happened, in words.
-        remedy: what may mend it.
+        says: description of what happened.
+        remedy: advice for mending it.
     """
 
     def __init__(self, says: str, remedy: str) -> None:

@@ -14,10 +14,10 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        what: what it is, such as ``schedules``.
+        what: subject, such as ``schedules``.
         level: how it is.
-        says: what was found, in words.
-        remedy: what mends it; empty if nothing has to be mended.
+        says: finding, in words.
+        remedy: advice for mending it; empty if nothing has to be mended.
     """
 
     what: str

@@ -14,7 +14,7 @@ from ununennium.doctor.finding import Finding
 
 DISTRIBUTION = "ununennium-eo"
 EXTRAS = ("eo", "s3", "pipeline")
-"""What a machine that runs the pipeline has; a machine that only trains may do without."""
+"""Packages of a machine that runs the pipeline; a machine that only trains may do without."""
 _BECAUSE = {
     "fastapi": "with this one, Prefect's server dies at start",
     "sqlalchemy": "with this one, Prefect's scheduler makes no runs, and says so in the server's log alone",

@@ -32,7 +32,7 @@ class BlockScene:
         grid: name of the grid on which its blocks lie.
         origin: row and column of its first pixel on that grid.
         date: day of its (last) image, if it is known.
-        attributes: what else its catalogue says of it, such as ``{"sensor": "sentinel-2a"}``.
+        attributes: further attributes from its catalogue, such as ``{"sensor": "sentinel-2a"}``.
         shape: rows and columns; None where an earlier version did not keep them.
     """
 
@@ -49,7 +49,7 @@ class BlockSums:
     """Sums of counts in each block of each scene.
 
     Attributes:
-        kind: which sums, see ``ununennium.evaluation.measures``.
+        kind: kind of sums, see ``ununennium.evaluation.measures``.
         block_size: side of a block in pixels.
         scenes: the scenes.
         scene: int64 (U,), the place in ``scenes`` of each unit's scene.
@@ -165,7 +165,7 @@ class UnitSums:
     """Adds up what a holdout's pixels count, block by block.
 
     Args:
-        kind: which sums.
+        kind: kind of sums.
         num_cells: their length S.
         block_size: side of a block in pixels.
     """

@@ -124,7 +124,7 @@ def _expanded_tail(num_places: int, confidence: float) -> float:
 
 
 def _draws(number: int, resamples: int, seed: int) -> list[FloatArray]:
-    """How often each place is drawn, (at most ``_AT_ONCE``, ``number``) at a time."""
+    """Number of draws of each block, (at most ``_AT_ONCE``, ``number``) at a time."""
     rng = np.random.default_rng(seed)
     chances = np.full(number, 1 / number)
     sizes = [min(_AT_ONCE, resamples - start) for start in range(0, resamples, _AT_ONCE)]

@@ -24,7 +24,7 @@ class BoundaryCounter:
     """Adds the boundaries of one window to ``UnitSums``, rows at a time.
 
     Args:
-        sums: what is added to; its window has begun.
+        sums: sums to add to; its window has begun.
         num_classes: classes K.
         ignore_index: label value of what is not counted.
         first_cell: cell of class 0; each class has four (see ``ununennium.evaluation.measures``).

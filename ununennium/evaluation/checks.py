@@ -29,9 +29,9 @@ class Check:
     """One condition of the gate.
 
     Attributes:
-        name: what is checked, such as ``floor IoU.building``.
+        name: name of the check, such as ``floor IoU.building``.
         value: the challenger's; None if it has no such metric.
-        threshold: what it has to reach or exceed; None if it only has to be a number.
+        threshold: value to reach or exceed; None if it only has to be a number.
         baseline: the champion's; None without one.
         passed: whether it does.
         reason: the same in words.

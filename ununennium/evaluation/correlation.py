@@ -35,7 +35,7 @@ def merge_factor(challenger: BlockSums, champion: BlockSums, measures: Measures,
         challenger: its units.
         champion: its units on the same holdout.
         measures: of both.
-        metric: whose difference the residuals are of.
+        metric: metric of the compared residuals.
 
     Returns:
         A power of 2, 1 where blocks near each other are not alike, or there are not enough of them to tell. With blocks

@@ -64,8 +64,8 @@ def evaluate(
         index: scenes, split and labels.
         statistics: for the normalisation.
         config: the data section of the run.
-        fold: which pixels are counted.
-        device: where the model is.
+        fold: fold to count.
+        device: device of the model.
         prediction_path: folder for what is predicted, one GeoTIFF per scene, nodata outside the fold; None writes
             none.
         tta: average over the eight flips and turns.

@@ -123,8 +123,8 @@ class Slice:
 
     Attributes:
         by: ``scene``, ``date``, ``block``, or a column of the catalogue such as ``sensor``.
-        value: which: a scene's name, a day, ``<scene> rows 64 to 127, columns 0 to 63``, ``sentinel-2a``.
-        num_pixels: that were counted there.
+        value: name of the part: a scene's name, a day, ``<scene> rows 64 to 127, columns 0 to 63``, ``sentinel-2a``.
+        num_pixels: pixels counted there.
         num_places: spatial blocks that they lie in.
         metrics: as ``Evaluation.metrics``, of these pixels.
     """

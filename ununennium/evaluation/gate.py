@@ -50,7 +50,7 @@ class GateDecision:
         split_sha256: the split that both were judged on.
         holdout_sha256: the labels that both were judged on.
         bootstrap: how intervals were drawn; None without any.
-        notes: what a reader should know of the comparison.
+        notes: remarks on the comparison, for a reader.
     """
 
     verdict: Literal["promoted", "not_promoted"]
@@ -91,9 +91,9 @@ def decide(
     Args:
         challenger: the new model.
         champion: None if there is none, or it could not be measured.
-        config: what is asked for.
+        config: configuration of the gate.
         champion_error: why the champion could not be measured, if there is one.
-        notes: what a reader should know of the comparison.
+        notes: remarks on the comparison, for a reader.
 
     Raises:
         GateError: the champion was measured on another holdout, or counted on other pixels of it; evaluate it anew

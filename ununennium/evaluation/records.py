@@ -64,7 +64,7 @@ class GateRecord(JsonRecord):
         reason: why, in one sentence.
         words: every check and note in a sentence of its own.
         checks: every condition, in order.
-        notes: what a reader should know of the comparison.
+        notes: remarks on the comparison, for a reader.
         bootstrap: how intervals were drawn; None without any.
         split_sha256: the split that both were judged on.
         holdout_sha256: the labels that both were judged on.

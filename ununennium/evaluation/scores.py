@@ -42,7 +42,7 @@ class Scores(MapKind, Protocol):
     """A map, and what an evaluation counts of it.
 
     Attributes:
-        kind: what is summed.
+        kind: kind of sums.
         sums: the sums so far.
     """
 
@@ -96,7 +96,7 @@ class ClassScores(ClassMap):
 
         Args:
             row: of the window.
-            predicted: what ``predict`` gave.
+            predicted: output of ``predict``.
             target: labels, int64 (rows, width).
             valid: bool (rows, width).
 
@@ -152,7 +152,7 @@ class PatchScores(PatchClassMap, ClassScores):
 
         Args:
             row: of the window.
-            predicted: what ``predict`` gave, the same all over a patch.
+            predicted: output of ``predict``, constant over a patch.
             target: labels, int64 (rows, width).
             valid: bool (rows, width).
         """
@@ -208,7 +208,7 @@ class PresenceScores(PresenceMap):
 
         Args:
             row: of the window.
-            predicted: what ``predict`` gave, the same all over a patch.
+            predicted: output of ``predict``, constant over a patch.
             target: as ``PresenceReader`` reads them, float64 (rows, width).
             valid: bool (rows, width).
         """
@@ -277,7 +277,7 @@ class ValueScores(ValueMap):
 
         Args:
             row: of the window.
-            predicted: what ``predict`` gave.
+            predicted: output of ``predict``.
             target: standardised, (rows, width), NaN where unlabelled.
             valid: bool (rows, width).
         """

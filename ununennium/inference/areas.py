@@ -19,7 +19,7 @@ class AreaTable:
     """Counts what is mapped, rows at a time.
 
     Args:
-        scene: whose pixels are mapped.
+        scene: scene of the mapped pixels.
         kind: of the map, by the model's task.
         names: of the map's legend.
     """

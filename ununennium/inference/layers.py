@@ -23,7 +23,7 @@ def layers_of(strip: Strip, kind: MapKind, outputs: Collection[str]) -> dict[str
     Args:
         strip: as it was predicted.
         kind: of the map, by the model's task.
-        outputs: what is to be written.
+        outputs: outputs to write.
 
     Returns:
         ``map`` as ``kind.predict`` gives it, classes as uint8; ``valid``; and, each uint8 in steps of 0.004 with 255

@@ -43,9 +43,9 @@ def make_map(
     answer, costs no more than the band under way.
 
     Args:
-        job: what is asked for.
+        job: job to run.
         predictor: with the job's model.
-        scene: which of the job's.
+        scene: scene of the job.
         folder: on this machine, for the files.
         ranks: the processes that share the scene's rows.
         on_rows: told how many rows of how many this process has done.
@@ -91,7 +91,7 @@ def _about(job: MapJob, predictor: Predictor, fingerprint: str) -> dict[str, Any
 
 
 def _link_to_model(job: MapJob, predictor: Predictor, storage: Storage, folder: Path) -> dict[str, Any]:
-    """Where the model that made the map is described, once for each version."""
+    """Path of the item that describes the model of the map, one for each version."""
     key = f"_models/{job.model}-{job.version[:16]}.json"
     if not storage.exists(key):
         file = folder / "model.json"

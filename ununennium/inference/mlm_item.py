@@ -27,8 +27,8 @@ def mlm_item(contract: ModelContract, model: str, version: str, *, storage: str)
     Args:
         contract: of the version.
         model: its name.
-        version: which.
-        storage: where the registry is.
+        version: version of the model.
+        storage: storage of the registry.
     """
     described, task = contract.model, contract.task
     # A model has no place: it can be applied wherever scenes fit. The item's geometry is the whole Earth.

@@ -32,7 +32,7 @@ class Ranks:
     """The other processes, as the first one sees them; a context manager that ends them.
 
     Args:
-        job_file: what they are to do.
+        job_file: file of the job to run.
         count: all processes, the first one among them.
     """
 
@@ -89,7 +89,7 @@ def follow(job: MapJob, work: Path, rank: int, predictor: Predictor, describe: C
     """Loop of the other processes: their share of scene after scene, until the first process ends them.
 
     Args:
-        job: what is mapped.
+        job: job in progress.
         work: folder of the job.
         rank: this process's number.
         predictor: on this process's device.

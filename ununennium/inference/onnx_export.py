@@ -19,7 +19,7 @@ from ununennium.tasks import TASKS
 from ununennium.training.batches import prediction_of
 
 TOLERANCE = 1e-4
-"""How far an output may be from PyTorch's, over the larger of 1 and the largest output."""
+"""Tolerance of an output against PyTorch's, over the larger of 1 and the largest output."""
 _BATCHES = (1, 3)
 
 
@@ -28,7 +28,7 @@ class WithNormalisation(nn.Module):
 
     Args:
         model: from normalised pixels to logits or values.
-        contract: what goes with it.
+        contract: contract of the model.
     """
 
     mean: Tensor
@@ -60,7 +60,7 @@ def export_onnx(model: nn.Module, contract: Mapping[str, Any], file: Path, *, ti
 
     Args:
         model: as ``load_artifact`` gives it, on the CPU.
-        contract: what goes with it.
+        contract: contract of the model.
         file: to be written; its folder is made.
         tile: side of the tiles in pixels; the contract's ``chip_size`` if not given.
 

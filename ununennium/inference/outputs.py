@@ -55,7 +55,7 @@ def paths_of_outputs(
 
     Args:
         target: the map.
-        outputs: what is wanted; the map always is.
+        outputs: outputs to write; the map always is.
         polygons: with the formats.
         prefix: of the names of the other files, beside the map; its own name and a hyphen if not given.
     """
@@ -91,7 +91,7 @@ def write_outputs(
         store: with every band.
         rows: first row of each band.
         opened: the scene.
-        outputs: what is wanted; the map always is.
+        outputs: outputs to write; the map always is.
         kind: of the map, by the model's task.
         contract: of the model.
         target: the map.

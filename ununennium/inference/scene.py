@@ -29,7 +29,7 @@ def map_scene(
 
     Args:
         model: as ``load_artifact`` gives it.
-        contract: what goes with it.
+        contract: contract of the model.
         image: the scene: a path or URL that GDAL reads, or one for each date of a stack.
         output: the GeoTIFF to write.
         device: computation device.

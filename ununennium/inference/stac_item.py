@@ -79,7 +79,7 @@ def stac_item(
     """The item of a map.
 
     Args:
-        mapped: what was mapped.
+        mapped: mapped scene.
         name: the item's id.
         links: to the images, the model and the last map.
         files: of the map, by their keys in ``ASSETS``.

@@ -37,7 +37,7 @@ class StripStore:
     """The strips of one scene.
 
     Args:
-        folder: where they are; made if it is not there.
+        folder: folder of the strips; made if it is not there.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -44,7 +44,7 @@ class TrainingResult:
         best_checkpoint: its URL.
         last_checkpoint: URL of the newest one.
         checkpoints: URLs of all that were kept, oldest first.
-        monitor: what ranks them.
+        monitor: metric that ranks them.
         mode: ``min`` or ``max``.
         history: metric -> one value per completed epoch.
         device: the device that was used.
@@ -52,7 +52,7 @@ class TrainingResult:
         world_size: number of processes.
         skipped_steps: optimizer steps skipped for a non-finite gradient or a window without a valid pixel.
         data_wait: share of the training time that went by waiting for batches, from 0 to 1; None without an epoch.
-        storage_problem: which checkpoints could not be uploaded, and where they wait; None if all were.
+        storage_problem: checkpoints that could not be uploaded, and where they wait; None if all were.
         duration_s: seconds, with start-up.
         cost: chips, memory and hardware, see ``ununennium.workers.resource_usage``.
         error: the root cause, if a process failed.
@@ -116,7 +116,7 @@ def read_result(run: RunDirectory, outcome: Outcome, *, stalled: RankError | Non
     Args:
         run: a run whose training has ended.
         outcome: how torchrun ended.
-        stalled: what the watch found, if it ended the training.
+        stalled: finding of the watch, if it ended the training.
     """
     written: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
@@ -151,7 +151,7 @@ def root_cause(errors: Sequence[RankError], exits: Mapping[int, int], traceback:
     """Root cause: the error that came first.
 
     Args:
-        errors: what ranks wrote.
+        errors: errors that ranks wrote.
         exits: rank -> exit status, negative for a signal, of ranks that failed; the first to fail first.
         traceback: torchrun's own words, for a rank that could write nothing.
     """

@@ -29,7 +29,7 @@ class ApprovalRecord(JsonRecord):
         round: from 1; a run is asked for again if the champion changed while it waited.
         generation: of the champion that the candidate was compared with.
         asked: UTC, ISO 8601.
-        by: who answered; empty before.
+        by: person who answered; empty before.
         reason: of the answer, in their words.
         answered: UTC, ISO 8601; empty before.
     """
@@ -49,7 +49,7 @@ class Answer:
 
     Attributes:
         approved: whether the candidate may become the champion.
-        by: who said so.
+        by: person who answered.
         reason: why, in their words.
     """
 

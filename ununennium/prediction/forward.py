@@ -19,7 +19,7 @@ from ununennium.training.batches import prediction_of
 logger = logging.getLogger(__name__)
 
 Output = Literal["probabilities", "values", "presences"]
-"""What a model's output is made into: probabilities by the softmax over its channels; taken as it is; or, by the
+"""Conversion of a model's output: probabilities by the softmax over its channels; taken as it is; or, by the
 sigmoid, the probability of each channel's class on its own."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -43,7 +43,7 @@ class Forward:
         num_classes: classes K.
         autocast: dtype of the forward pass, such as ``torch.bfloat16``; float32 if not given.
         tta: average over the eight flips and turns of each tile.
-        output: what the model's output is made into.
+        output: conversion of the model's output.
         channels_last: memory layout of the tiles, and of weights (see ``ready``); given up where the model has a
             ``view`` of what then is not contiguous.
         pad_to: fill each batch up to so many tiles, for a compiled model that should meet one shape only.

@@ -42,7 +42,7 @@ class MapKind(Protocol):
     """The map of one kind of prediction.
 
     Attributes:
-        output: what ``predict_strips`` is to give.
+        output: result to ask of ``predict_strips``.
     """
 
     output: Output

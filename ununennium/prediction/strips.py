@@ -40,7 +40,7 @@ class _Tiles(NamedTuple):
     """Tiles of one row of them, to be predicted together.
 
     Attributes:
-        places: where each lies, counted from the left.
+        places: offset of each from the left.
         images: float32 (N, C, tile, tile); None if there is nothing to predict.
         valid: bool (tile, width), of the whole row, with its last tiles; None before.
     """
@@ -98,10 +98,10 @@ def predict_strips(
         overlap: pixels that neighbouring tiles share, at most half a tile; a quarter if not given, 0 for none.
         batch_size: tiles per forward pass, halved where memory does not suffice; if not given, ``cpu_batch_size`` on a
             CPU, and 4 elsewhere.
-        device: where the model is, and the strips are put together.
+        device: device of the model, on which the strips are put together.
         autocast: dtype of the forward pass, such as ``torch.bfloat16``; float32 if not given.
         tta: average over the eight flips and turns of each tile.
-        output: what the model's output is made into, before tiles are blended.
+        output: conversion of the model's output, before tiles are blended.
         temperature: of the probabilities, once views and tiles have been put together; the most probable class of a
             pixel does not depend on it. Other outputs have none.
         channels_last: memory layout of tiles and weights; if not given, that of a CPU, where convolutions are faster

@@ -173,8 +173,8 @@ class ClassMapWriter(_CogWriter):
     fills up, leaves what was there before.
 
     Args:
-        path: where the file goes.
-        scene: whose pixels were predicted.
+        path: path of the file.
+        scene: scene of the predicted pixels.
         row: first row of the window.
         col: first column.
         height: rows.
@@ -217,8 +217,8 @@ class PresenceMapWriter(_CogWriter):
     where it is not, 255 without data.
 
     Args:
-        path: where the file goes.
-        scene: whose pixels were predicted.
+        path: path of the file.
+        scene: scene of the predicted pixels.
         row: first row of the window.
         col: first column.
         height: rows.
@@ -259,8 +259,8 @@ class ProbabilityWriter(_CogWriter):
     mean.
 
     Args:
-        path: where the file goes.
-        scene: whose pixels were predicted.
+        path: path of the file.
+        scene: scene of the predicted pixels.
         names: of the bands, such as the classes.
 
     Raises:
@@ -298,14 +298,14 @@ class ValueMapWriter(_CogWriter):
     mean, and nodata NaN; it appears when it is whole, as a class map does.
 
     Args:
-        path: where the file goes.
-        scene: whose pixels were predicted.
+        path: path of the file.
+        scene: scene of the predicted pixels.
         row: first row of the window.
         col: first column.
         height: rows.
         width: columns.
         name: of the quantity.
-        mean: what is written is ``mean + std * predicted``.
+        mean: mean of the targets; written values are ``mean + std * predicted``.
         std: the same.
 
     Raises:

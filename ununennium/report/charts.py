@@ -50,7 +50,7 @@ class Chart(NamedTuple):
 
 
 class _Axis:
-    """Where a value lies on an axis, and its ticks.
+    """Scale of an axis: positions of values, and ticks.
 
     Args:
         low: smallest value shown.
@@ -89,7 +89,7 @@ def line_chart(
     """Lines over epochs; None if there is nothing finite to draw.
 
     Args:
-        title: what it shows, which a screen reader says with the lines' first, last and extreme values.
+        title: title, which a screen reader says with the lines' first, last and extreme values.
         lines: at most eight are told apart by colour.
         bounds: lower and upper end of the axis of values; None for that of the values.
         mark: an epoch to point out, and why.
@@ -123,7 +123,7 @@ def reliability_chart(title: str, curves: Sequence[tuple[str, Sequence[tuple[flo
     """Accuracy over confidence; a calibrated model lies on the diagonal.
 
     Args:
-        title: what it shows.
+        title: title of the chart.
         curves: name, and (confidence, accuracy, share of the pixels) of each bin; the share is the dot's area.
     """
     if not any(bins for _, bins in curves):

@@ -19,7 +19,7 @@ class Difference(NamedTuple):
 
     Attributes:
         part: ``configuration``, ``data``, ``code``, ``metrics`` or ``cost``.
-        what: which thing, such as ``optimizer.kwargs.lr``.
+        what: path of the value, such as ``optimizer.kwargs.lr``.
         first: of the first run, in words.
         second: of the second.
         change: of a metric the second's value minus the first's, with the tone of better or worse; else empty.

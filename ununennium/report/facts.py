@@ -33,7 +33,7 @@ class Facts:
         promotion: ``promotion.json``.
         summary: ``summary.json``.
         chips: ``pictures/chips.json``.
-        errors: what ended the processes that failed, the earliest first.
+        errors: errors that ended processes, the earliest first.
         pictures: folder of the pictures.
         unreadable: files that are damaged.
     """

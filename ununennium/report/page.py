@@ -26,7 +26,7 @@ class Cell:
     """A table's cell.
 
     Attributes:
-        text: what it says.
+        text: text of the cell.
         tone: how that is meant.
         share: 0 to 1: how strongly the cell is tinted; None for not at all.
         mark: a small picture beside the text.
@@ -43,7 +43,7 @@ class Table:
     """A table; the first cell of each row is its heading.
 
     Attributes:
-        caption: what it shows.
+        caption: caption of the table.
         columns: headings.
         rows: as many cells as there are columns, each.
         numbers: whether all columns but the first are numbers, which stand right.
@@ -83,7 +83,7 @@ class Picture:
 
     Attributes:
         title: shown below it.
-        alt: what it shows, for those who do not see it.
+        alt: description for those who do not see the picture.
         uri: the picture as data.
     """
 
@@ -142,7 +142,7 @@ class Section:
     Attributes:
         key: by which links find it.
         title: its heading.
-        blocks: what it holds, in order.
+        blocks: blocks of the section, in order.
     """
 
     key: str
@@ -162,7 +162,7 @@ class Page:
         summary: the same in a sentence.
         tiles: label, figure and a remark, of a few figures that stand out.
         sections: the rest.
-        footer: what made the page.
+        footer: origin of the page.
     """
 
     title: str

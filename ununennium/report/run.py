@@ -108,7 +108,7 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
 
 
 def _left_out(facts: Facts) -> Section | None:
-    """What a reader may look for in vain, and why: nothing is passed over silently."""
+    """Missing parts of the report, with their reasons: nothing is passed over silently."""
     texts = [Text(f"{name} cannot be read, and is left out.", "bad") for name in facts.unreadable]
     texts += [Text(line, "quiet") for line in _missing(facts)]
     return sections.section("left-out", "Left out", texts)

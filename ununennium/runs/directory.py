@@ -47,8 +47,8 @@ class RunDirectory:
         """Make the folder of a new run and write its ``run.json``; nothing is written to the storage yet.
 
         Args:
-            config: what to run; a relative ``storage`` is taken from the working directory.
-            started_by: who or what asked for the run, such as the ids of a flow run; recorded as it is.
+            config: configuration of the run; a relative ``storage`` is taken from the working directory.
+            started_by: person or program that asked for the run, such as the ids of a flow run; recorded as it is.
 
         Raises:
             StorageError: the work folder cannot be written.

@@ -17,7 +17,7 @@ class RunProgress:
     Attributes:
         told: when rank 0 said so, in seconds since 1970 by its clock.
         epoch: number of the epoch under way, from 1; the last one when all are done.
-        epochs: that the run trains at most.
+        epochs: maximum number of epochs of the run.
         batches_done: of the epoch under way.
         batches: of an epoch, on each rank.
         share: of all batches of all epochs that are done, from 0 to 1.

@@ -19,7 +19,7 @@ class Attempt(JsonRecord):
         started: UTC, ISO 8601.
         host: name of the machine.
         versions: package -> version.
-        started_by: who or what asked for it, such as ``flow_run_id``.
+        started_by: person or program that asked for it, such as ``flow_run_id``.
     """
 
     started: str = ""
@@ -40,7 +40,7 @@ class RunRecord(JsonRecord):
         git_commit: of the code, ``+`` at its end for uncommitted changes; None outside a repository.
         versions: package -> version.
         host: name of the machine of the first start.
-        started_by: who or what asked for the first start.
+        started_by: person or program that asked for the first start.
         config: the configuration as JSON; ``RunDirectory.config`` validates it.
         resumed: later starts, the earliest first.
     """

@@ -40,7 +40,7 @@ class Leftover:
     """Leftover of a writer that was killed, which no listing shows: a temporary file, or an unfinished upload.
 
     Attributes:
-        key: what it was going to be, or its own name.
+        key: key of the intended object, or its own name.
         what: in words.
         modified: when it was begun, in seconds since the epoch; None if the storage does not tell.
         token: by which the storage knows it.

@@ -20,7 +20,7 @@ from ununennium.storage.s3_client import ATTEMPTS, PUT_OPTIONS, s3_options
 _S3 = ("s3", "s3a")
 _FEW = 10
 _UNSORTED = "--x-s3"
-"""How the names of S3's directory buckets end, whose listings are in no order."""
+"""Suffix of the names of S3's directory buckets, whose listings are in no order."""
 _WRITER = "ununennium-writer"
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
 
@@ -267,7 +267,7 @@ def _is_folder(key: str) -> bool:
 
 
 def _modified(info: Mapping[str, Any]) -> float | None:
-    """When an object was written, by whichever name its filesystem has for that."""
+    """Time at which an object was written, by whichever name its filesystem has for that."""
     value = next((info[name] for name in (*_TIMES, "Initiated") if info.get(name) is not None), None)
     if isinstance(value, str):
         with contextlib.suppress(ValueError):

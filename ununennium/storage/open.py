@@ -78,7 +78,7 @@ def check_writable(storage: Storage, *, patience_s: float | None = None) -> None
     """Write and remove a small object, so that a folder nobody may write to shows itself before the work.
 
     Args:
-        storage: what to try.
+        storage: storage to try.
         patience_s: how long storage that cannot answer now is waited for, see ``patiently``.
 
     Raises:
@@ -94,7 +94,7 @@ def check_exclusive(
     """Make sure that ``create`` refuses an object that exists: some servers accept the condition and ignore it.
 
     Args:
-        storage: what to try.
+        storage: storage to try.
         unsafe_single_writer: warn instead of raising; None takes it from ``UNUNENNIUM_UNSAFE_SINGLE_WRITER``.
         patience_s: how long storage that cannot answer now is waited for, see ``patiently``.
 
@@ -120,7 +120,7 @@ def check_exclusive(
 
 
 def _not_exclusive(storage: Storage, patience_s: float | None) -> str | None:
-    """What is wrong with exclusive creation here; None if it works. Writes, and so finds refusals, in any case."""
+    """Fault of exclusive creation here; None if it works. Writes, and so finds refusals, in any case."""
     with _probe(storage, b"first\n", patience_s) as key:
         if not storage.creates_exclusively:
             return "this kind of storage cannot create an object exclusively"

@@ -49,7 +49,7 @@ def prediction_of(output: Any) -> Any:
     """The tensor of predictions in a model's output, in float32; ``output`` itself if it holds none that is known.
 
     Args:
-        output: what the model returned: a tensor, a mapping, an object with attributes, or a tuple.
+        output: output of the model: a tensor, a mapping, an object with attributes, or a tuple.
     """
     if isinstance(output, Tensor):
         return as_float32(output)

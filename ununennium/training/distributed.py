@@ -51,7 +51,7 @@ def process_group(device: str = "cuda", *, timeout_s: float = 1800.0) -> Iterato
     """A process group while the block runs, if torchrun started several ranks; also a decorator of a function.
 
     Args:
-        device: where the ranks compute: NCCL for ``cuda...`` where there is one, else Gloo.
+        device: device of the ranks: NCCL for ``cuda...`` where there is one, else Gloo.
         timeout_s: seconds after which a collective that waits for another rank raises.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -28,7 +28,7 @@ class CompanionModules:
         batch_transform: the same, or None.
         callbacks: by the key of their state. Their modules are looked for anew each time, since a callback may make
             them in ``on_fit_start``.
-        device: where the modules of the loss and of the batch transform are put.
+        device: device of the modules of the loss and of the batch transform.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class WeightedLoss(NamedTuple):
 
     Attributes:
         value: the sum over valid elements, or the mean if ``is_mean``; a 0-dim float32 tensor.
-        weight: what the value weighs: valid elements for a sum, samples for a mean.
+        weight: weight of the value: valid elements for a sum, samples for a mean.
         is_mean: whether ``value`` is already divided by what it weighs.
         full_weight: the weight if everything were valid; known without looking at the device.
     """
@@ -111,7 +111,7 @@ class Objective:
         """Loss of one micro-batch.
 
         Args:
-            output: what the model returned, in float32.
+            output: output of the model, in float32.
             target: the target, already masked (see ``mask``).
             valid: mask or weight for a loss that takes one.
 
@@ -209,7 +209,7 @@ class Objective:
         return mean, weight.item()
 
     def _weight(self, target: Tensor) -> Tensor:
-        """How many labels are valid, or what their classes weigh; on a device without waiting for it."""
+        """Number of valid labels, or the sum of their class weights; on a device without waiting for it."""
         labelled: Tensor = target != self.loss_fn.ignore_index
         class_weights: Tensor | None = self.loss_fn.weight
         if class_weights is None:

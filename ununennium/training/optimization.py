@@ -50,7 +50,7 @@ class Window:
         precision: holds the gradient scaler, if any.
         gradient_clip: max L2 norm; None for no clipping.
         accumulation_steps: micro-batches per window.
-        device: where the parameters are.
+        device: device of the parameters.
         strangers: parameters of the optimizer that the model does not have, such as a loss's: nobody else shares their
             gradients among ranks.
 

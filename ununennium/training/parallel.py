@@ -24,7 +24,7 @@ class ParallelModel:
         model: plain, or wrapped already.
         optimizer: made over its parameters; where those are put in parts, it is given the parts.
         config: settings of the loop.
-        device: where this process computes.
+        device: device of this process.
 
     Attributes:
         module: without wrappers; it is saved, and its modes and buffers are looked after.
@@ -134,7 +134,7 @@ def _fully_shard(
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    """What is gathered at once: the children of ``model``, and those of a list of modules, that have parameters."""
+    """Modules to gather at once: the children of ``model``, and those of a list of modules, that have parameters."""
     found: list[nn.Module] = []
     for child in model.children():
         found += _blocks(child) if isinstance(child, nn.ModuleList | nn.ModuleDict) else [child]

@@ -133,7 +133,7 @@ def check_not_empty(loader: Any, name: str) -> None:
 
 
 def _what_cannot_be_split(loader: DataLoader[Any]) -> str | None:
-    """What of ``loader`` stands in the way of another sampler; None if nothing."""
+    """Obstacle in ``loader`` to another sampler; None if there is none."""
     if type(loader) is not DataLoader:
         return type(loader).__name__
     if isinstance(loader.dataset, IterableDataset):

@@ -46,7 +46,7 @@ class Components:
         run: a run whose index and statistics have been written.
 
     Attributes:
-        config: what to run.
+        config: configuration of the run.
         index, statistics: of its data.
         settings: of the loop.
         loaders: of this rank's batches.

@@ -24,7 +24,7 @@ class Heartbeat(Callback):
     """Says every few seconds where training stands, for whoever watches the run.
 
     Args:
-        run: where ``heartbeat.json`` is written; rank 0 only.
+        run: directory of the run, for ``heartbeat.json``; rank 0 only.
     """
 
     def __init__(self, run: RunDirectory) -> None:

@@ -42,7 +42,7 @@ class CheckResult:
     """Figures of the batch that was trained.
 
     Attributes:
-        device: that computed.
+        device: device that computed.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         num_parameters: of the model.
         batch: shape of the images.
@@ -50,7 +50,7 @@ class CheckResult:
         loss: of the batch; None if it is not finite.
         duration_s: seconds of the check.
         peak_memory_bytes: most memory used until its end: of the device on CUDA, else of the process.
-        memory_bytes: that there is; 0 if unknown.
+        memory_bytes: memory of the device, in bytes; 0 if unknown.
         metrics: names that the history will have.
     """
 
@@ -265,7 +265,7 @@ def _blamed(components: Components, witness: _Witness, trainer: Trainer) -> Iter
     """Name the setting whose part was at work when something failed.
 
     Raises:
-        ConfigError: what failed, as a setting.
+        ConfigError: a failing setting.
     """
     config = components.config
     try:

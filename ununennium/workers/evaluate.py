@@ -170,10 +170,10 @@ def evaluate_champion(
     """The champion's part of ``evaluation.json``: always measured anew, on this run's holdout and by this code.
 
     Args:
-        run: whose storage holds the champion.
+        run: run whose storage holds the champion.
         config: of the run.
         index: the holdout.
-        device: where it is measured.
+        device: device of the evaluation.
         current: the champion; None without one.
         beside: bands of the model that it is compared with, see ``evaluate``.
 

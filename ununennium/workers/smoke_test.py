@@ -56,8 +56,8 @@ def compare(url: str, probe: Path, trusted: Sequence[NamesCode] = ()) -> float:
 
     Args:
         url: of the artefact.
-        probe: what ``write_probe`` wrote.
-        trusted: what the run's configuration names, see ``load_artifact``.
+        probe: file that ``write_probe`` wrote.
+        trusted: import paths that the run's configuration names, see ``load_artifact``.
 
     Raises:
         CheckpointError: the artefact cannot be loaded, or its logits are others.

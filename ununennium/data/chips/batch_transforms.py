@@ -25,7 +25,7 @@ class DeviceTransform:
     Args:
         index: of the data: dates, layout, and what unlabelled targets are.
         statistics: for the normalisation.
-        config: which changes are made.
+        config: augmentations to apply.
         seed: of the run.
         rank: this process's.
     """

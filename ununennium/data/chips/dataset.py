@@ -27,7 +27,7 @@ from ununennium.data.targets.targets import TargetReader
 from ununennium.errors import DataError
 
 CACHE_BYTES = 256 * 2**20
-"""What a dataset of its own keeps decoded; ``data.cache_mb`` says it for those of a run."""
+"""Memory for decoded data of a dataset of its own; ``data.cache_mb`` says it for those of a run."""
 _STRIP = 256
 
 Pair = tuple[Tensor, Tensor]
@@ -193,13 +193,13 @@ class TrainingChips(ChipDataset):
     whatever does not train is ``ignore_index`` in the target, or NaN of a regression.
 
     Args:
-        index: where the labels are.
+        index: index of scenes and labels.
         statistics: for the normalisation.
         chip_size: side of a chip.
         num_chips: chips per epoch.
         seed: of the chips' places and augmentation.
         class_balance: share of class-centred chips.
-        augmentation: which changes are made.
+        augmentation: augmentations to apply.
         cache: of decoded regions; its budget decides how large they are.
         raw: neither normalise nor augment: ``DeviceTransform`` will.
 

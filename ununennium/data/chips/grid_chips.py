@@ -23,7 +23,7 @@ class GridChips(ChipDataset):
     what the chip before has.
 
     Args:
-        index: where the labels are.
+        index: index of scenes and labels.
         statistics: for the normalisation.
         chip_size: side of a chip.
         fold: VALIDATION or HOLDOUT (or TRAIN).

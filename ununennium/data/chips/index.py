@@ -54,7 +54,7 @@ class ChipIndex:
     """Scenes, their split, and where the labels are.
 
     Attributes:
-        scenes: what is indexed.
+        scenes: indexed scenes.
         classes: class names.
         nodata: pixel value without data, instead of the files' tags.
         ignore_index: label value of unlabelled pixels.
@@ -64,9 +64,9 @@ class ChipIndex:
         labelled: fold name to labelled pixels per class.
         data_sha256: hash of the contents of all files.
         band_set: the same bands as the first scene's first image has them, to which all images are matched.
-        notes: what a person should know of the data: warnings that came up while indexing.
+        notes: warnings from indexing, for a person to read.
         max_unreadable: share of a scene that may be damaged.
-        task: what is predicted.
+        task: task to learn.
         layout: how stacks of dates reach the model, see ``DataConfig.layout``.
         target_scale: how the targets of a regression are standardised; None for other tasks.
         other_files: state of files besides the scenes' that the index was made from, such as ``data.split.file``, by

@@ -43,7 +43,7 @@ class IndexedData:
 
     Attributes:
         index: the chip index.
-        folder: where it is kept.
+        folder: folder of the index.
         reused: whether it is that of an earlier run.
     """
 

@@ -51,9 +51,9 @@ class DecodedCache:
         self.budget_bytes = budget_bytes
         self._held: OrderedDict[Hashable, Decoded] = OrderedDict()
         self.num_bytes = 0
-        """What is kept now."""
+        """Arrays kept now."""
         self.num_decoded = 0
-        """How often something was decoded."""
+        """Number of times that something was decoded."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": OrderedDict(), "num_bytes": 0, "num_decoded": 0}
@@ -63,7 +63,7 @@ class DecodedCache:
 
         Args:
             key: equal for equal contents.
-            num_bytes: what the arrays will take at most.
+            num_bytes: upper bound of the arrays' size.
             decode: makes them.
         """
         found = self._held.get(key)

@@ -55,7 +55,7 @@ class Regions:
         scenes: to be cut.
         bytes_per_pixel: of each scene when decoded, with all that is kept beside its channels.
         chip_size: a chip lies inside one region.
-        budget_bytes: what the regions in use may take together.
+        budget_bytes: memory limit of all regions in use.
         seed: of the borders.
 
     Attributes:

@@ -19,7 +19,7 @@ def turn(arrays: Sequence[Array], config: AugmentConfig, rng: np.random.Generato
 
     Args:
         arrays: of any dtype, (..., size, size).
-        config: which changes.
+        config: augmentations to apply.
         rng: decides them; a function of (seed, epoch, chip).
 
     Returns:
@@ -52,7 +52,7 @@ def zoom(
         image: float32 (bands, size, size), normalised, 0 where invalid.
         valid: bool (size, size); None where that is everything.
         target: of any dtype, (..., size, size).
-        outside: what the target is where the chip ends.
+        outside: target value beyond the chip's edge.
         config: how strong.
         rng: decides the factor; a function of (seed, epoch, chip).
 

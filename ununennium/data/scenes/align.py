@@ -78,7 +78,7 @@ def open_aligned(
     Args:
         settings: the scenes.
         config: with the grid; without one, the first scene's CRS and pixel size.
-        folder: where warped files are kept, by the contents of their sources.
+        folder: folder of warped files, keyed by the contents of their sources.
         progress: told what is warped.
 
     Raises:

@@ -238,7 +238,7 @@ class ImagePlan:
         """The plan for an image.
 
         Args:
-            image: what its file says.
+            image: metadata of the file.
             wanted: the bands.
             scene: name of the scene, for messages.
             nodata: value without data in all bands, instead of the file's tags.

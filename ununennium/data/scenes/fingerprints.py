@@ -41,7 +41,7 @@ class Fingerprints:
     to, or removed from, its folder. Stores of remote files are asked once for each file.
 
     Args:
-        path: where the hashes are kept; None keeps none.
+        path: file of the hashes; None keeps none.
 
     Attributes:
         num_hashed: files whose contents were read.

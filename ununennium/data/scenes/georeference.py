@@ -39,7 +39,7 @@ class Georeference:
     """Placement of an image on the ground.
 
     Attributes:
-        kind: what places it; ``none`` for an image in pixels alone.
+        kind: kind of georeference; ``none`` for an image in pixels alone.
         crs: of the transform; None without one.
         transform: from (column, row) to its coordinates; the identity where no transform places the image.
         source: options of ``rasterio.warp.reproject`` for an image that control points or polynomials place.

@@ -95,7 +95,7 @@ class GroundTally:
     """Counts pixels and their square metres by class, windows at a time.
 
     Args:
-        scene: whose pixels are counted.
+        scene: scene of the counted pixels.
         tally: ``(values, valid, weights) -> (K,)``: pixels of each class without weights, else sums of weights.
         num_classes: classes K.
 

@@ -75,7 +75,7 @@ def resolution_text(crs: str | None, resolution: Sequence[float] | None, latitud
     Args:
         crs: anything that pyproj reads; None is no CRS.
         resolution: (x, y) in units of the CRS; None where it is unknown.
-        latitude: where metres are measured, in degrees; the equator if not given.
+        latitude: latitude of the measurement, in degrees; the equator if not given.
     """
     if resolution is None:
         return "unknown"

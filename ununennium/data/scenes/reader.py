@@ -30,7 +30,7 @@ def raster_of(scene: Scene, path: str, role: str) -> LazyRaster:
     """A raster on a scene's grid, which is read in turns with the scene's others.
 
     Args:
-        scene: whose.
+        scene: scene of the pixels.
         path: one of its images, or its labels.
         role: names it in messages, such as ``image``.
     """
@@ -44,7 +44,7 @@ class SceneReader:
     Files are opened when first read, and again in each process that reads, so a reader may be pickled or forked.
 
     Args:
-        scene: what to read.
+        scene: scene to read.
         bands: bands to read in this order, by name or from 1 in the scene's first image; None reads all but alpha
             bands; or those of another scene, which this one's are matched with.
         nodata: pixel value without data, instead of the files' tags.
@@ -157,7 +157,7 @@ class SceneReader:
         return plan.converted(pixels), plan.valid(pixels, mask)
 
     def _decode_blocks(self, date: int, window: Window) -> tuple[npt.NDArray[Any], BoolArray]:
-        """What can be read of a window, block by block."""
+        """Readable part of a window, block by block."""
         height, width = self.scene.block_shape
         bottom, right = window.row_off + window.height, window.col_off + window.width
         rows = []

@@ -101,7 +101,7 @@ def with_retries(path: str, act: Callable[[], T], again: Callable[[], None] | No
     """Result of ``act``; on a remote fault that may pass it is done again, after ``RETRY_WAITS_S``.
 
     Args:
-        path: what is read; local files are not tried again.
+        path: path to read; local files are not tried again.
         act: opens or reads it.
         again: called before each new try, such as to close a handle.
     """

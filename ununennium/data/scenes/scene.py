@@ -17,14 +17,14 @@ class Scene:
 
     Attributes:
         name: unique among the scenes.
-        images: what rasterio opens for each date, all on one grid: a path, a URL, or the text of a GDAL VRT.
+        images: rasterio path of each date, all on one grid: a path, a URL, or the text of a GDAL VRT.
         dates: day of each image (ISO 8601), where known.
         files: every file that the images and labels are read from: the scene changes if one of them does.
         label: path or URL of the labels; None if it has none.
         label_kind: ``raster`` on the image's grid, or ``vector``.
         label_field: vector attribute with the class; None if every shape is ``label_value``.
         label_value: class value of shapes without a field; None for the second class.
-        outside: what pixels outside every shape are; None if nobody said (``data.chips.defaults`` finds out).
+        outside: class of pixels outside every shape; None if nobody said (``data.chips.defaults`` finds out).
         width: columns.
         height: rows.
         num_bands: bands in the first image, without alpha bands: those are masks.

@@ -54,7 +54,7 @@ def read_table(path: str | os.PathLike[str], **options: Any) -> tuple[dict[str, 
 
 
 def _read(path: str | os.PathLike[str], act: Callable[[Any, str], T]) -> T:
-    """What ``act(pyogrio, path)`` gives, with new tries on remote faults."""
+    """Result of ``act(pyogrio, path)``, with new tries on remote faults."""
     import pyogrio
 
     text = os.fspath(path)

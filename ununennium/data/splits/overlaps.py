@@ -61,7 +61,7 @@ def shape_in(scene: Scene, others: Mapping[str, tuple[Scene, Sequence[Box]]], re
     """The union of boxes of other scenes in pixels of ``scene``.
 
     Args:
-        scene: where.
+        scene: scene of the shape.
         others: name to scene and boxes in its own pixels.
         reach: pixels around the scene that matter too.
 
@@ -97,7 +97,7 @@ def in_pixels(shape: BaseGeometry, crs: str | None, scene: Scene, reach: int) ->
     Args:
         shape: in coordinates of ``crs``, or in pixels where the scene has no CRS.
         crs: of its coordinates.
-        scene: where.
+        scene: scene of the shape.
         reach: pixels around the scene that matter too; what lies farther away may be missing.
     """
     if scene.crs is not None:

@@ -21,7 +21,7 @@ class ClassNumbers:
     """Finds the class of a label value.
 
     Args:
-        scene: whose labels: for the values of the classes, where those are not 0 to K - 1.
+        scene: scene of the labels: its class values apply, where those are not 0 to K - 1.
         classes: class names.
         ignore_index: the value of unlabelled pixels, unless a class has it.
     """

@@ -65,7 +65,7 @@ class LabelledArea:
     Like ``SceneReader``, it may be pickled or forked; the file is read when first needed.
 
     Args:
-        scene: whose image.
+        scene: scene that gives the grid.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -99,7 +99,7 @@ class Burner:
 
     Args:
         shapes: shapely geometries, a later one on top.
-        scene: whose image.
+        scene: scene that gives the grid.
 
     Attributes:
         meets_image: whether a shape has a part on the image, as far as bounding boxes tell.

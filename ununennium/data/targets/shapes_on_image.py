@@ -35,7 +35,7 @@ def on_image(
     Args:
         geometries: shapely geometries, none of them empty.
         crs: of their coordinates; None where they are in the image's.
-        scene: whose image.
+        scene: scene that gives the grid.
         margin_m: metres beyond the image in which shapes are wanted at least.
 
     Returns:

@@ -62,7 +62,7 @@ class CheckpointCallback(Callback):
         best_score: the best finite score so far, of this run and of those it was resumed from; None before the first.
         best_model_path: URL of that checkpoint, a file that ``torch.load(weights_only=True)`` reads.
         last_model_path: URL of the newest checkpoint.
-        problem: which checkpoints were not uploaded when ``fit`` ended, and where they wait; None if all were.
+        problem: checkpoints that were not uploaded when ``fit`` ended, and where they wait; None if all were.
 
     Raises:
         ConfigError: an argument cannot work, or (in ``fit``) ``monitor`` is not logged.
@@ -210,7 +210,7 @@ class CheckpointCallback(Callback):
         self._take(trainer, report)
 
     def _take(self, trainer: Trainer, report: Report) -> None:
-        """What rank 0 reported, on every rank."""
+        """Report of rank 0, on every rank."""
         self._kept = report.kept
         for manifest in report.committed:
             trainer.dispatch("on_checkpoint", manifest)

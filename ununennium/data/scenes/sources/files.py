@@ -70,7 +70,7 @@ def without_labels(names: Sequence[str], catalog: CatalogConfig, expected: str) 
     Args:
         names: of the images without one.
         catalog: the section.
-        expected: what was looked for, as the end of the message.
+        expected: expected labels, as the end of the message.
 
     Raises:
         DataError: there are some, and they may not be left out.

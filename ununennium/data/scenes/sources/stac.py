@@ -130,7 +130,7 @@ def _items(catalog: CatalogConfig) -> Iterator[Any]:
 
 
 def _chosen(items: Iterable[Any], catalog: CatalogConfig) -> Iterator[Any]:
-    """What an API would give: items of the collections that touch the box in the interval."""
+    """Items that an API would give: those of the collections that touch the box in the interval."""
     start, end = _interval(catalog.datetime)
     for item in items:
         if catalog.collections and item.collection_id not in catalog.collections:

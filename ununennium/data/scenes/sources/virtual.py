@@ -123,7 +123,7 @@ def _grid(source: Any) -> dict[str, Any]:
 
 
 def _difference(first: Mapping[str, Any], its: Mapping[str, Any]) -> str:
-    """What two grids differ in; empty where they are one."""
+    """Differences of two grids, in words; empty where they are one."""
     if (first["height"], first["width"]) != (its["height"], its["width"]):
         return f"{size_text(first['height'], first['width'])} and {size_text(its['height'], its['width'])}, in pixels"
     if first["crs"] != its["crs"]:
