@@ -21,7 +21,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from ununennium.report.facts import epoch_rows
-from ununennium.report.live import history_of, metrics_text, standing_text
+from ununennium.report.live import history_of, metrics_text, progress_text
 from ununennium.report.rows import WORDS, data_uri
 from ununennium.runs.directory import RunDirectory, read_json
 from ununennium.runs.heartbeat import RunProgress
@@ -91,18 +91,18 @@ class _View:
             last: training has ended: tell it now.
         """
         try:
-            standing = RunProgress.of(self._run)
-            if standing is None or standing == self._earlier:
+            progress = RunProgress.of(self._run)
+            if progress is None or progress == self._earlier:
                 return
             if not last:
-                heartbeat.debug("%s", standing_text(standing))
+                heartbeat.debug("%s", progress_text(progress))
             now = time.monotonic()
             rows = epoch_rows(self._run.metrics_file)
-            if last or (now >= self._next_progress and standing != self._told):
-                self._next_progress, self._told = now + PROGRESS_S, standing
-                words = self._end(standing) if last else standing_text(standing)
+            if last or (now >= self._next_progress and progress != self._told):
+                self._next_progress, self._told = now + PROGRESS_S, progress
+                words = self._end(progress) if last else progress_text(progress)
                 metrics = f"; epoch {rows[-1]['epoch']}: {metrics_text(rows[-1])}" if rows else ""
-                self._progress.show(round(100 * standing.share, 1), f"{self._run.run_id}: {words}{metrics}")
+                self._progress.show(round(100 * progress.share, 1), f"{self._run.run_id}: {words}{metrics}")
             if len(rows) != self._num_epochs and (last or now >= self._next_page):
                 self._next_page = now + PAGE_S
                 self._page.show(self._markdown(rows), f"{self._run.run_id}, after {rows[-1]['epoch']} epochs")
@@ -112,11 +112,11 @@ class _View:
                 self._log.warning("Prefect's UI does not show how the run trains, which goes on: %r", error)
             self._failed = True
 
-    def _end(self, standing: RunProgress) -> str:
+    def _end(self, progress: RunProgress) -> str:
         if not self._run.result_file.exists():
-            return f"ended in epoch {standing.epoch} of {standing.epochs}"
+            return f"ended in epoch {progress.epoch} of {progress.epochs}"
         result = read_json(self._run.result_file)
-        return f"{WORDS[result['stop_reason']]} after {result['epochs']} of {standing.epochs} epochs"
+        return f"{WORDS[result['stop_reason']]} after {result['epochs']} of {progress.epochs} epochs"
 
     def _markdown(self, rows: list[dict[str, Any]]) -> str:
         from ununennium.evaluation.pictures import loss_curve

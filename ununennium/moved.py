@@ -123,7 +123,7 @@ MOVED = {
     "training.standing": "runs.heartbeat",
     "training.supervise": "processes.supervise",
     "training.torchrun": "launch.torchrun",
-    "training.watch": "launch.watch runs.heartbeat",
+    "training.watch": "launch.stalls runs.heartbeat",
     "training.worker": "workers.train workers.build workers.callbacks processes.parent",
 }
 """Former name of a module -> the modules that have its contents now, all below ``ununennium``."""
@@ -133,6 +133,10 @@ RENAMED = {
     "arrivals.look": "pipeline.arrivals.check_for_new_data",
     "checkpoints.load_cache.Expected": "checkpoints.object_cache.ExpectedObject",
     "checkpoints.load_cache.verified": "checkpoints.object_cache.open_verified",
+    "config.CheckpointSettings": "config.CheckpointConfig",
+    "config.EarlyStoppingSettings": "config.EarlyStoppingConfig",
+    "config.InferenceSettings": "config.InferenceConfig",
+    "config.predictor.FitConfig": "config.predictor.InputCheckConfig",
     "data.contents.Contents": "data.scenes.fingerprints.Fingerprints",
     "data.raster.shown": "data.scenes.raster.redacted_path",
     "doctor.look.look_at_everything": "doctor.checks.run_checks",
@@ -155,6 +159,7 @@ RENAMED = {
     "pipeline.judge": "pipeline.stages.evaluate_and_promote",
     "pipeline.settle": "pipeline.stages.apply_answer",
     "pipeline.waits": "pipeline.stages.is_awaiting_approval",
+    "report.live.standing_text": "report.live.progress_text",
     "running.Running": "pipeline.active_runs.ActiveRun",
     "running.training_here": "pipeline.active_runs.local_runs",
     "running.without_an_end": "pipeline.active_runs.unfinished_runs",

@@ -7,7 +7,7 @@ import pytest
 import rasterio
 
 from ununennium.checkpoints.contract import check_contract
-from ununennium.config.predictor import FitConfig
+from ununennium.config.predictor import InputCheckConfig
 from ununennium.errors import ConfigError, DataError
 from ununennium.inference.input_check import open_checked
 
@@ -91,7 +91,7 @@ def test_in_another_unit_are_refused_at_any_date(write, numbers):
 
 def test_leave_tags_alone_where_a_scale_is_configured(write, numbers):
     path = write("a.tif", (numbers / 1e4).astype(np.float32), scale=0.5)
-    opened = open_checked(path, contract(band_tags=[[1e-4, 0.0]] * 2), FitConfig(scale=1e4))
+    opened = open_checked(path, contract(band_tags=[[1e-4, 0.0]] * 2), InputCheckConfig(scale=1e4))
     np.testing.assert_allclose(read(opened)[0], numbers / 1e4, rtol=1e-6)
 
 
@@ -122,7 +122,7 @@ def test_keep_their_nodata_values_when_warped(write, numbers, tmp_path):
     numbers[0, :, :20] = 0
     files = {"red": write("r.tif", numbers[:1].astype(np.int16), nodata=0),
              "nir": write("n.tif", numbers[1:].astype(np.int16), nodata=-1)}  # fmt: skip
-    opened = open_checked(files, contract(resolution=[20.0, 20.0]), FitConfig(align="warp"), folder=tmp_path)
+    opened = open_checked(files, contract(resolution=[20.0, 20.0]), InputCheckConfig(align="warp"), folder=tmp_path)
     pixels, valid = read(opened)
     assert not valid[:, :9].any()
     assert valid[:, 11:].all()

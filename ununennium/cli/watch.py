@@ -11,7 +11,7 @@ import typer
 
 from ununennium.errors import UnunenniumError
 from ununennium.pipeline.active_runs import ActiveRun, end_of, local_runs, unfinished_runs
-from ununennium.report.live import metrics_text, standing_text
+from ununennium.report.live import metrics_text, progress_text
 from ununennium.report.rows import duration_text
 from ununennium.storage.open import resolve_storage
 
@@ -78,10 +78,10 @@ class _Lines(contextlib.AbstractContextManager["_Lines"]):
         pass
 
     def show(self, runs: list[ActiveRun]) -> None:
-        now = {run.run_id: _what_counts(run) for run in runs}
+        now = {run.run_id: _line_key(run) for run in runs}
         for run in runs:
             if now[run.run_id] != self._known.get(run.run_id):
-                words = [run.state, *([standing_text(run.standing)] if run.standing else [])]
+                words = [run.state, *([progress_text(run.progress)] if run.progress else [])]
                 if run.metrics:
                     words.append(f"epoch {run.metrics['epoch']}: {metrics_text(run.metrics)}")
                 typer.echo(f"{run.run_id}  {'; '.join(words)}")
@@ -94,10 +94,10 @@ class _Lines(contextlib.AbstractContextManager["_Lines"]):
         self._known = now
 
 
-def _what_counts(run: ActiveRun) -> tuple[object, ...]:
-    """What of a run is worth a line when it changes."""
+def _line_key(run: ActiveRun) -> tuple[object, ...]:
+    """Part of a run that is worth a line when it changes."""
     state = run.state.partition(" for ")[0]  # a silence grows
-    return state, run.standing and run.standing.epoch, run.metrics.get("epoch")
+    return state, run.progress and run.progress.epoch, run.metrics.get("epoch")
 
 
 def _table(runs: list[ActiveRun], storage: str) -> Table:
@@ -118,14 +118,14 @@ def _table(runs: list[ActiveRun], storage: str) -> Table:
 
 def _figures(run: ActiveRun) -> list[str]:
     """Epoch, batch, share, speed and time left."""
-    standing = run.standing
-    if standing is None:
+    progress = run.progress
+    if progress is None:
         return [""] * 5
-    left_s = standing.left_s
+    left_s = progress.left_s
     return [
-        f"{standing.epoch}/{standing.epochs}",
-        f"{standing.batches_done}/{standing.batches}",
-        f"{standing.share:.0%}",
-        "" if standing.speed is None else f"{standing.speed:.3g}",
+        f"{progress.epoch}/{progress.epochs}",
+        f"{progress.batches_done}/{progress.batches}",
+        f"{progress.share:.0%}",
+        "" if progress.speed is None else f"{progress.speed:.3g}",
         "" if left_s is None else duration_text(left_s),
     ]

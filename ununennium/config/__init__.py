@@ -22,18 +22,19 @@ from ununennium.config.parsing import apply_overrides, load_settings
 from ununennium.config.section import Component, Location, PositiveInt, Section
 from ununennium.config.tracking import TrackingConfig
 from ununennium.config.yaml_text import write_yaml
+from ununennium.moved import former_name
 from ununennium.tasks import TASKS
 
 __all__ = [
     "AugmentConfig",
     "CardConfig",
     "CatalogConfig",
-    "CheckpointSettings",
+    "CheckpointConfig",
     "Component",
     "DataConfig",
-    "EarlyStoppingSettings",
+    "EarlyStoppingConfig",
     "GateConfig",
-    "InferenceSettings",
+    "InferenceConfig",
     "LauncherConfig",
     "RegionConfig",
     "RunConfig",
@@ -63,7 +64,7 @@ class TrainerSettings(Section):
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
     """Max norm of the gradient; null for no clipping."""
     scheduler_interval: Literal["auto", "step", "epoch"] = "auto"
-    """When the learning-rate scheduler advances."""
+    """Interval of the learning-rate scheduler: ``step``, ``epoch``, or ``auto`` by its kind."""
     channels_last: bool = False
     """NHWC memory layout, often faster for convolutions."""
     compile: bool = False
@@ -86,7 +87,7 @@ class TrainerSettings(Section):
     """Keep an exponential moving average of the weights, and validate and promote that one."""
 
 
-class CheckpointSettings(Section):
+class CheckpointConfig(Section):
     """Retention of checkpoints, and resumption from them."""
 
     monitor: str = "val_loss"
@@ -107,7 +108,7 @@ class CheckpointSettings(Section):
     second state; without effect on object storage."""
 
 
-class EarlyStoppingSettings(Section):
+class EarlyStoppingConfig(Section):
     """Early stopping."""
 
     monitor: str = "val_loss"
@@ -156,7 +157,7 @@ class GateConfig(Section):
     """Seconds after which nobody is expected to approve any more."""
 
 
-class InferenceSettings(Section):
+class InferenceConfig(Section):
     """Inference: application of the model to the holdout when it is evaluated, and to scenes when they are mapped."""
 
     tta: bool = False
@@ -184,22 +185,22 @@ class RunConfig(Document):
     """The learning-rate scheduler; called with the optimizer first; ``total_steps`` and ``epochs`` are filled in."""
     trainer: TrainerSettings = TrainerSettings()
     """The training loop."""
-    checkpoints: CheckpointSettings = CheckpointSettings()
-    """Which checkpoints are kept."""
-    early_stopping: EarlyStoppingSettings | None = None
-    """When to stop before the last epoch; null to train all epochs."""
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    """Retention of checkpoints, and resumption from them."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Early stopping; null to train all epochs."""
     gate: GateConfig = GateConfig()
-    """What a new model must show before it is promoted."""
-    inference: InferenceSettings = InferenceSettings()
-    """How the model is applied."""
+    """Requirements that a new model must meet before it is promoted."""
+    inference: InferenceConfig = InferenceConfig()
+    """Application of the model to scenes."""
     launcher: LauncherConfig = LauncherConfig()
     """Launcher: start of the training processes."""
     tracking: TrackingConfig = TrackingConfig()
-    """Where metrics go beside the run's own files: TensorBoard, MLflow."""
+    """Experiment trackers, beside the run's own files: TensorBoard, MLflow."""
     card: CardConfig = CardConfig()
-    """What people should know of the model: goes into the model card beside each promoted version."""
+    """Texts of the model card that lies beside each promoted version."""
     storage: Location = "storage"
-    """Where runs, checkpoints and the registry live: a folder or any fsspec URL, such as ``s3://bucket/prefix``."""
+    """Storage of runs, checkpoints and the registry: a folder or any fsspec URL, such as ``s3://bucket/prefix``."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the weights, the chips and the augmentation."""
 
@@ -279,3 +280,7 @@ class RunConfig(Document):
 def _is_absolute(location: str) -> bool:
     """A URL, one of GDAL's virtual paths, or the text of a virtual raster; the folder has no say in it."""
     return "://" in location or location.startswith(("/vsi", "<"))
+
+
+def __getattr__(name: str) -> Any:
+    return former_name(__name__, name)

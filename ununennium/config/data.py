@@ -84,7 +84,7 @@ class SceneConfig(Section):
     classes: list[str] = []
     """Classification of a scene without a ``label``: the name of its class, or, for ``multilabel``, of all of them."""
     attributes: dict[str, str] = {}
-    """What else is known of the scene, such as ``{sensor: sentinel-2a}``: the evaluation is sliced by it."""
+    """Attributes of the scene, such as ``{sensor: sentinel-2a}``: the evaluation is sliced by them."""
     outside: Literal["background", "unlabelled"] | None = None
     """Vector labels: what pixels outside every shape are; if not given, ``unlabelled`` if some shape is of the first
     class, which then is no background, else ``background``."""
@@ -125,8 +125,8 @@ class SplitConfig(Section):
     """
 
     method: Literal["blocks", "scenes", "time", "file"] = "blocks"
-    """What is dealt to the folds: ``blocks``, whole ``scenes``, scenes by their date (``time``: the same place may be
-    trained on as it was, and judged as it is later), or shapes drawn in a ``file``."""
+    """Unit that is dealt to the folds: ``blocks``, whole ``scenes``, scenes by their date (``time``: the same place
+    may be trained on as it was, and evaluated as it is later), or shapes drawn in a ``file``."""
     folds: int | None = Field(default=None, ge=2)
     """Cross-validation (blocks and scenes): so many parts; each ``fold`` holds one of them out."""
     fold: int = Field(default=0, ge=0)
@@ -225,12 +225,12 @@ class DataConfig(Section):
     scenes: list[SceneConfig] = Field(default=[], validate_default=True)
     """Images with labels, one by one; after those of ``catalog``."""
     task: Literal["segmentation", "change", "regression", "classification", "multilabel"] = "segmentation"
-    """What is predicted: ``segmentation`` (a class for every pixel), ``change`` (the same from two dates),
+    """Task to learn: ``segmentation`` (a class for every pixel), ``change`` (the same from two dates),
     ``regression`` (a number for every pixel), ``classification`` (a class for every patch of ``chip_size``) or
     ``multilabel`` (which classes are in it)."""
     layout: Literal["channels", "stack"] = "channels"
-    """How stacks of dates reach the model: (batch, dates x bands, rows, columns), or, for ``stack``, (batch, dates,
-    bands, rows, columns)."""
+    """Shape of stacks of dates at the model's input: (batch, dates x bands, rows, columns), or, for ``stack``, (batch,
+    dates, bands, rows, columns)."""
     classes: list[str] = Field(min_length=1)
     """Class names; a class's value in the labels is its place in this list, from 0. A mapping of values to names
     (``{8: artificial surface, 10: bare}``) is for labels with other values: it is ``class_values`` with the names in

@@ -12,7 +12,7 @@ from ununennium.config.catalog import CatalogConfig
 from ununennium.config.data import Image, check_day
 from ununennium.config.document import Document
 from ununennium.config.parsing import apply_overrides, load_settings
-from ununennium.config.predictor import FitConfig, MapOutput, PolygonsConfig, PredictorConfig
+from ununennium.config.predictor import InputCheckConfig, MapOutput, PolygonsConfig, PredictorConfig
 from ununennium.config.section import Location, PositiveInt, Section
 from ununennium.errors import ConfigError
 from ununennium.tasks import TASKS, TaskSpec
@@ -72,7 +72,7 @@ class FanOutConfig(Section):
     scenes_per_task: PositiveInt = 1
     """Scenes that one task maps one after the other, with the model loaded once."""
     retries: int = Field(default=2, ge=0)
-    """How often a scene is tried again whose process was killed, or whose storage did not answer."""
+    """Retries of a scene whose process was killed, or whose storage did not answer."""
     retry_delay_s: float = Field(default=5.0, ge=0.0)
     """Seconds before that."""
 
@@ -109,22 +109,22 @@ class MapsConfig(Document):
     """Leave a scene alone that has a map in ``output`` already, by whichever version: what is mapped is what is new
     since the last run. Otherwise a scene is mapped anew when its files, the model or the outputs have changed."""
     outputs: list[MapOutput] = ["map", "areas", "quicklook"]
-    """What is made of each scene; ``map`` always is. ``probabilities`` and ``confidence`` are rasters, ``polygons``
+    """Outputs of each scene; ``map`` is always made. ``probabilities`` and ``confidence`` are rasters, ``polygons``
     vector files, ``areas`` a table, ``quicklook`` a picture."""
     change: bool = False
     """Compare with the last map of the place, on the same grid: area gained and lost of each class, and a picture."""
     polygons: PolygonsConfig = PolygonsConfig()
-    """How polygons are drawn."""
+    """Settings of the polygons."""
     predictor: PredictorConfig = PredictorConfig()
     """Speed and memory."""
-    fit: FitConfig = FitConfig()
-    """Which scenes the model takes."""
+    fit: InputCheckConfig = InputCheckConfig()
+    """Checks that a scene must pass before the model is applied to it."""
     fan_out: FanOutConfig = FanOutConfig()
-    """How many scenes are mapped at once, and where; of the flow ``predict``."""
+    """Parallel mapping of scenes by the flow ``predict``."""
     output: Location = "maps"
     """Folder or fsspec URL that gets a folder of each scene; what is there and made alike is not made again."""
     storage: Location = "storage"
-    """Where the registry is: a folder or any fsspec URL."""
+    """Storage of the registry: a folder or any fsspec URL."""
     tta: bool | None = None
     """Average over flips and turns, or not; null: as the model was judged."""
     device: str = "cuda"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from ununennium.config.section import Fraction, PositiveInt, Section
+from ununennium.moved import former_name
 
 MapOutput = Literal["map", "probabilities", "confidence", "polygons", "areas", "quicklook"]
 
@@ -38,7 +39,7 @@ class PredictorConfig(Section):
         return self
 
 
-class FitConfig(Section):
+class InputCheckConfig(Section):
     """Input check: scenes that do not fit the model's contract are refused with what differs, or aligned."""
 
     align: Literal["refuse", "warp"] = "refuse"
@@ -72,3 +73,7 @@ class PolygonsConfig(Section):
     """Outlines may be off by so many pixels (Douglas-Peucker); 0 keeps the pixels' edges. Areas are measured before."""
     formats: list[Literal["geoparquet", "geojson"]] = ["geoparquet", "geojson"]
     """Files that are written: GeoParquet in the map's CRS, GeoJSON in WGS 84."""
+
+
+def __getattr__(name: str) -> Any:
+    return former_name(__name__, name)

@@ -18,8 +18,8 @@ from ununennium.discover.files import (
     VECTORS,
     RasterFile,
     VectorLayer,
-    look_at_raster,
-    look_at_vectors,
+    inspect_raster,
+    inspect_vectors,
 )
 from ununennium.discover.pairing import Pair, pair
 from ununennium.errors import DataError
@@ -63,7 +63,7 @@ def discover(folder: Path, *, relative_to: Path) -> Discovery:
     they lie over. Rasters of other kinds on an image's grid (terrain, quality masks, indices) are left out and noted.
 
     Args:
-        folder: where to look, in sub-folders too.
+        folder: folder to search, with its sub-folders.
         relative_to: folder of the configuration file; paths are written relative to it.
 
     Raises:
@@ -101,9 +101,9 @@ def _look(folder: Path, notes: list[str]) -> tuple[list[RasterFile], list[Vector
     for path in files:
         try:
             if path.suffix.lower() in endings:
-                rasters.append(look_at_raster(path))
+                rasters.append(inspect_raster(path))
             elif path.suffix.lower() in VECTORS:
-                layers += look_at_vectors(path)
+                layers += inspect_vectors(path)
         except DataError as error:
             notes.append(f"{path} was left out: {error}")
     return rasters, layers

@@ -118,7 +118,7 @@ def words_of(text: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)]
 
 
-def look_at_raster(path: Path) -> RasterFile:
+def inspect_raster(path: Path) -> RasterFile:
     """Read the facts of a raster, and a decimated view of its pixels.
 
     Raises:
@@ -179,7 +179,7 @@ def _has_zero_border(look: npt.NDArray[Any]) -> bool:
     return bool(border.mean() > 0.05)
 
 
-def look_at_vectors(path: Path) -> list[VectorLayer]:
+def inspect_vectors(path: Path) -> list[VectorLayer]:
     """Read the facts of every layer with shapes.
 
     Raises:
@@ -187,12 +187,12 @@ def look_at_vectors(path: Path) -> list[VectorLayer]:
     """
     try:
         names = layers_of(path)
-        return [_look_at_layer(path, name if len(names) > 1 else None) for name in names]
+        return [_inspect_layer(path, name if len(names) > 1 else None) for name in names]
     except OSError as error:
         raise DataError(f"it cannot be read ({error})") from error
 
 
-def _look_at_layer(path: Path, layer: str | None) -> VectorLayer:
+def _inspect_layer(path: Path, layer: str | None) -> VectorLayer:
     chosen = {} if layer is None else {"layer": layer}
     info = read_info(path, force_total_bounds=True, force_feature_count=True, **chosen)
     field, values, num_unknown = _class_field(path, info, chosen)

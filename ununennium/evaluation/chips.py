@@ -21,8 +21,8 @@ from ununennium.moved import former_attribute
 from ununennium.prediction.writers import NODATA
 from ununennium.tasks import Kind, goodness
 
-_LEAST_JUDGED = 0.25
-"""Share of a chip's pixels that must be judged for its score to say something."""
+_LEAST_EVALUATED = 0.25
+"""Share of a chip's pixels that must be evaluated for its score to say something."""
 _MOST_SCORED = 20_000
 """Chips looked at; of a larger holdout every n-th."""
 
@@ -88,12 +88,12 @@ class Content(NamedTuple):
     Attributes:
         truth: labels or values (H, W), or for several classes per patch digits as ``PresenceReader`` reads them.
         predicted: the same of the prediction; for several classes per patch (K, H, W).
-        judged: bool (H, W): in the fold, with data, and labelled.
+        evaluated: bool (H, W): in the fold, with data, and labelled.
     """
 
     truth: npt.NDArray[Any]
     predicted: npt.NDArray[Any]
-    judged: npt.NDArray[np.bool_]
+    evaluated: npt.NDArray[np.bool_]
 
 
 def predicted_scenes(index: ChipIndex, folder: Path) -> Iterator[tuple[int, Scene, Path]]:
@@ -128,7 +128,7 @@ def score_chips(index: ChipIndex, folder: Path, size: int) -> list[Chip]:
                     opened[1].close()
                 opened = file, rasterio.open(file), _truth_reader(index, scene)
             content = _read(index, opened[1], opened[2], scene, window)
-            if content.judged.sum() >= _LEAST_JUDGED * size**2:
+            if content.evaluated.sum() >= _LEAST_EVALUATED * size**2:
                 score, plain, words = _score(index, content, commonest)
                 chips.append(Chip(scene_index, *window, score=score, plain=plain, words=words))
     finally:
@@ -181,30 +181,30 @@ def _read(index: ChipIndex, dataset: Any, truth: Any, scene: Scene, window: tupl
     targets = truth.read(*window)
     if index.task.kind == "values":
         return Content(targets, predicted[0], ~np.isnan(targets) & ~np.isnan(predicted[0]))
-    judged = (predicted[0] != NODATA) & index.is_labelled(targets)
-    return Content(targets, predicted if index.task.kind == "presences" else predicted[0], judged)
+    evaluated = (predicted[0] != NODATA) & index.is_labelled(targets)
+    return Content(targets, predicted if index.task.kind == "presences" else predicted[0], evaluated)
 
 
 def _score(index: ChipIndex, content: Content, commonest: int) -> tuple[float, bool, str]:
     """A chip's score, whether it shows the commonest class alone, and a patch's classes in words."""
-    truth, judged = content.truth, content.judged
+    truth, evaluated = content.truth, content.evaluated
     kind, classes = index.task.kind, index.classes
     if kind == "values":
-        error = content.predicted[judged].astype(np.float64) - truth[judged]
+        error = content.predicted[evaluated].astype(np.float64) - truth[evaluated]
         return float(np.sqrt(np.mean(error**2))), False, ""
     if kind == "presences":
-        there = {label for number, label in enumerate(classes) if has_class(truth, number)[judged].any()}
-        named = {label for number, label in enumerate(classes) if content.predicted[number][judged].any()}
+        there = {label for number, label in enumerate(classes) if has_class(truth, number)[evaluated].any()}
+        named = {label for number, label in enumerate(classes) if content.predicted[number][evaluated].any()}
         said = f"is {_listed(classes, there)}; taken for {_listed(classes, named)}"
         return len(there & named) / len(there | named) if there | named else 1.0, False, said
     if kind == "patches":
         of_patch = index.of_patch
         assert of_patch is not None
-        its_class = int(of_patch(torch.from_numpy(np.where(judged, truth, index.ignore_index)[None]))[0])
-        taken_for = int(content.predicted[judged][0])
+        its_class = int(of_patch(torch.from_numpy(np.where(evaluated, truth, index.ignore_index)[None]))[0])
+        taken_for = int(content.predicted[evaluated][0])
         words = f"is {classes[its_class]}; taken for {classes[taken_for]}"
         return float(its_class == taken_for), False, words
-    table = np.bincount(truth[judged] * len(classes) + content.predicted[judged], minlength=len(classes) ** 2)
+    table = np.bincount(truth[evaluated] * len(classes) + content.predicted[evaluated], minlength=len(classes) ** 2)
     table = table.reshape(len(classes), len(classes))
     union = table.sum(0) + table.sum(1) - table.diagonal()
     shown = union > 0

@@ -23,7 +23,7 @@ def loss_curve(history: Mapping[str, Sequence[float | None]], path: str | Path) 
 
     Args:
         history: metric name to one value per epoch; None or NaN leaves a gap.
-        path: where the picture goes.
+        path: path of the picture.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -63,7 +63,7 @@ def prediction_panel(
         label: int (H, W).
         prediction: int (H, W), 255 without data.
         classes: class names, for the legend.
-        path: where the picture goes.
+        path: path of the picture.
         ignore_index: label value of unlabelled pixels, shown white.
         later: the image of the last date of a stack, shown beside that of the first.
     """
@@ -105,7 +105,7 @@ def value_panel(
         truth: float (H, W), NaN where unlabelled, shown white.
         prediction: float (H, W), NaN without data, shown white.
         name: of the quantity.
-        path: where the picture goes.
+        path: path of the picture.
         later: the image of the last date of a stack, shown beside that of the first.
     """
     images = [("Image", image)] if later is None else [("First date", image), ("Last date", later)]
@@ -141,7 +141,7 @@ def value_map_picture(path_of_map: str | Path, name: str, path: str | Path, *, l
     Args:
         path_of_map: a GeoTIFF as ``ValueMapWriter`` writes it.
         name: of the quantity.
-        path: where the picture goes.
+        path: path of the picture.
         longest: pixels read along the longer side.
 
     Raises:
@@ -166,7 +166,7 @@ def class_map_picture(
     Args:
         path_of_map: a GeoTIFF as ``ClassMapWriter`` writes it.
         classes: class names.
-        path: where the picture goes.
+        path: path of the picture.
         longest: pixels read along the longer side.
 
     Raises:
@@ -189,7 +189,7 @@ def change_picture(before: npt.NDArray[Any], after: npt.NDArray[Any], classes: S
         before: class numbers (H, W), 255 without data.
         after: the same, later.
         classes: class names.
-        path: where the picture goes.
+        path: path of the picture.
     """
     known = (before != NODATA) & (after != NODATA)
     changed = known & (before != after)
@@ -221,7 +221,7 @@ def presence_map_picture(
     Args:
         path_of_map: a GeoTIFF as ``PresenceMapWriter`` writes it.
         classes: class names.
-        path: where the picture goes.
+        path: path of the picture.
         longest: pixels read along the longer side.
 
     Raises:
@@ -336,10 +336,10 @@ def errors(
         unlabelled: bool (H, W), white.
         missing: bool (H, W), white.
     """
-    judged = ~unlabelled & ~missing
+    evaluated = ~unlabelled & ~missing
     picture = np.full((*label.shape, 3), 255, np.uint8)
-    picture[judged] = 225
-    wrong = (label != prediction) & judged
+    picture[evaluated] = 225
+    wrong = (label != prediction) & evaluated
     for number in range(num_classes):
         picture[wrong & (prediction == number)] = colour(number) if number else colour(num_classes)
     return picture

@@ -33,7 +33,7 @@ class _Look(NamedTuple):
     """A scene at reduced resolution: every ``step``-th pixel of it.
 
     Attributes:
-        scene: whose it is.
+        scene: scene of the shapes.
         step: rows and columns from one pixel to the next.
         grey: float (h, w) in 0..1, NaN where invalid or not read.
         folds: uint8 (h, w).
@@ -53,8 +53,8 @@ def split_picture(index: ChipIndex, path: str | Path) -> None:
     """Draw folds and labels of all scenes, as a PNG: on one map if they lie together, else side by side.
 
     Args:
-        index: what to draw.
-        path: where the picture goes.
+        index: index to draw.
+        path: path of the picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -93,7 +93,7 @@ def split_picture(index: ChipIndex, path: str | Path) -> None:
         bar.ax.tick_params(labelsize=7)
     if windows:
         for axis, window in zip(rows[-1].subplots(1, len(windows), squeeze=False)[0], windows, strict=True):
-            _draw_place(axis, index, *window)
+            _draw_window(axis, index, *window)
     names = {fold: name for name, fold in FOLDS.items()} | {NONE: "buffer"}
     entries = [Patch(facecolor=_hex(rgb), edgecolor="#333333", label=names[f]) for f, rgb in FOLD_COLOURS.items()]
     figure.legend(handles=entries, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
@@ -138,7 +138,7 @@ def _look(index: ChipIndex, scene_index: int, counted: Sequence[int], *, with_ba
 
 
 def _maps(looks: Sequence[_Look]) -> list[tuple[str | None, list[_Look]]]:
-    """Which scenes share a map, and in which CRS it is; None is pixels."""
+    """Scenes that share a map, and the CRS of the map; None is pixels."""
     placed = [look for look in looks if look.scene.crs is not None]
     apart = [look for look in looks if look.scene.crs is None]
     maps: list[tuple[str | None, list[_Look]]] = []
@@ -234,7 +234,7 @@ def _places(index: ChipIndex) -> list[tuple[int, int, int, int, int]]:
     return found
 
 
-def _draw_place(axis: Any, index: ChipIndex, scene_index: int, row: int, col: int, height: int, width: int) -> None:
+def _draw_window(axis: Any, index: ChipIndex, scene_index: int, row: int, col: int, height: int, width: int) -> None:
     """Folds of the labelled pixels of a window, over the image."""
     scene = index.scenes[scene_index]
     window = row, col, height, width

@@ -16,7 +16,7 @@ from ununennium.checkpoints.contract import ModelContract
 from ununennium.config import DataConfig, SceneConfig
 from ununennium.config.data import Image
 from ununennium.config.parsing import make_section
-from ununennium.config.predictor import FitConfig
+from ununennium.config.predictor import InputCheckConfig
 from ununennium.data.scenes.align import in_words, open_aligned, same_crs
 from ununennium.data.scenes.bands import BandSet, ImagePlan, are_names
 from ununennium.data.scenes.georeference import georeference
@@ -37,7 +37,7 @@ class CheckedScene:
     """A scene that a model can be applied to.
 
     Attributes:
-        scene: what is read; of a warped one, the warped files.
+        scene: scene to read; of a warped one, the warped files.
         reader: of the model's bands, in its order.
         sources: the files that were given.
     """
@@ -50,7 +50,7 @@ class CheckedScene:
 def open_checked(
     image: Image | Sequence[Image],
     contract: Mapping[str, Any],
-    fit: FitConfig | None = None,
+    fit: InputCheckConfig | None = None,
     *,
     name: str | None = None,
     date: str | list[str] | None = None,
@@ -61,15 +61,15 @@ def open_checked(
     Args:
         image: a path, URL or mapping of bands to files; or one for each date of a stack.
         contract: the model's.
-        fit: what is checked, and whether what differs is aligned.
+        fit: checks to make, and whether differences are aligned.
         name: of the scene, for messages.
         date: day of the image, or of each.
-        folder: where warped files go, if there are any.
+        folder: folder for warped files, if there are any.
 
     Raises:
         DataError: the scene cannot be read, or does not fit: the message says what differs.
     """
-    fit, described = fit or FitConfig(), ModelContract.of(contract)
+    fit, described = fit or InputCheckConfig(), ModelContract.of(contract)
     given = list(image) if isinstance(image, Sequence) and not isinstance(image, str) else image
     settings = make_section(SceneConfig, {"image": given, "name": name, "date": date}, field="scene")
     scene = open_scene(settings, max_pixels=fit.max_pixels, limit="fit.max_pixels")
@@ -91,11 +91,11 @@ def open_checked(
     return CheckedScene(scene, SceneReader(scene, bands, max_unreadable=fit.max_unreadable), sources)
 
 
-def bands_for(scene: Scene, contract: ModelContract, fit: FitConfig | None = None) -> BandSet:
+def bands_for(scene: Scene, contract: ModelContract, fit: InputCheckConfig | None = None) -> BandSet:
     """The bands that a model reads of a scene, in its order and unit: by name, wherever both know names.
 
     Args:
-        scene: what is to be mapped.
+        scene: scene to map.
         contract: the model's.
         fit: a scale or offset in it replaces those of the scene's files.
 
@@ -144,8 +144,8 @@ def _placing_problem(scene: Scene, contract: ModelContract) -> str | None:
     return None
 
 
-def _grid_problem(scene: Scene, contract: ModelContract, fit: FitConfig) -> str | None:
-    """What differs in pixel size or CRS; None if the scene fits, or nobody knows."""
+def _grid_problem(scene: Scene, contract: ModelContract, fit: InputCheckConfig) -> str | None:
+    """Difference in pixel size or CRS, in words; None if the scene fits, or nobody knows."""
     theirs, size = contract.crs, contract.resolution
     if theirs is None or scene.crs is None or size is None:
         return None
@@ -166,7 +166,7 @@ def _grid_problem(scene: Scene, contract: ModelContract, fit: FitConfig) -> str 
     return None
 
 
-def _warped(settings: SceneConfig, scene: Scene, contract: ModelContract, fit: FitConfig, folder: Path) -> Scene:
+def _warped(settings: SceneConfig, scene: Scene, contract: ModelContract, fit: InputCheckConfig, folder: Path) -> Scene:
     """The scene on a grid of the model's pixel size: in the model's CRS if it must be, or if the scene's is in degrees
     and the model's is not; else in its own."""
     theirs = rasterio.CRS.from_user_input(contract.crs)
@@ -193,7 +193,7 @@ def _warped(settings: SceneConfig, scene: Scene, contract: ModelContract, fit: F
     return warped
 
 
-def _in_a_fitting_unit(scene: Scene, bands: BandSet, contract: ModelContract, fit: FitConfig) -> BandSet:
+def _in_a_fitting_unit(scene: Scene, bands: BandSet, contract: ModelContract, fit: InputCheckConfig) -> BandSet:
     """The bands in the unit in which the scene's values are like those of training.
 
     That is the unit that the files' scale and offset say. Where the training scenes had neither, they may have been
@@ -216,7 +216,7 @@ def _in_a_fitting_unit(scene: Scene, bands: BandSet, contract: ModelContract, fi
     raise DataError(problem)
 
 
-def _value_problem(scene: Scene, bands: BandSet, contract: ModelContract, fit: FitConfig) -> str | None:
+def _value_problem(scene: Scene, bands: BandSet, contract: ModelContract, fit: InputCheckConfig) -> str | None:
     """Another unit, in words: at a date, every band's values lie far below, or far above, those of training."""
     percentiles = contract.statistics.get("percentiles") or {}
     if not {"p2", "p98"} <= percentiles.keys():  # of an older contract: nobody knows

@@ -36,7 +36,7 @@ from ununennium.config.maps import MapsConfig, check_outputs
 from ununennium.data.scenes.images import files_of
 from ununennium.errors import ConfigError, DataError, UnunenniumError
 from ununennium.files import cache_folder, work_root, write_json
-from ununennium.launch.watch import OnLine
+from ununennium.launch.stalls import OnLine
 from ununennium.processes.entry_points import Worker
 from ununennium.processes.worker import ProcessTimedOut, run_worker
 from ununennium.runs.directory import read_json
@@ -67,14 +67,14 @@ class MapJob:
 
     Attributes:
         model: name of the model.
-        version: which one of its versions.
+        version: version of the model.
         generation: of the champion, if it is that; else None.
-        scenes: what to map.
+        scenes: scenes to map.
         output: absolute folder or URL.
-        storage: where the registry is.
+        storage: storage of the registry.
         tta: average over flips and turns; None as the model was judged.
         device: computation device.
-        outputs: what is made of each scene.
+        outputs: outputs to make of each scene.
         predictor, fit, polygons: the sections of the configuration.
         new_only: a scene that has a map, by whichever version, is not made again.
         change: compare with the last map of the place.
@@ -120,10 +120,10 @@ class JobResult:
     """Result of a job.
 
     Attributes:
-        job: what was asked for.
+        job: job that was run.
         items: the STAC items by scene, of what was made now or before.
         reused: scenes that were there already.
-        failures: what went wrong, by scene.
+        failures: errors by scene.
         transient: the failed scenes that another try may map.
     """
 
@@ -151,7 +151,7 @@ class ScenesFailed(UnunenniumError):
     """Scenes failed that another try may map.
 
     Args:
-        mapped: what came of the others, and of them.
+        mapped: results of all scenes, failed ones included.
     """
 
     def __init__(self, mapped: JobResult) -> None:
@@ -184,7 +184,7 @@ def make_job(config: MapsConfig, version: str | None = None) -> MapJob:
     """Find the model and the scenes.
 
     Args:
-        config: what to map.
+        config: configuration of the maps.
         version: of the model; its champion if not given.
 
     Raises:
@@ -259,7 +259,7 @@ def run_job(job: MapJob, *, timeout_s: float | None = None, on_line: OnLine = pr
     """Make the maps that are not there yet, in a process of its own; a scene that fails does not stop the others.
 
     Args:
-        job: what to map.
+        job: job to run.
         timeout_s: seconds after which the process is ended.
         on_line: told what is being done, from a thread.
 

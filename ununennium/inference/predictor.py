@@ -20,7 +20,7 @@ from torch import nn
 from ununennium.checkpoints.contract import ModelContract
 from ununennium.config.data import Image
 from ununennium.config.maps import check_outputs
-from ununennium.config.predictor import FitConfig, PolygonsConfig, PredictorConfig
+from ununennium.config.predictor import InputCheckConfig, PolygonsConfig, PredictorConfig
 from ununennium.data.chips.statistics import BandStatistics
 from ununennium.data.scenes.images import files_of
 from ununennium.data.scenes.overwriting import local_output, refuse_overwriting
@@ -53,7 +53,7 @@ class ScenePlan:
         opened: the scene.
         read: its normalised windows.
         count: strips of rows.
-        outputs: what is to be made.
+        outputs: outputs to make.
     """
 
     opened: CheckedScene
@@ -67,11 +67,11 @@ class Predictor:
 
     Args:
         network: as ``load_artifact`` gives it.
-        contract: what goes with it.
+        contract: contract of the model.
         device: computation device.
         tta: average over the eight flips and turns; as the model was judged if not given.
         settings: speed and memory.
-        fit: which scenes are taken.
+        fit: checks that a scene must pass.
 
     Attributes:
         version: of the model, if it came from a registry.
@@ -89,11 +89,11 @@ class Predictor:
         device: torch.device | str = "cpu",
         tta: bool | None = None,
         settings: PredictorConfig | None = None,
-        fit: FitConfig | None = None,
+        fit: InputCheckConfig | None = None,
     ) -> None:
         self.contract = described = ModelContract.of(contract)
         self.settings = settings or PredictorConfig()
-        self.fit = fit or FitConfig()
+        self.fit = fit or InputCheckConfig()
         self.device = torch.device(device)
         self.classes = list(described.classes)
         self.tta = bool(described.tta) if tta is None else tta
@@ -157,7 +157,7 @@ class Predictor:
         Args:
             image: a path or URL that GDAL reads, or one for each date of a stack.
             output: the GeoTIFF to write; what else is made lies beside it (``roads-probabilities.tif``).
-            outputs: what is made.
+            outputs: outputs to make.
             polygons: how they are drawn.
             on_rows: told how many rows of how many are done.
             resume: keep what is done on this machine (in ``UNUNENNIUM_WORK``), so that a killed process's successor
@@ -214,10 +214,10 @@ class Predictor:
 
         Args:
             images: the scene.
-            outputs: what is to be made.
+            outputs: outputs to make.
             name: of the scene.
             date: its day, or days.
-            folder: where warped files go.
+            folder: folder for warped files.
 
         Raises:
             DataError: it cannot be read, or does not fit: the message says what differs.

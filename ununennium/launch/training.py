@@ -39,7 +39,7 @@ from typing import Any
 
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.launch.result import Preempted, TrainingResult, read_result
-from ununennium.launch.watch import OnLine, Stalled, Watch, processes
+from ununennium.launch.stalls import OnLine, Stalled, Watch, processes
 from ununennium.processes.console import is_warning
 from ununennium.processes.entry_points import Worker
 from ununennium.processes.parent import PREEMPTED_EXIT_CODE
@@ -219,7 +219,7 @@ def smoke_test(url: str, probe: Path, run_file: Path, *, timeout_s: float = 600.
 
     Args:
         url: of the artefact in the storage.
-        probe: what ``ununennium.workers.smoke_test.write_probe`` left when the model was judged.
+        probe: file that ``ununennium.workers.smoke_test.write_probe`` wrote at evaluation.
         run_file: ``run.json`` of the run, whose configuration names the model.
         timeout_s: seconds after which it is lost.
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ununennium.errors import UnunenniumError
 from ununennium.files import work_root
-from ununennium.launch.watch import processes
+from ununennium.launch.stalls import processes
+from ununennium.moved import former_attribute
 from ununennium.report.facts import epoch_rows
 from ununennium.report.rows import duration_text
 from ununennium.runs.directory import RunDirectory
@@ -30,15 +31,16 @@ class ActiveRun:
 
     Attributes:
         run_id: its name.
-        state: what it does, in words; ``TRAINS`` as long as batches are done.
-        standing: where it stands; None of a run that does not train here.
+        state: current activity, in words; ``TRAINS`` as long as batches are done.
+        progress: batches and epochs done, and speed; None of a run that does not train here.
         metrics: the last epoch's line of ``metrics.jsonl``; empty before the first.
     """
 
     run_id: str
     state: str
-    standing: RunProgress | None = None
+    progress: RunProgress | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    standing = former_attribute("ActiveRun", "standing", "progress")
 
 
 def local_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
@@ -51,10 +53,10 @@ def local_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
     found = []
     for file in sorted(work_root().glob("*/heartbeat.json"), reverse=True):
         run = RunDirectory(file.parent.name, file.parent, storage)
-        standing = RunProgress.of(run)
-        if standing is None:
+        progress = RunProgress.of(run)
+        if progress is None:
             continue
-        silent_s = time.time() - standing.told
+        silent_s = time.time() - progress.told
         if not any(process.alive for process in processes(run)) and not _is_told_by_another(run, silent_s):
             continue
         try:
@@ -65,7 +67,7 @@ def local_runs(storage: str, name: str | None = None) -> list[ActiveRun]:
         if mine:
             state = TRAINS if silent_s < _SILENT_S else f"silent for {duration_text(silent_s)}"
             rows = epoch_rows(run.metrics_file)
-            found.append(ActiveRun(run.run_id, state, standing, rows[-1] if rows else {}))
+            found.append(ActiveRun(run.run_id, state, progress, rows[-1] if rows else {}))
     return found
 
 

@@ -26,7 +26,7 @@ from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.sources import scenes_of
 from ununennium.errors import CheckpointError
 from ununennium.files import cache_folder
-from ununennium.launch.watch import OnLine
+from ununennium.launch.stalls import OnLine
 from ununennium.storage.base import Storage
 from ununennium.storage.open import open_storage, resolve_storage
 from ununennium.storage.record_log import next_number, record_key
@@ -39,7 +39,7 @@ class Arrival:
     """Result of a check of the catalogue for new data.
 
     Attributes:
-        model: whose catalogue it is.
+        model: name of the model of the catalogue.
         fingerprint: hash of all data, in all scenes.
         previous: the same at the last look, or when the champion was trained; None if there was neither.
         scenes: hash of each scene's data by its name.
@@ -48,7 +48,7 @@ class Arrival:
         removed: scenes that are gone.
         is_first: whether nobody has looked before.
         newest_s: age in seconds of the file that was changed last; None if no file system tells.
-        storage: where the registry is.
+        storage: storage of the registry.
     """
 
     model: str
@@ -90,7 +90,7 @@ def check_for_new_data(config: RunConfig, *, on_line: OnLine | None = None) -> A
     on count as seen.
 
     Args:
-        config: whose ``data`` is the catalogue, and whose ``name`` is the model's.
+        config: run configuration: its ``data`` is the catalogue, and its ``name`` is the model's.
         on_line: told what is warped to another grid.
 
     Raises:
@@ -130,7 +130,7 @@ def _hash(scene: Scene, fingerprints: Fingerprints) -> str:
 
 
 def _info(location: str) -> Mapping[str, Any]:
-    """What its file system says of a file; nothing, where that cannot say."""
+    """Metadata of a file from its file system; empty, where that has none."""
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
         return dict(filesystem.info(path))

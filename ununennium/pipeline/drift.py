@@ -22,7 +22,7 @@ from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.gate import check_metrics
 from ununennium.evaluation.thresholds import exceeds
 from ununennium.files import finite
-from ununennium.launch.watch import OnLine
+from ununennium.launch.stalls import OnLine
 from ununennium.pipeline.evaluations import measure_champion
 from ununennium.storage.open import open_storage, resolve_storage
 from ununennium.tasks import goodness
@@ -39,7 +39,7 @@ class Drift:
         version: the champion's.
         generation: the champion's.
         run_id: run that trained it.
-        metric: what is compared, as ``gate.metric`` has it.
+        metric: metric to compare, as ``gate.metric`` has it.
         value: the champion's on the holdout as it is now; None if that has no such metric.
         baseline: the champion's when it was trained; None if it was not measured then.
         tolerance: how much worse than the baseline is still all right, in the metric's own unit.
@@ -51,7 +51,7 @@ class Drift:
         data_changed: whether the data are other ones than the champion was trained and measured on.
         split_sha256: hash of the split.
         checked: when, UTC, ISO 8601.
-        actor: who asked for it.
+        actor: person or program that asked for it.
         url: of the record; empty before there is one.
     """
 
@@ -90,7 +90,7 @@ def check_champion(config: RunConfig, *, tolerance: float, actor: str, on_line: 
     Args:
         config: the data, the split and the metric (``gate.metric``); nothing is trained.
         tolerance: how much worse than the baseline is still all right, in the metric's own unit; 0 or more.
-        actor: who asks for it.
+        actor: person or program that asks for it.
         on_line: told what is being done, from a thread.
 
     Raises:

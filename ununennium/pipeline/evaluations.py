@@ -22,7 +22,7 @@ from ununennium.errors import CheckpointError
 from ununennium.evaluation.evaluation import Evaluation
 from ununennium.evaluation.records import EvaluationRecord
 from ununennium.files import work_root, write_json
-from ununennium.launch.watch import OnLine
+from ununennium.launch.stalls import OnLine
 from ununennium.processes.entry_points import Worker
 from ununennium.processes.worker import run_worker
 from ununennium.runs.directory import RunDirectory
@@ -32,7 +32,7 @@ def measure_checkpoint(run: RunDirectory, which: str, *, on_line: OnLine = print
     """Measure a checkpoint of ``run`` on the holdout of that run.
 
     Args:
-        run: whose checkpoint it is.
+        run: run of the checkpoint.
         which: the number of an epoch (of several checkpoints the last one within it), ``last`` or ``best``.
         on_line: told what is being done, from a thread.
 
@@ -54,8 +54,8 @@ def measure_version(config: RunConfig, storage: str, version: str, *, on_line: O
 
     Args:
         config: the data and the split; nothing is trained.
-        storage: where the registry is.
-        version: which.
+        storage: storage of the registry.
+        version: version of the model.
         on_line: told what is being done, from a thread.
 
     Raises:

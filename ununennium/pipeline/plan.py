@@ -17,8 +17,8 @@ from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.evaluation.gate import check_metrics, check_slices
 from ununennium.files import write_json
 from ununennium.importing import check_allowed
+from ununennium.launch.stalls import OnLine
 from ununennium.launch.training import check_in_subprocess
-from ununennium.launch.watch import OnLine
 from ununennium.runs.directory import RunDirectory
 from ununennium.storage.open import check_writable, open_storage
 
@@ -80,8 +80,8 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
     """Plan of ``run``, for people and for programs.
 
     Args:
-        run: where.
-        config: what.
+        run: directory of the run.
+        config: configuration of the run.
         data: the chip index's summary.
         champion: the model to beat, if there is one.
     """

@@ -26,7 +26,7 @@ from ununennium.data.scenes.catalog import open_catalog
 from ununennium.errors import ConfigError, DataError, StorageError, UnunenniumError
 from ununennium.files import write_json
 from ununennium.launch.result import Preempted
-from ununennium.launch.watch import processes
+from ununennium.launch.stalls import processes
 from ununennium.pipeline.approval import AWAITING
 from ununennium.pipeline.stages import refresh
 from ununennium.pipeline.summary import report, summarise
@@ -59,8 +59,8 @@ def open_run(
     """The run that ``config`` asks for, whose summary says how it ended even if that was by an exception.
 
     Args:
-        config: what to run; with ``checkpoints.resume`` an interrupted run of the same goes on.
-        started_by: who or what asks, such as the ids of a flow run; recorded in ``run.json``.
+        config: configuration of the run; with ``checkpoints.resume`` an interrupted run of the same is continued.
+        started_by: person or program that asks, such as the ids of a flow run; recorded in ``run.json``.
         continues: id of a flow run that is known to have ended; what it asked for goes on wherever it was.
         again: whether the flow run has been under way before: a run of it that was judged, and waits for a person, goes
             on whatever has changed since, as nothing is computed again.
@@ -253,7 +253,7 @@ def _require_same_data(config: RunConfig, run: RunDirectory) -> None:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a configuration decides the result."""
+    """Part of a configuration that decides the result."""
     checkpoints = {key: value for key, value in config["checkpoints"].items() if key not in _HOW_TO_SAVE}
     return {**{key: value for key, value in config.items() if key not in _HOW_TO_TELL}, "checkpoints": checkpoints}
 

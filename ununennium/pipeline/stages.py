@@ -13,8 +13,8 @@ from ununennium.evaluation.gate import decide, with_check
 from ununennium.evaluation.records import EvaluationRecord, GateRecord
 from ununennium.files import write_json
 from ununennium.launch.result import TrainingResult
+from ununennium.launch.stalls import OnLine
 from ununennium.launch.training import evaluate_in_subprocess, launch
-from ununennium.launch.watch import OnLine
 from ununennium.pipeline import approval
 from ununennium.pipeline.approval import Answer
 from ununennium.pipeline.promotion import make_champion, write_gate

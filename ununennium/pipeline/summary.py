@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from ununennium.checkpoints.registry import PROMOTED, Promotion, Registry
 from ununennium.evaluation.records import EvaluationRecord, GateRecord
 from ununennium.files import finite, write_json
-from ununennium.launch.watch import OnLine
+from ununennium.launch.stalls import OnLine
 from ununennium.pipeline import approval
 from ununennium.report.run import write_report
 from ununennium.runs.directory import RunDirectory, read_json

@@ -32,8 +32,8 @@ def write_card(run: RunDirectory, version: str, gate: GateRecord) -> list[Path]:
     """Write the card and the STAC item of the candidate of ``run`` into its artefact's folder.
 
     Args:
-        run: which has been judged.
-        version: that its artefact has in the registry.
+        run: evaluated run.
+        version: version id of its artefact in the registry.
         gate: the contents of ``gate.json``.
 
     Returns:
@@ -58,7 +58,7 @@ def card(name: str, version: str, contract: ModelContract, gate: GateRecord, sai
 
     Args:
         name: of the model.
-        version: which.
+        version: version of the model.
         contract: of the version.
         gate: the contents of ``gate.json``.
         said: fields of ``CardConfig``.

@@ -19,7 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from ununennium.checkpoints.artifact import load_artifact
 from ununennium.checkpoints.registry import Registry
-from ununennium.config.predictor import FitConfig, PredictorConfig
+from ununennium.config.predictor import InputCheckConfig, PredictorConfig
 from ununennium.errors import ProcessLost, StorageUnavailable, UnunenniumError
 from ununennium.files import write_json
 from ununennium.inference.jobs import JobScene, MapJob
@@ -70,7 +70,7 @@ def _predictor(job: MapJob, rank: int) -> Predictor:
     settings = PredictorConfig.model_validate(job.predictor)
     device = device_of(rank, settings.ranks, str(resolve_device(TrainerConfig(device=job.device))))
     network, contract = load_artifact(Registry(job.storage, job.model).version_url(job.version))
-    fit = FitConfig.model_validate(job.fit)
+    fit = InputCheckConfig.model_validate(job.fit)
     return Predictor(network, contract, device=device, tta=job.tta, settings=settings, fit=fit)
 
 

@@ -25,8 +25,8 @@ from ununennium.errors import StorageError
 from ununennium.files import finite, write_json
 from ununennium.launch.restarts import ended_for_good, restarts
 from ununennium.launch.result import rank_error_file
+from ununennium.launch.stalls import STACKS_SIGNAL, register_process
 from ununennium.launch.training import CHECK, NO_CHECK
-from ununennium.launch.watch import STACKS_SIGNAL, register_process
 from ununennium.processes.console import prefix_levels
 from ununennium.processes.parent import PREEMPTED_EXIT_CODE, die_with_parent
 from ununennium.processes.reporting import report_error

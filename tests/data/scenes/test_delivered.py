@@ -17,7 +17,7 @@ import rasterio
 import rasterio.shutil
 
 from ununennium.config import CatalogConfig
-from ununennium.config.predictor import FitConfig
+from ununennium.config.predictor import InputCheckConfig
 from ununennium.data import build_index, open_catalog
 from ununennium.data.scenes.delivered import DRIVERS_VARIABLE
 from ununennium.data.scenes.sources import scenes_without_labels
@@ -137,7 +137,7 @@ def test_the_bound_on_pixels_is_a_setting(make, tmp_path):
     with pytest.raises(DataError, match=r"256 x 256 pixels.*more than data\.max_pixels = 65535"):
         build_index(make.config(scene, max_pixels=256 * 256 - 1))
     with pytest.raises(DataError, match=r"more than fit\.max_pixels = 65535"):
-        open_checked(scene["image"], {"bands": [1]}, FitConfig(max_pixels=256 * 256 - 1))
+        open_checked(scene["image"], {"bands": [1]}, InputCheckConfig(max_pixels=256 * 256 - 1))
     grid = {"crs": "EPSG:32633", "resolution": 0.01}
     with pytest.raises(DataError, match=r"256000 x 256000 pixels .*on the grid that it would be warped to"):
         build_index(make.config(scene, align="warp", grid=grid))

@@ -13,7 +13,7 @@ import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
-from ununennium.config.predictor import FitConfig
+from ununennium.config.predictor import InputCheckConfig
 from ununennium.data import build_index, open_catalog
 from ununennium.data.scenes.georeference import georeference
 from ununennium.data.scenes.reader import SceneReader
@@ -163,7 +163,7 @@ def test_a_scene_to_map_is_told_of_or_refused(image, tmp_path):
     place_by_points(image, bend=0.01)
     with pytest.raises(DataError, match=r"control points alone.*map could not be placed.*gdalwarp -t_srs EPSG:32633"):
         open_checked(image, CONTRACT)
-    opened = open_checked(image, CONTRACT, FitConfig(align="warp"), folder=tmp_path / "warped")
+    opened = open_checked(image, CONTRACT, InputCheckConfig(align="warp"), folder=tmp_path / "warped")
     assert rasterio.CRS.from_wkt(opened.scene.crs) == rasterio.CRS.from_epsg(32633)
     with pytest.warns(UserWarning, match="its map has no georeference"):
         open_checked(image, CONTRACT | {"crs": None, "resolution": None})

@@ -1,4 +1,4 @@
-"""Supervise the progress of training from outside: end it when it stalls."""
+"""Detect a training that stalls, from outside: its heartbeat stops, and ``Stalled`` is raised in the launcher."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Stalled(BaseException):
     """Training does not move. Not an ``Exception``: nothing on the way may swallow it.
 
     Attributes:
-        error: what was found.
+        error: description of the stall.
     """
 
     def __init__(self, error: RankError) -> None:
