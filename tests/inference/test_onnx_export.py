@@ -59,6 +59,22 @@ def test_onnx_runtime_gives_what_the_model_gives_for_pixels_of_the_file(model: n
 
 
 @pytest.mark.slow
+def test_the_logarithm_of_pixels_is_part_of_the_file(model: nn.Module, tmp_path: Path) -> None:
+    """Against NumPy's; values below the floor are raised to it, and NaN stays without data."""
+    statistics = {"mean": [6.0, 5.7, 5.3], "std": [0.5, 0.4, 0.3], "log_floor": [20.0, 15.0, 10.0]}
+    file = tmp_path / "model.onnx"
+    export_onnx(model, {**CONTRACT, "statistics": statistics}, file)
+    pixels = np.random.default_rng(1).lognormal(5, 1, (2, 3, 32, 32)).astype(np.float32)
+    pixels[:, :, 4:8], pixels[:, :, :4] = 0.0, np.nan
+    (logits,) = onnxruntime.InferenceSession(str(file)).run(["logits"], {"pixels": pixels})
+    mean, std, floor = (np.asarray(each)[:, None, None] for each in statistics.values())
+    normalised = np.nan_to_num((np.log(np.maximum(pixels, floor)) - mean) / std).astype(np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(normalised)).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_dates_keep_their_axis_or_share_the_statistics_as_channels(tmp_path: Path) -> None:
     """Two dates of one band: an axis of the input for ``stack``, channels of it otherwise."""
 

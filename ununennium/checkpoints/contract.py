@@ -176,13 +176,15 @@ def check_contract(contract: Mapping[str, Any]) -> None:
         "contract.statistics.mean": (statistics.get("mean"), "in_channels"),
         "contract.statistics.std": (statistics.get("std"), "in_channels"),
     }
+    if statistics.get("log_floor"):
+        lengths["contract.statistics.log_floor"] = (statistics["log_floor"], "in_channels")
     # Dates that reach the model as channels share the bands' names and statistics.
     repeats = contract.get("num_dates", 1) if contract.get("layout", "channels") == "channels" else 1
     for field, (values, count) in lengths.items():
         times = repeats if count == "in_channels" else 1
         if not isinstance(values, list | tuple) or len(values) * times != model[count]:
             raise ConfigError(field, values, f"needs one entry for each of the model's {count} = {model[count]}")
-    for field in ("contract.statistics.mean", "contract.statistics.std"):
+    for field in (each for each in lengths if each.startswith("contract.statistics.")):
         if not all(isinstance(value, Real) and math.isfinite(value) for value in lengths[field][0]):
             raise ConfigError(field, lengths[field][0], "needs finite numbers")
     for key in ("band_names", "band_tags", "band_nodata"):

@@ -245,6 +245,9 @@ class DataConfig(Section):
     first image; all but alpha bands if not given."""
     nodata: float | None = None
     """Pixel value without data, where the files carry no tag or a wrong one: it replaces the tags of all bands."""
+    transform: Literal["linear", "log"] = "linear"
+    """Transform of pixel values before they are standardised: ``log`` for positive values whose range is skewed, such
+    as counts of a panchromatic or radar sensor."""
     values: Literal["check", "any"] = "check"
     """``check`` refuses scenes or dates whose medians differ more than 50-fold in every band, or fractions beside whole
     numbers in one: they are in another unit."""

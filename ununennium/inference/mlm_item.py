@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ununennium.checkpoints.contract import WEIGHTS, ModelContract
@@ -84,19 +85,29 @@ def _input(contract: ModelContract) -> dict[str, Any]:
     over_time = dates > 1 and contract.layout != "channels"
     shape = [-1, dates, len(names), size, size] if over_time else [-1, len(names) * dates, size, size]
     order = ["batch", "time", "bands", "height", "width"] if over_time else ["batch", "bands", "height", "width"]
-    # MLM knows a standard deviation by the name "stddev".
-    scaling = [
-        {"type": "z-score", "mean": mean, "stddev": std}
-        for mean, std in zip(statistics["mean"], statistics["std"], strict=True)
-    ]
     crs, resolution = contract.crs, contract.resolution
     return {
         "name": "pixels",
         "bands": names,
         "input": {"shape": shape, "dim_order": order, "data_type": "float32"},
-        "value_scaling": scaling,
+        "value_scaling": _value_scaling(statistics),
         "description": f"pixels of {resolution_text(crs, resolution)}, {crs_text(crs)}, normalised; 0 without data",
     }
+
+
+def _value_scaling(statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Normalisation of each band; MLM knows a standard deviation by the name "stddev"."""
+    moments = list(zip(statistics["mean"], statistics["std"], strict=True))
+    if not statistics.get("log_floor"):
+        return [{"type": "z-score", "mean": mean, "stddev": std} for mean, std in moments]
+    return [
+        {
+            "type": "processing",
+            "format": "python",
+            "expression": f"(numpy.log(numpy.maximum(pixels, {floor!r})) - {mean!r}) / {std!r}",
+        }
+        for floor, (mean, std) in zip(statistics["log_floor"], moments, strict=True)
+    ]
 
 
 def _output(contract: ModelContract, task: str) -> dict[str, Any]:

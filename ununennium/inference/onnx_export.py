@@ -33,17 +33,20 @@ class WithNormalisation(nn.Module):
 
     mean: Tensor
     std: Tensor
+    log_floor: Tensor
 
     def __init__(self, model: nn.Module, contract: ModelContract) -> None:
         super().__init__()
         self.model = model
         dates = contract.dates_as_channels
-        for name in ("mean", "std"):
-            values = torch.tensor(list(contract.statistics[name]) * dates, dtype=torch.float32)
+        for name in ("mean", "std", "log_floor"):
+            values = torch.tensor(list(contract.statistics.get(name, ())) * dates, dtype=torch.float32)
             self.register_buffer(name, values[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W), or (N, T, C, H, W) of a stack of dates, to what the model gives; NaN is without data."""
+        if len(self.log_floor):
+            pixels = torch.maximum(pixels, self.log_floor).log()  # NaN stays NaN
         normalised = (pixels - self.mean) / self.std
         output = self.model(torch.where(torch.isnan(normalised), torch.zeros_like(normalised), normalised))
         prediction: Tensor = prediction_of(output)
@@ -118,6 +121,7 @@ def _pixels(contract: ModelContract, number: int, side: int) -> Tensor:
     mean, std = (torch.tensor(statistics[name], dtype=torch.float32)[:, None, None] for name in ("mean", "std"))
     drawn = torch.randn(number, dates, len(mean), side, side, generator=torch.Generator().manual_seed(number))
     pixels = drawn * std + mean
+    pixels = pixels.exp() if statistics.get("log_floor") else pixels
     pixels[..., 0, : max(1, side // 8)] = float("nan")
     return pixels if contract.layout != "channels" else pixels.flatten(1, 2)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,7 @@ def contract(
         "ignore_index": data.ignore_index,
         **index.band_set.to_contract(),
         "band_names": scene.names_of(index.bands),
-        "statistics": {name: values for name, values in asdict(statistics).items() if name != "num_pixels"},
+        "statistics": {name: values for name, values in statistics.to_json().items() if name != "num_pixels"},
         **index.declared_nodata(),
         "resolution": [abs(scene.transform[0]), abs(scene.transform[4])],
         "crs": scene.crs,

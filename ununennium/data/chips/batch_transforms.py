@@ -40,9 +40,9 @@ class DeviceTransform:
         self._is_stack = index.layout == "stack"
         self._fill = index.fill
         self._target_dtype = getattr(torch, index.task.target_dtype)
-        self._mean, self._std = (
+        self._mean, self._std, self._log_floor = (
             torch.tensor(values * index.num_dates, dtype=torch.float32)[:, None, None]
-            for values in (statistics.mean, statistics.std)
+            for values in (statistics.mean, statistics.std, statistics.log_floor)
         )
 
     def __call__(
@@ -63,7 +63,11 @@ class DeviceTransform:
         """
         if self._mean.device != image.device:
             self._mean, self._std = self._mean.to(image.device), self._std.to(image.device)
-        image = image.to(torch.float32, copy=True).sub_(self._mean).div_(self._std)
+            self._log_floor = self._log_floor.to(image.device)
+        image = image.to(torch.float32, copy=True)
+        if len(self._log_floor):
+            image.clamp_(min=self._log_floor).log_()
+        image.sub_(self._mean).div_(self._std)
         target = target.to(self._target_dtype)
         if valid is not None:
             image = image.masked_fill_(~valid[:, None], 0.0)

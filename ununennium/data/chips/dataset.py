@@ -71,9 +71,9 @@ class ChipDataset(Dataset[Batch], ABC):
         self.chip_size = chip_size
         self.readers: list[SceneReader] = [index.reader(scene) for scene in index.scenes]
         self.targets: list[TargetReader] = [index.targets(scene) for scene in index.scenes]
-        self._mean, self._std = (
+        self._mean, self._std, self._log_floor = (
             np.asarray(values * index.num_dates, np.float32)[:, None, None]  # a band has the same at every date
-            for values in (statistics.mean, statistics.std)
+            for values in (statistics.mean, statistics.std, statistics.log_floor)
         )
         self._target_dtype = np.dtype(index.task.target_dtype)
         if self._target_dtype.kind == "i":  # class numbers are kept in what is wide enough for them
@@ -163,6 +163,8 @@ class ChipDataset(Dataset[Batch], ABC):
 
     def _normalise(self, image: npt.NDArray[np.float32], is_valid: npt.NDArray[np.bool_] | None) -> None:
         """As ``statistics.normalise``, in place."""
+        if len(self._log_floor):
+            np.log(np.maximum(image, self._log_floor, out=image), out=image)
         image -= self._mean
         image /= self._std
         if is_valid is not None:

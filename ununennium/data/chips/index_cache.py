@@ -25,7 +25,7 @@ from ununennium.version import __version__
 NOT_INDEXED = frozenset(
     {
         "allow_absent", "augment", "batch_size", "cache_mb", "chips_per_epoch", "class_balance", "max_pixels",
-        "num_workers",
+        "num_workers", "transform",
     }
 )  # fmt: skip
 """Settings of the data section that say how chips are drawn, or what is refused, and change nothing about the index."""
@@ -51,17 +51,21 @@ class IndexedData:
     folder: Path
     reused: bool
 
-    def statistics(self) -> BandStatistics:
+    def statistics(self, transform: str = "linear") -> BandStatistics:
         """Statistics of the training fold: computed once, and kept beside the index.
+
+        Args:
+            transform: as ``compute_statistics`` takes it.
 
         Raises:
             DataError: the training fold has no valid pixel.
+            ConfigError: the transform does not fit the values.
         """
-        file = self.folder / "statistics.json"
+        file = self.folder / ("statistics.json" if transform == "linear" else f"statistics-{transform}.json")
         try:
             return BandStatistics.load(file)
         except (OSError, ValueError, TypeError):
-            found = compute_statistics(self.index)
+            found = compute_statistics(self.index, transform)
         _keep(lambda: write_whole(file, found.to_text()))
         return found
 
