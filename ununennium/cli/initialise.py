@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ununennium.cli.console import say
-from ununennium.errors import ConfigError
+from ununennium.errors import ConfigError, DataError, UnunenniumError
+
+if TYPE_CHECKING:
+    from ununennium.config import RunConfig
 
 EXAMPLES = "Examples: ununennium init scenes/ | ununennium init scenes/ -o roads.yaml --name roads"
 
@@ -59,38 +62,45 @@ def init(
             "gate": {"metric": f"IoU.{names[-1]}" if len(names) == 2 else "IoU"},
         }
     )
+    remarks = dict(found.remarks)
+    problem: UnunenniumError | None = None
+    if check:
+        try:
+            config, reasons = _derived(config, output.parent)
+            remarks |= reasons
+        except UnunenniumError as error:
+            problem = error
     header = (
-        "One description of a run. Every setting is here with its default or what was found; delete what you do not "
-        "change.\nTry it: ununennium train " + str(output) + " --dry-run"
+        "One description of a run. Every setting is here with its default, what was found, or what the recipe derived; "
+        "delete what you do not change.\nTry it: ununennium train " + str(output) + " --dry-run"
     )
     notes = "".join(f"\nNote: {note}" for note in found.notes)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(commented_yaml(config, header=header + notes, remarks=found.remarks), encoding="utf-8")
+    output.write_text(commented_yaml(config, header=header + notes, remarks=remarks), encoding="utf-8")
     for note in found.notes:
         say(f"note: {note}")
     say(f"{output}: {len(found.scenes)} scene(s), classes {', '.join(names)}")
-    if check:
-        _check(output)
+    if problem is not None:
+        raise DataError(f"{output} is written, and has to be changed before it runs: {problem}") from problem
     say(f"Next: look it through, then: ununennium train {output} --dry-run")
 
 
-def _check(path: Path) -> None:
-    """Index the scenes of the configuration that was written.
+def _derived(config: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, str]]:
+    """``config`` with what the recipe derives from its data, and the reasons by dotted path.
 
     Raises:
-        DataError: they do not fit each other or the configuration; the message says what to change in the file.
+        DataError: the scenes do not fit each other or the configuration.
     """
-    from ununennium.config import RunConfig
     from ununennium.data.chips.index_cache import indexed
-    from ununennium.errors import DataError, UnunenniumError
+    from ununennium.discover.fingerprint import fingerprint_of
+    from ununennium.discover.recipe import apply_recipe, derive, remarks_of
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the index keeps them as notes
-            index = indexed(RunConfig.load(path).data, say).index
-    except UnunenniumError as error:
-        raise DataError(f"{path} is written, and has to be changed before it runs: {error}") from error
-    for note in index.notes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the index keeps them as notes
+        data = indexed(config.with_scenes_relative_to(folder).data, say)
+    for note in data.index.notes:
         say(f"note: {note}")
-    for fold, counts in index.labelled.items():
+    for fold, counts in data.index.labelled.items():
         say(f"{fold}: {sum(counts):,} labelled pixels")
+    chosen = derive(fingerprint_of(data.index, data.statistics()))
+    return apply_recipe(config, chosen), remarks_of(chosen)

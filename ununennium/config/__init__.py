@@ -171,6 +171,9 @@ class RunConfig(Document):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)
     """Name of the model in the registry: lower-case letters, digits, ``-`` and ``_``."""
+    recipe: Literal["v1"] | None = None
+    """Name of the rules that derived settings from the data when ``ununennium init`` wrote this file; null if chosen
+    by hand. It changes nothing: the derived settings are all here."""
     data: DataConfig
     """Scenes, classes, split and chips."""
     model: Component = Component(target="ununennium.models:UNet")

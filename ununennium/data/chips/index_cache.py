@@ -24,8 +24,8 @@ from ununennium.version import __version__
 
 NOT_INDEXED = frozenset(
     {
-        "allow_absent", "augment", "batch_size", "cache_mb", "chips_per_epoch", "class_balance", "max_pixels",
-        "num_workers", "transform",
+        "allow_absent", "augment", "batch_size", "cache_mb", "chip_size", "chips_per_epoch", "class_balance",
+        "max_pixels", "num_workers", "transform",
     }
 )  # fmt: skip
 """Settings of the data section that say how chips are drawn, or what is refused, and change nothing about the index."""
