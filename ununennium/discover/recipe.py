@@ -120,9 +120,7 @@ def _chips_per_epoch(data: Fingerprint, chosen: Chosen) -> Choice | None:
 def _transform(data: Fingerprint, chosen: Chosen) -> Choice | None:
     if not (data.is_positive and data.skew >= _SKEWED):
         return None
-    return Choice(
-        "log", f"log: all values are positive, and spread {data.skew:.1f} times as far above the median as below."
-    )
+    return Choice("log", f"log: values are positive, and reach {data.skew:.1f} times as far above the median as below.")
 
 
 def _model(data: Fingerprint, chosen: Chosen) -> Choice | None:
