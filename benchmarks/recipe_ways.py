@@ -25,6 +25,7 @@ from benchmarks.recipe_sets import DataSet
 from ununennium import pipeline
 from ununennium.cli import run as command
 from ununennium.config import RunConfig
+from ununennium.data import build_index
 from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.statistics import BandStatistics, compute_statistics, normalise
 from ununennium.data.splits.splits import TRAIN
@@ -120,20 +121,21 @@ class BalancedCrops(IterableDataset[Batch]):
         return torch.from_numpy(np.nan_to_num(roots / np.nanmean(roots), nan=1.0)).float()
 
 
-def _prepared(config: RunConfig) -> tuple[ChipIndex, BandStatistics, BandStatistics]:
-    """Index, statistics of the logarithms of positive values (else linear ones), and linear statistics."""
-    from ununennium.data import build_index
-
-    index = build_index(config.data)
-    linear = compute_statistics(index)
-    is_positive = min(linear.percentiles["p2"]) > 0
-    return index, compute_statistics(index, "log") if is_positive else linear, linear
+def _prepared(config: RunConfig, transform: str) -> tuple[ChipIndex, BandStatistics]:
+    """Index and statistics; ``log`` where values are positive, else linear."""
+    data = config.data.model_copy(update={"transform": "linear"})
+    index = build_index(data)
+    found = compute_statistics(index)
+    if transform == "log" and min(found.percentiles["p2"]) > 0:
+        index.transform = "log"
+        found = compute_statistics(index)
+    return index, found
 
 
 def by_hand(data_set: DataSet, config: RunConfig, budget_s: float | None) -> Outcome:
     """A plain loop; the whole of it is below."""
     assert budget_s is not None
-    index, statistics, _ = _prepared(config)
+    index, statistics = _prepared(config, "log")
     crops = BalancedCrops(config, index, statistics, config.seed)
     loss_fn = nn.CrossEntropyLoss(weight=crops.weights(), ignore_index=config.data.ignore_index)
     precision = resolve_precision(True, torch.device("cpu"))
@@ -171,7 +173,7 @@ def by_lightning(data_set: DataSet, config: RunConfig, budget_s: float | None) -
     import segmentation_models_pytorch as smp
 
     assert budget_s is not None
-    index, _, statistics = _prepared(config)
+    index, statistics = _prepared(config, "linear")
     crops = BalancedCrops(config, index, statistics, config.seed)
     classes, ignored = len(config.data.classes), config.data.ignore_index
 

@@ -69,7 +69,7 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> RunPlan:
         index = data.index
         check_slices(config.gate, [name for scene in index.scenes for name, _ in scene.attributes])
         index.save(run.index_file)
-        data.statistics(config.data.transform).save(run.statistics_file)
+        data.statistics().save(run.statistics_file)
         write_json(run.split_file, index.split.to_geojson())
     plan = make_plan(run, config, index.summary(), champion)
     write_json(run.plan_file, {"rows": plan.rows, **plan.details})

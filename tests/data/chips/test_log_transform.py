@@ -10,6 +10,7 @@ import torch
 
 from ununennium.data import TRAIN, build_index, compute_statistics
 from ununennium.data.chips.batch_transforms import DeviceTransform
+from ununennium.data.chips.index_cache import indexed
 from ununennium.data.chips.loaders import build_loaders
 from ununennium.data.chips.statistics import BandStatistics, normalise
 from ununennium.errors import ConfigError
@@ -52,7 +53,7 @@ def test_mean_and_deviation_are_of_the_logarithm_and_percentiles_of_the_values(s
     scene = index.scenes[0]
     used = (index.split.folds(scene, 0, 0, 256, 256) == TRAIN) & (image[0] != 0)
     pixels = image[:, used]
-    found = compute_statistics(index, "log")
+    found = compute_statistics(index)
     low = np.percentile(pixels, 2, axis=1)
     np.testing.assert_allclose(found.log_floor, low / 2, rtol=1e-12)
     logarithm = np.log(np.maximum(pixels, low[:, None] / 2))
@@ -66,7 +67,7 @@ def test_mean_and_deviation_are_of_the_logarithm_and_percentiles_of_the_values(s
 def test_chips_device_batches_and_windows_hold_the_standardised_logarithm(skewed):
     image, build = skewed
     index = build_index(build(augment=STILL))
-    statistics = compute_statistics(index, "log")
+    statistics = compute_statistics(index)
     whole = expected(image, statistics.log_floor, statistics.mean, statistics.std)
     window = normalise(image.astype(np.float32), image[0] != 0, statistics)
     np.testing.assert_allclose(window, whole, atol=2e-5)
@@ -83,12 +84,24 @@ def test_chips_device_batches_and_windows_hold_the_standardised_logarithm(skewed
 
 def test_values_of_0_or_less_are_refused_by_name(make):
     scene = {**make.scene(), "image": make.raster("centred.tif", np.random.default_rng(0).normal(size=(2, 256, 256)))}
-    index = build_index(make.config(scene))
+    index = build_index(make.config(scene, transform="log"))
     with pytest.raises(ConfigError, match=r"data\.transform.*band 1 has values of 0 or less.*give linear"):
-        compute_statistics(index, "log")
+        compute_statistics(index)
 
 
 def test_linear_statistics_are_written_as_earlier_versions_wrote_them(make):
     found = compute_statistics(build_index(make.config(make.scene())))
     assert set(found.to_json()) == {"mean", "std", "num_pixels", "minimum", "maximum", "percentiles"}
     assert replace(found, log_floor=[1.0, 1.0]).to_json()["log_floor"] == [1.0, 1.0]
+
+
+def test_an_index_that_is_kept_serves_both_transforms(skewed, monkeypatch, tmp_path):
+    monkeypatch.setenv("UNUNENNIUM_CACHE", str(tmp_path / "cache"))
+    _, build = skewed
+    linear = indexed(build().model_copy(update={"transform": "linear"}))
+    assert linear.statistics().log_floor == []
+    again = indexed(build())
+    assert again.reused
+    assert again.statistics() == compute_statistics(build_index(build()))
+    assert len(again.statistics().log_floor) == 2
+    assert indexed(build().model_copy(update={"transform": "linear"})).statistics() == linear.statistics()

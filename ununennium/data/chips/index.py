@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +23,7 @@ from ununennium.data.scenes.places import size_text
 from ununennium.data.scenes.reader import FloatArray, SceneReader
 from ununennium.data.scenes.scene import Scene
 from ununennium.data.scenes.units import check_bands, check_magnitudes
-from ununennium.data.splits.label_counts import CELL, Cells, Survey, count_cells
+from ununennium.data.splits.label_counts import CELL, Cells, Survey, count_cells, packed, unpacked
 from ununennium.data.splits.methods import check_no_leak, expected_folds, make_split
 from ununennium.data.splits.splits import TRAIN, Split
 from ununennium.data.targets.labels import LabelReader
@@ -68,6 +66,7 @@ class ChipIndex:
         max_unreadable: share of a scene that may be damaged.
         task: task to learn.
         layout: how stacks of dates reach the model, see ``DataConfig.layout``.
+        transform: of pixel values before they are standardised, see ``DataConfig.transform``.
         target_scale: how the targets of a regression are standardised; None for other tasks.
         other_files: state of files besides the scenes' that the index was made from, such as ``data.split.file``, by
             name; None in an index of version 0.1.0, whose ``data_sha256`` is by the first rule of ``Fingerprints``.
@@ -92,6 +91,7 @@ class ChipIndex:
         notes: Sequence[str] = (),
         other_files: Mapping[str, list[Any]] | None = None,
         band_set: BandSet | None = None,
+        transform: str = "linear",
     ) -> None:
         self.scenes = list(scenes)
         self.classes = list(classes)
@@ -107,6 +107,7 @@ class ChipIndex:
         self.notes = list(notes)
         self.task = TASKS[task]
         self.layout = layout
+        self.transform = transform
         self.other_files = None if other_files is None else dict(other_files)
         self.target_scale = None if target_scale is None else TargetScale(*target_scale)
 
@@ -209,13 +210,14 @@ class ChipIndex:
             "nodata": self.nodata,
             "ignore_index": self.ignore_index,
             "split": self.split.to_dict(),
-            "cells": _pack(**vars(self.cells)),
-            "survey": _pack(**vars(self.survey)),
+            "cells": packed(**vars(self.cells)),
+            "survey": packed(**vars(self.survey)),
             "labelled": self.labelled,
             "data_sha256": self.data_sha256,
             "max_unreadable": self.max_unreadable,
             "task": self.task.name,
             "layout": self.layout,
+            "transform": self.transform,
             "target_scale": self.target_scale,
             "notes": self.notes,
             "other_files": self.other_files,
@@ -234,22 +236,10 @@ class ChipIndex:
             raise DataError(f"{path} was written by another version of ununennium; index the data again")
         scenes = [Scene.from_dict(scene) for scene in values.pop("scenes")]
         split = Split.from_dict(values.pop("split"), scenes)
-        cells = Cells(**_unpack(values.pop("cells")))
-        survey = Survey(**_unpack(values.pop("survey")))
+        cells = Cells(**unpacked(values.pop("cells")))
+        survey = Survey(**unpacked(values.pop("survey")))
         band_set = BandSet.from_dict(values.pop("band_set")) if "band_set" in values else None
         return cls(scenes=scenes, split=split, cells=cells, survey=survey, band_set=band_set, **values)
-
-
-def _pack(**arrays: npt.NDArray[np.int64]) -> str:
-    """Arrays as compressed text."""
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
-    return base64.b64encode(packed.getvalue()).decode()
-
-
-def _unpack(text: str) -> dict[str, npt.NDArray[np.int64]]:
-    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
 
 
 def build_index(config: DataConfig, progress: Callable[[str], None] | None = None) -> ChipIndex:
@@ -341,6 +331,7 @@ def _index(
         max_unreadable=config.max_unreadable,
         task=task.name,
         layout=config.layout,
+        transform=config.transform,
         target_scale=targets.target_scale(readers, is_training),
         band_set=wanted,
     )

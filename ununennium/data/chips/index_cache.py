@@ -51,21 +51,19 @@ class IndexedData:
     folder: Path
     reused: bool
 
-    def statistics(self, transform: str = "linear") -> BandStatistics:
+    def statistics(self) -> BandStatistics:
         """Statistics of the training fold: computed once, and kept beside the index.
-
-        Args:
-            transform: as ``compute_statistics`` takes it.
 
         Raises:
             DataError: the training fold has no valid pixel.
-            ConfigError: the transform does not fit the values.
+            ConfigError: the index's transform does not fit the values.
         """
+        transform = self.index.transform
         file = self.folder / ("statistics.json" if transform == "linear" else f"statistics-{transform}.json")
         try:
             return BandStatistics.load(file)
         except (OSError, ValueError, TypeError):
-            found = compute_statistics(self.index, transform)
+            found = compute_statistics(self.index)
         _keep(lambda: write_whole(file, found.to_text()))
         return found
 
@@ -115,6 +113,7 @@ def _indexed(config: DataConfig, progress: Callable[[str], None] | None, scenes:
         else:
             if progress is not None:
                 progress(f"index reused: {len(scenes)} scene(s) are as they were ({file})")
+            found.index.transform = config.transform
             for note in found.index.notes:
                 warnings.warn(note, stacklevel=2)
             _keep(lambda: os.utime(folder))

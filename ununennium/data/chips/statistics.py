@@ -67,15 +67,14 @@ class BandStatistics:
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-def compute_statistics(index: ChipIndex, transform: str = "linear") -> BandStatistics:
+def compute_statistics(index: ChipIndex) -> BandStatistics:
     """Statistics of the valid pixels of the training fold, in a streaming pass over strips, or two for ``log``.
 
     Means and squared deviations of strips are merged in float64 (Chan et al. 1979), which loses nothing to large
     offsets; percentiles come from histograms.
 
     Args:
-        index: index of the scenes.
-        transform: ``linear`` or ``log``, see ``DataConfig.transform``.
+        index: index of the scenes, whose ``transform`` applies.
 
     Raises:
         DataError: the training fold has no valid pixel.
@@ -96,7 +95,7 @@ def compute_statistics(index: ChipIndex, transform: str = "linear") -> BandStati
     found = np.clip(
         [histogram.percentiles(PERCENTILES) for histogram in histograms], minimum[:, None], maximum[:, None]
     )
-    floor = _log_floor(index, found[:, 0]) if transform == "log" else None
+    floor = _log_floor(index, found[:, 0]) if index.transform == "log" else None
     if floor is not None:
         moments = _Moments(num_bands)
         for values in _training_pixels(index):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +64,19 @@ class Survey:
         """The cells of the scene at ``scene_index`` in the index's list."""
         mine = self.places[:, 0] == scene_index
         return Survey(self.places[mine], self.valid[mine], self.counts[mine])
+
+
+def packed(**arrays: npt.NDArray[np.int64]) -> str:
+    """Arrays as compressed text."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def unpacked(text: str) -> dict[str, npt.NDArray[np.int64]]:
+    """The inverse of ``packed``."""
+    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def count_blocks(
