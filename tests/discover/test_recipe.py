@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,14 @@ def test_without_a_look_at_the_data_init_writes_the_defaults(tmp_path: Path) -> 
     config = RunConfig.load(tmp_path / "run.yaml")
     assert config.recipe is None
     assert (config.data.chip_size, config.data.transform, config.scheduler) == (128, "linear", None)
+
+
+def test_the_example_has_the_settings_that_the_recipe_derives_from_its_scene(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("UNUNENNIUM_CACHE", str(tmp_path))
+    config = RunConfig.load(Path(__file__).parents[2] / "examples" / "atlanta" / "run.yaml")
+    data = config.data.model_copy(update={"transform": "linear"})
+    index = build_index(data)
+    chosen = derive(replace(fingerprint_of(index, compute_statistics(index)), has_gpu=False))
+    assert apply_recipe(config, chosen).model_dump(mode="json") == config.model_dump(mode="json")
