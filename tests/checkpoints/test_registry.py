@@ -109,6 +109,14 @@ def test_a_record_that_is_gone_from_the_middle_hides_no_later_champion(registry,
         registry.promote(version, expected_generation=1, gate=PASSED, actor="a", run_id="r")
 
 
+def test_a_conflict_names_the_first_generation_after_the_expected_one(registry, tmp_path):
+    version, other = add(registry, tmp_path, 1), add(registry, tmp_path, 2)
+    for generation in range(3):
+        registry.promote(version, expected_generation=generation, gate=PASSED, actor="a", run_id="r")
+    with pytest.raises(PromotionConflict, match="generation 2 of 'roofs'"):
+        registry.promote(other, expected_generation=1, gate=PASSED, actor="b", run_id="r")
+
+
 def test_a_lost_answer_is_found_by_its_token(registry, tmp_path):
     version = add(registry, tmp_path, 1)
     arguments = {"expected_generation": 0, "gate": PASSED, "actor": "a", "run_id": "r", "token": "mine"}
@@ -193,6 +201,18 @@ def test_a_single_writer_is_vouched_for_where_creation_is_not_exclusive(registry
     monkeypatch.setattr(type(registry._storage), "create", lambda self, key, data: None)
     assert registry.probe() is True  # asked once
     assert Registry(folder, "roofs", unsafe_single_writer=True).probe() is False
+
+
+def test_a_single_writer_promotes_where_creation_is_not_exclusive(folder, registry, tmp_path):
+    """A store that would overwrite: generations count up, and a stale expectation is a conflict all the same."""
+    first, second = add(registry, tmp_path, 1), add(registry, tmp_path, 2)
+    alone = Registry(folder, "roofs", unsafe_single_writer=True)
+    alone._exclusive = False
+    assert alone.promote(first, expected_generation=0, gate=PASSED, actor="a", run_id="r").generation == 1
+    with pytest.raises(PromotionConflict, match="generation 1 of 'roofs'"):
+        alone.promote(second, expected_generation=0, gate=PASSED, actor="b", run_id="r")
+    assert alone.promote(second, expected_generation=1, gate=PASSED, actor="b", run_id="r").generation == 2
+    assert [record.version for record in alone.history()] == [second, first]
 
 
 def test_a_record_that_storage_refuses_is_an_error_with_its_reason(registry, tmp_path, monkeypatch):
