@@ -10,4 +10,5 @@ TINY = [
     "trainer.mixed_precision=false",
     "early_stopping=null",
     "gate.floors={}",
+    "gate.first=any",
 ]

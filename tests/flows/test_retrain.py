@@ -207,7 +207,7 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(
     assert not (place / "untouched").exists()
     assert not list((place / "work").glob(f"{plan['run_id']}*"))
     assert "labelled px" in caplog.text
-    assert "no champion yet" in caplog.text
+    assert "first model: not compared with a baseline (gate.first: any)" in caplog.text
 
 
 @pytest.mark.usefixtures("server")

@@ -61,6 +61,7 @@ def run_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
                 "optimizer": {"target": "torch.optim:AdamW", "kwargs": {"lr": 0.01}},
                 "storage": str(tmp_path / "storage"),
                 **settings,
+                "gate": {"first": "any", **settings.get("gate", {})},
                 "trainer": {"device": "cpu", "epochs": 3, "mixed_precision": False, **settings.get("trainer", {})},
             }
         )

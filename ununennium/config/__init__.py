@@ -148,6 +148,9 @@ class GateConfig(Section):
     """In no slice may the metric fall by more than this below the champion's; of ``RMSE`` and ``MAE`` the share by
     which it may grow, of ``bias`` how much farther from 0 it may be, in the targets' unit; null for no such guard.
     Slices of fewer than 6 blocks that have the class are reported, and not guarded."""
+    first: Literal["baseline", "any"] = "baseline"
+    """A first model has to beat the best constant prediction and, for classes of pixels, a linear classifier of single
+    pixels (``baseline``), a regression also R2 = 0; ``any`` takes it as it is."""
     unreadable_champion: Literal["refuse", "replace"] = "refuse"
     """A champion that cannot be loaded: keep it until somebody looks (``refuse``), or judge the new model like a first
     one (``replace``)."""

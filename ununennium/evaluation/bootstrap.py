@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 
 from ununennium.evaluation.block_sums import BlockSums, paired
-from ununennium.evaluation.measures import FloatArray, Measures, informs, values_by_name
+from ununennium.evaluation.measures import FloatArray, Measures, informs, measures_of, values_by_name
 from ununennium.tasks import goodness, worst_value
 
 LEAST_PLACES = 6
@@ -103,6 +103,27 @@ def informative_places(ours: FloatArray, theirs: FloatArray, measures: Measures,
     spread: a class that lies in one block is seen once, however many other blocks there are.
     """
     return int((informs(measures, metric, ours) | informs(measures, metric, theirs)).sum())
+
+
+def interval_of(
+    units: BlockSums, metric: str, confidence: float, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float] | None:
+    """Central interval of one model's metric; None with fewer than ``LEAST_PLACES`` blocks, or too few draws.
+
+    Args:
+        units: sums per block.
+        metric: name of a metric that the sums have without classes, such as ``R2``.
+        confidence: share of holdouts whose interval is to hold the truth.
+        resamples: draws, if ``num_resamples`` does not ask for more.
+        seed: of the draws.
+    """
+    sums = np.array(list(units.places().values()))
+    number = num_resamples(len(sums), confidence, resamples) if len(sums) >= LEAST_PLACES else None
+    if number is None:
+        return None
+    measures = measures_of(units.kind, ())
+    drawn = drawn_values(sums, lambda total: measures.overall(total)[metric], resamples=number, seed=seed)
+    return expanded_interval(drawn, len(sums), confidence)
 
 
 def expanded_interval(values: FloatArray, num_places: int, confidence: float) -> tuple[float, float] | None:

@@ -11,15 +11,15 @@ import numpy as np
 
 from ununennium.config import GateConfig
 from ununennium.evaluation.block_sums import BlockSums, paired
-from ununennium.evaluation.bootstrap import LEAST_PLACES, informative_places, num_resamples
-from ununennium.evaluation.evaluation import Evaluation
+from ununennium.evaluation.bootstrap import LEAST_PLACES, informative_places, interval_of, num_resamples
+from ununennium.evaluation.evaluation import Baseline, Evaluation
 from ununennium.evaluation.measures import Measures, has_labels, measures_of, values_by_name
 from ununennium.evaluation.slices import parts
 from ununennium.evaluation.thresholds import exceeds, reaches
 from ununennium.files import finite
 from ununennium.tasks import LOWER_IS_BETTER, goodness, worst_value
 
-KINDS = ("champion", "floor", "measured", "improvement", "class", "slice", "smoke test", "approval")
+KINDS = ("champion", "floor", "measured", "baseline", "improvement", "class", "slice", "smoke test", "approval")
 
 Interval = tuple[float, float]
 
@@ -32,7 +32,7 @@ class Check:
         name: name of the check, such as ``floor IoU.building``.
         value: the challenger's; None if it has no such metric.
         threshold: value to reach or exceed; None if it only has to be a number.
-        baseline: the champion's; None without one.
+        baseline: the champion's, or that of the baseline of a first model; None without one.
         passed: whether it does.
         reason: the same in words.
         kind: one of ``KINDS``.
@@ -125,6 +125,40 @@ def measured(challenger: Evaluation, name: str) -> Check:
     passed = value is not None and math.isfinite(value)
     reason = named(name, value) if passed else f"{named(name, value)} is no number"
     return Check(f"measured {name}", value, None, None, passed, reason, "measured")
+
+
+def beats_baseline(challenger: Evaluation, baseline: Baseline, metric: str, noise: Noise | None) -> Check:
+    """A first model is better than a baseline, by more than noise where there are blocks enough for an interval."""
+    value, its = challenger.metric(metric), baseline.evaluation.metric(metric)
+    worth = worst_value(metric) if _is_missing(its) else its
+    assert value is not None
+    assert worth is not None
+    passed = exceeds(goodness(metric, value), goodness(metric, worth), 0.0)
+    shown = "no such metric" if _is_missing(its) else f"{its:.4f}"
+    interval = None if noise is None else noise.interval(metric)
+    clear = interval is None or exceeds(interval[0], 0.0)
+    reason = f"{named(metric, value)} {'beats' if passed and clear else 'does not beat'} {baseline.name} ({shown})"
+    if noise is not None and interval is not None:
+        words = f"{noise.confidence:.0%} interval of the difference {interval[0]:+.4f} to {interval[1]:+.4f}"
+        reason += f", {words}"
+    elif noise is not None:
+        reason += ", by the difference alone: the holdout has too few blocks for an interval"
+    threshold = None if math.isinf(worth) else worth
+    return Check(f"baseline of {metric}", value, threshold, its, passed and clear, reason, "baseline", interval)
+
+
+def explains_variance(challenger: Evaluation, config: GateConfig, merged: int) -> Check:
+    """A regression's R2 is above 0, by more than its interval where there are blocks enough for one."""
+    value = challenger.metric("R2")
+    interval = None
+    if config.confidence is not None and challenger.units is not None:
+        interval = interval_of(challenger.units.merged(merged), "R2", config.confidence, config.resamples, config.seed)
+    lowest = value if interval is None else interval[0]
+    passed = value is not None and lowest is not None and math.isfinite(lowest) and min(value, lowest) > 0
+    reason = f"{named('R2', value)} is {'above 0' if passed else 'not above 0'}"
+    if interval is not None:
+        reason += f" ({config.confidence:.0%} interval {interval[0]:+.4f} to {interval[1]:+.4f})"
+    return Check("R2 above 0", value, 0.0, None, passed, reason, "baseline", interval)
 
 
 def improvement(challenger: Evaluation, champion: Evaluation, config: GateConfig, noise: Noise | None) -> Check:

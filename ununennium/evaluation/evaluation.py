@@ -207,6 +207,28 @@ class Evaluation:
         return cls(**found)
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """A prediction that takes no training worth the name.
+
+    Attributes:
+        name: for a sentence, such as ``the constant prediction 'water'``.
+        evaluation: its evaluation on the holdout of the model that it is compared with; metrics and block sums only.
+    """
+
+    name: str
+    evaluation: Evaluation
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"name": self.name, "evaluation": self.evaluation.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Baseline:
+        """The inverse of ``to_json``."""
+        return cls(values["name"], Evaluation.from_json(values["evaluation"]))
+
+
 def _calibration(values: Mapping[str, Any]) -> Calibration:
     return Calibration(**_with_intervals(values))
 

@@ -18,6 +18,7 @@ generation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -29,12 +30,12 @@ from ununennium.evaluation.block_sums import paired
 from ununennium.evaluation.bootstrap import difference_intervals, informative_places, num_resamples
 from ununennium.evaluation.checks import KINDS, Check, Noise
 from ununennium.evaluation.correlation import merge_factor
-from ununennium.evaluation.evaluation import Evaluation
+from ununennium.evaluation.evaluation import Baseline, Evaluation
 from ununennium.evaluation.measures import measures_of
 from ununennium.evaluation.records import GateRecord
 from ununennium.evaluation.slices import DATE, SCENE
 from ununennium.hints import did_you_mean
-from ununennium.tasks import TASKS
+from ununennium.tasks import TASKS, goodness, worst_value
 
 __all__ = ["KINDS", "Check", "GateDecision", "check_metrics", "check_slices", "decide", "with_check"]
 
@@ -82,11 +83,13 @@ def decide(
     *,
     champion_error: str | None = None,
     notes: Iterable[str] = (),
+    baselines: Sequence[Baseline] = (),
 ) -> GateDecision:
     """Judge a challenger beside the champion, both measured on the same holdout.
 
-    The first model ever has only to be measured, and to reach the floors. A metric that is missing or NaN fails its
-    check; a champion without one is worth the worst value there is.
+    A first model has to reach the floors, and to be better than the strongest of the baselines (``gate.first: any``
+    leaves them out). A metric that is missing or NaN fails its check; a champion without one is worth the worst value
+    there is.
 
     Args:
         challenger: the new model.
@@ -94,6 +97,7 @@ def decide(
         config: configuration of the gate.
         champion_error: why the champion could not be measured, if there is one.
         notes: remarks on the comparison, for a reader.
+        baselines: measured on the same holdout, where there is no champion.
 
     Raises:
         GateError: the champion was measured on another holdout, or counted on other pixels of it; evaluate it anew
@@ -107,6 +111,11 @@ def decide(
     if champion is None:
         main = checks.measured(challenger, config.metric)
         found.append(main)
+        if main.passed and baselines and config.first == "baseline":
+            main, noise = _beside_baseline(challenger, baselines, config)
+            found.append(main)
+            if challenger.metric("R2") is not None:
+                found.append(checks.explains_variance(challenger, config, noise.merged if noise else 1))
     else:
         noise = _noise(challenger, champion, config)
         main = checks.improvement(challenger, champion, config, noise)
@@ -119,7 +128,8 @@ def decide(
     reason = "; ".join(check.reason for check in failed) if failed else main.reason
     if not failed:
         if champion is None:
-            reason = f"first model: {reason}" if champion_error is None else f"{found[0].reason}: {reason}"
+            first = "first model" if config.first == "baseline" else "first model, not compared with a baseline"
+            reason = f"{first}: {reason}" if champion_error is None else f"{found[0].reason}: {reason}"
         if config.floors:
             reason += f"; {len(config.floors)} floor(s) reached"
     return GateDecision(
@@ -131,6 +141,22 @@ def decide(
         None if noise is None or noise.bootstrap is None else dict(noise.bootstrap),
         (*notes, *_own_notes(challenger, champion, config)),
     )
+
+
+def _beside_baseline(
+    challenger: Evaluation, baselines: Sequence[Baseline], config: GateConfig
+) -> tuple[Check, Noise | None]:
+    """The comparison with the strongest baseline, and its intervals."""
+
+    def worth(baseline: Baseline) -> float:
+        value = baseline.evaluation.metric(config.metric)
+        missing = value is None or math.isnan(value)
+        return goodness(config.metric, worst_value(config.metric) if missing or value is None else value)
+
+    strongest = max(baselines, key=worth)
+    _check_same_holdout(challenger, strongest.evaluation)
+    noise = _noise(challenger, strongest.evaluation, config)
+    return checks.beats_baseline(challenger, strongest, config.metric, noise), noise
 
 
 def with_check(gate: GateRecord, check: Check) -> GateRecord:

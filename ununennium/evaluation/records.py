@@ -8,7 +8,7 @@ from typing import Any
 
 from ununennium.errors import ConfigError
 from ununennium.evaluation.checks import Check
-from ununennium.evaluation.evaluation import Evaluation
+from ununennium.evaluation.evaluation import Baseline, Evaluation
 from ununennium.records import JsonRecord
 
 
@@ -26,6 +26,7 @@ class EvaluationRecord(JsonRecord):
         epoch: of the checkpoint, from 1.
         checkpoint: ``manifest`` (URL) and ``sha256`` of the checkpoint that was measured.
         code: ``git_commit`` and ``version`` of the code that measured both.
+        baselines: that a first model has to beat, on the same holdout; empty where there is a champion.
     """
 
     challenger: Evaluation | None = None
@@ -37,6 +38,7 @@ class EvaluationRecord(JsonRecord):
     epoch: int | None = None
     checkpoint: Mapping[str, str] | None = None
     code: Mapping[str, Any] = field(default_factory=dict)
+    baselines: Sequence[Baseline] = ()
 
     @property
     def new_model(self) -> Evaluation:
@@ -51,6 +53,8 @@ class EvaluationRecord(JsonRecord):
 
     @classmethod
     def _parsed(cls, name: str, value: Any) -> Any:
+        if name == "baselines":
+            return tuple(Baseline.from_json(each) for each in value)
         is_model = name in ("challenger", "champion") and isinstance(value, Mapping)
         return Evaluation.from_json(value) if is_model else value
 

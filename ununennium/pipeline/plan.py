@@ -105,7 +105,7 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
         ("optimizer", component(config.optimizer) + (f", {component(config.scheduler)}" if config.scheduler else "")),
         ("device", f"{trainer.device}, {config.launcher.nproc_per_node} process(es)"),
         ("checkpoints", f"{keep} by {config.checkpoints.monitor} ({config.checkpoints.mode}), and the newest"),
-        ("gate", "; ".join([*floors, beat if champion else f"no champion yet: {'only these' if floors else 'any'}"])),
+        ("gate", "; ".join([*floors, beat if champion else _first(config)])),
         ("champion", f"generation {champion.generation}, version {champion.version}" if champion else "none yet"),
         ("storage", run.storage),
     ]
@@ -118,6 +118,13 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
         "config": config.model_dump(mode="json"),
     }
     return RunPlan(rows, details)
+
+
+def _first(config: RunConfig) -> str:
+    """Requirement on a first model, in words."""
+    if config.gate.first == "any":
+        return "first model: not compared with a baseline (gate.first: any)"
+    return f"first model: {config.gate.metric} must be better than the baselines' (gate.first)"
 
 
 def check(run: RunDirectory, plan: RunPlan, *, on_line: OnLine = print) -> RunPlan:

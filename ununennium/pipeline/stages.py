@@ -70,6 +70,7 @@ def evaluate(run: RunDirectory, *, on_line: OnLine = print) -> GateRecord:
         run.config().gate,
         champion_error=measured.champion_error,
         notes=_notes(measured),
+        baselines=measured.baselines,
     ).to_json()
     compared = {"run_id": run.run_id, "generation": measured.generation, "version": measured.version}
     write_json(run.gate_file, decision | compared)

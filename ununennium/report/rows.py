@@ -55,7 +55,7 @@ def gate_rows(gate: GateRecord) -> list[dict[str, str]]:
             "check": check.name,
             "value": number(check.value),
             "threshold": number(check.threshold),
-            "champion": number(check.baseline),
+            "champion or baseline": number(check.baseline),
             "passed": "yes" if check.passed else "no",
         }
         for check in gate.checks

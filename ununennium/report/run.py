@@ -82,12 +82,20 @@ def _summary(facts: Facts) -> str:
     return f"{reason[:1].upper()}{reason[1:]}" if reason else f"{words[:1].upper()}{words[1:]}."
 
 
+def _first_model(facts: Facts) -> str:
+    """The baseline that a first model was compared with."""
+    values = [check.baseline for check in facts.gate.checks if check.kind == "baseline" and check.baseline is not None]
+    if values:
+        return f"first model; baseline {number(values[0])}"
+    return "first model, no baseline" if facts.gate.checks else "no champion yet"
+
+
 def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     tiles = []
     main = scores.main_figures(facts)
     if main is not None:
         name, value, baseline = main
-        remark = "no champion yet" if baseline is None else f"champion {number(baseline)}"
+        remark = _first_model(facts) if baseline is None else f"champion {number(baseline)}"
         tiles.append((f"{name}, holdout", number(value), remark))
         if value is not None and baseline is not None:
             tiles.append(("Difference", scores.difference(name, value, baseline).text, "to the champion"))

@@ -45,7 +45,7 @@ def gate(facts: Facts) -> Section | None:
     if not checks:
         return None
     with_interval = any(check.interval for check in checks)
-    columns = ["check", "verdict", "value", "threshold", "champion"]
+    columns = ["check", "verdict", "value", "threshold", "champion or baseline"]
     columns += ["how much better (interval)"] * with_interval + ["in words"]
     rows = []
     for check in checks:

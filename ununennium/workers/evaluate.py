@@ -33,9 +33,10 @@ from ununennium.data.scenes.scene import Scene
 from ununennium.data.targets.regression import ValueReader
 from ununennium.errors import CheckpointError, ConfigError
 from ununennium.evaluation import pictures
+from ununennium.evaluation.baselines import measure_baselines
 from ununennium.evaluation.chip_pictures import draw_chips
 from ununennium.evaluation.evaluate import evaluate, fit_temperature_on
-from ununennium.evaluation.evaluation import Evaluation
+from ununennium.evaluation.evaluation import Baseline, Evaluation
 from ununennium.evaluation.promoted import evaluate_artifact
 from ununennium.evaluation.records import EvaluationRecord
 from ununennium.files import write_json
@@ -52,6 +53,8 @@ from ununennium.workers.smoke_test import write_probe
 
 _MOST_PANELS = 4
 _PANEL_PIXELS = 1500
+
+_OF_CHALLENGER = ("challenger", "champion_holdout", "epoch", "checkpoint", "code", "baselines")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,9 +101,17 @@ def evaluate_run(run: RunDirectory) -> EvaluationRecord:
         beside=_bands_of(current, run, config, index),
     )
     _say(f"holdout of epoch {best.epoch}: {_in_words(challenger)}")
+    beside = evaluate_champion(run, config, index, device, current, beside=index.bands)
+    baselines: tuple[Baseline, ...] = ()
+    if beside.champion is None and config.gate.first == "baseline":
+        metric = config.gate.metric
+        baselines = measure_baselines(challenger, index, statistics, config.data, metric, device=device)
+        for each in baselines:
+            _say(f"baseline, {each.name}, on the same holdout: {_in_words(each.evaluation)}")
     measured = replace(
-        evaluate_champion(run, config, index, device, current, beside=index.bands),
+        beside,
         challenger=challenger,
+        baselines=baselines,
         epoch=best.epoch,
         checkpoint={"manifest": manifest_key(best.url), "sha256": best.sha256},
         code={"git_commit": git_commit(), "version": __version__},
@@ -182,7 +193,9 @@ def evaluate_champion(
         StorageError: the storage failed.
     """
     registry = Registry(run.storage, config.name)
-    found = EvaluationRecord(absent=frozenset({"challenger", "champion_holdout", "epoch", "checkpoint", "code"}))
+    found = EvaluationRecord(
+        absent=frozenset({"challenger", "champion_holdout", "epoch", "checkpoint", "code", "baselines"})
+    )
     if current is None:
         return found
     found = replace(found, generation=current.generation, version=current.version)
