@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from ununennium.cli import run
 from ununennium.config import RunConfig
 from ununennium.data import build_index, compute_statistics
 from ununennium.discover.fingerprint import Fingerprint, fingerprint_of, run_lengths
-from ununennium.discover.recipe import RULES, apply_recipe, derive, remarks_of
+from ununennium.discover.recipe import RULES, apply_recipe, budget_s, derive, remarks_of
+from ununennium.errors import ConfigError
 
 BASE = RunConfig.parse({"name": "m", "data": {"scenes": [{"image": "a.tif", "label": "b.tif"}], "classes": ["a", "b"]}})
 
@@ -152,3 +154,31 @@ def test_the_example_has_the_settings_that_the_recipe_derives_from_its_scene(
     index = build_index(data)
     chosen = derive(replace(fingerprint_of(index, compute_statistics(index)), has_gpu=False))
     assert apply_recipe(config, chosen).model_dump(mode="json") == config.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("3min", 180), ("1.5h", 5400), (" 2 min ", 120)])
+def test_a_budget_is_a_time_with_its_unit(text: str, seconds: float) -> None:
+    assert budget_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["3", "min", "0s", "-3min", "3 days", ""])
+def test_another_budget_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--budget.*give a time with its unit: 90s, 3min or 1\.5h"):
+        budget_s(text)
+
+
+def test_a_budget_becomes_steps_by_the_time_of_a_step_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNUNENNIUM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "town").mkdir()
+    squares(tmp_path / "town", side=160)
+    arguments = ["init", str(tmp_path / "town"), "-o", str(tmp_path / "run.yaml"), "--force", "--budget"]
+    assert run([*arguments, "2h"]) == 0
+    said = capsys.readouterr().err
+    steps = int(re.search(r"budget: ([\d,]+) optimizer steps of", said)[1].replace(",", ""))  # type: ignore[index]
+    config = RunConfig.load(tmp_path / "run.yaml")
+    assert config.data.chips_per_epoch == -(-steps // 20) * config.data.batch_size
+    assert "as many as fit the budget on this machine." in (tmp_path / "run.yaml").read_text(encoding="utf-8")
+    assert run([*arguments, "0.1s"]) == 2
+    assert re.search(r"--budget.*fits \d+ optimizer steps of .* s; give \d+s or more", capsys.readouterr().err)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +17,10 @@ from ununennium.errors import ConfigError, DataError, UnunenniumError
 if TYPE_CHECKING:
     from ununennium.config import RunConfig
 
-EXAMPLES = "Examples: ununennium init scenes/ | ununennium init scenes/ -o roads.yaml --name roads"
+EXAMPLES = (
+    "Examples: ununennium init scenes/ | ununennium init scenes/ -o roads.yaml --name roads | "
+    "ununennium init scenes/ --budget 10min"
+)
 
 _SAYS_NOTHING = {"data", "images", "scenes", "dataset"}
 
@@ -27,6 +32,10 @@ def init(
         str | None, typer.Option("--name", help="Name of the model; from the folder's if not given.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="TIME", help="Train about so long on this machine: 90s, 3min, 1.5h."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Index the scenes as the run will, to see that they fit.")
     ] = True,
@@ -40,6 +49,7 @@ def init(
     from ununennium.data.scenes.overwriting import refuse_overwriting
     from ununennium.discover import commented_yaml, discover
     from ununennium.discover.files import RASTERS, VECTORS
+    from ununennium.discover.recipe import budget_s
 
     if output.exists() and not force:
         raise ConfigError("--output", str(output), "exists already; give another name, or --force to write over it")
@@ -63,12 +73,15 @@ def init(
         }
     )
     remarks = dict(found.remarks)
+    seconds = None if budget is None else budget_s(budget)
     problem: UnunenniumError | None = None
     if check:
         try:
-            config, reasons = _derived(config, output.parent)
+            config, reasons = _derived(config, output.parent, seconds)
             remarks |= reasons
         except UnunenniumError as error:
+            if isinstance(error, ConfigError) and error.field == "--budget":
+                raise
             problem = error
     header = (
         "One description of a run. Every setting is here with its default, what was found, or what the recipe derived; "
@@ -85,15 +98,22 @@ def init(
     say(f"Next: look it through, then: ununennium train {output} --dry-run")
 
 
-def _derived(config: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, str]]:
+def _derived(config: RunConfig, folder: Path, budget: float | None) -> tuple[RunConfig, dict[str, str]]:
     """``config`` with what the recipe derives from its data, and the reasons by dotted path.
+
+    Args:
+        config: scenes and classes as they were found.
+        folder: of the configuration file.
+        budget: seconds of training; None lets the recipe choose the steps.
 
     Raises:
         DataError: the scenes do not fit each other or the configuration.
+        ConfigError: the budget is too small.
     """
     from ununennium.data.chips.index_cache import indexed
     from ununennium.discover.fingerprint import fingerprint_of
-    from ununennium.discover.recipe import apply_recipe, derive, remarks_of
+    from ununennium.discover.recipe import LEAST_STEPS, apply_recipe, derive, remarks_of
+    from ununennium.discover.step_time import step_time_s
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the index keeps them as notes
@@ -102,5 +122,16 @@ def _derived(config: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, str]
         say(f"note: {note}")
     for fold, counts in data.index.labelled.items():
         say(f"{fold}: {sum(counts):,} labelled pixels")
-    chosen = derive(fingerprint_of(data.index, data.statistics()))
+    facts = fingerprint_of(data.index, data.statistics())
+    chosen = derive(facts)
+    if budget is not None:
+        taken = step_time_s(apply_recipe(config, chosen), data.index.in_channels)
+        steps = int(budget / taken)
+        if steps < LEAST_STEPS:
+            least = f"{math.ceil(LEAST_STEPS * taken)}s"
+            raise ConfigError(
+                "--budget", f"{budget:g}s", f"fits {steps} optimizer steps of {taken:.2g} s; give {least} or more"
+            )
+        say(f"budget: {steps:,} optimizer steps of {taken:.2g} s")
+        chosen = derive(replace(facts, steps_in_budget=steps))
     return apply_recipe(config, chosen), remarks_of(chosen)

@@ -36,6 +36,7 @@ class Fingerprint:
         num_pixels: pixels of all scenes.
         cores: CPU cores of this machine.
         has_gpu: whether PyTorch finds a CUDA device.
+        steps_in_budget: optimizer steps that fit the time that the user gives; None without one.
     """
 
     task: str
@@ -50,6 +51,7 @@ class Fingerprint:
     num_pixels: int
     cores: int
     has_gpu: bool
+    steps_in_budget: int | None = None
 
     @property
     def training_pixels(self) -> int:

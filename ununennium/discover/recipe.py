@@ -8,11 +8,13 @@ table is in docs/performance.md. Those for a GPU scale what was measured on CPUs
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ununennium.config import RunConfig
 from ununennium.discover.fingerprint import Fingerprint
+from ununennium.errors import ConfigError
 
 NAME = "v1"
 """Name of the rules, ``recipe`` in the configuration. Rules that choose otherwise get another name."""
@@ -22,6 +24,8 @@ _OBJECTS_PER_CHIP = 4
 _PIXELS_PER_STEP = 8 * 128**2
 _MOST_CHIPS = 32
 _STEPS = (300, 1000)  # least and most on a CPU; a GPU takes ten times the most
+LEAST_STEPS = 100
+"""Optimizer steps that a run takes at least, whatever the budget."""
 _PASSES = 20
 _EPOCHS = 20
 _RARE = 0.5
@@ -29,6 +33,10 @@ _SKEWED = 2.0
 _LEARNING_RATE = 3e-3
 _MANY_BANDS = 16
 _LARGE_SCENES = 50_000_000
+
+
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h)")
 
 
 class Choice(NamedTuple):
@@ -40,6 +48,18 @@ class Choice(NamedTuple):
 
 Chosen = Mapping[str, Choice]
 Rule = Callable[[Fingerprint, Chosen], Choice | None]
+
+
+def budget_s(text: str) -> float:
+    """Seconds of ``3min``, ``90s`` or ``1.5h``.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    found = _AMOUNT.fullmatch(text.strip())
+    if found is None or not float(found[1]):
+        raise ConfigError("--budget", text, "give a time with its unit: 90s, 3min or 1.5h")
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def derive(data: Fingerprint) -> dict[str, Choice]:
@@ -109,12 +129,12 @@ def _chips_per_epoch(data: Fingerprint, chosen: Chosen) -> Choice | None:
     least, most = _STEPS
     most *= 10 if data.has_gpu else 1
     steps = max(least, min(most, math.ceil(_PASSES * data.training_pixels / (batch * side**2))))
+    why = f"for {data.training_pixels:,} labelled training pixels"
+    if data.steps_in_budget is not None:
+        steps, why = max(LEAST_STEPS, data.steps_in_budget), "as many as fit the budget on this machine"
     per_epoch = math.ceil(steps / _EPOCHS)
-    return Choice(
-        per_epoch * batch,
-        f"{per_epoch * batch}: {per_epoch} steps per epoch, {per_epoch * _EPOCHS} in all, for "
-        f"{data.training_pixels:,} labelled training pixels.",
-    )
+    reason = f"{per_epoch} steps per epoch, {per_epoch * _EPOCHS} in all, {why}."
+    return Choice(per_epoch * batch, f"{per_epoch * batch}: {reason}")
 
 
 def _transform(data: Fingerprint, chosen: Chosen) -> Choice | None:
