@@ -140,6 +140,14 @@ def test_one_class_everywhere_and_noise_are_not_promoted(field: Field, model: nn
     assert check.value < check.baseline
 
 
+@pytest.mark.parametrize("metric", ["recall.square", "recall.ground"])
+def test_a_metric_that_a_constant_has_at_its_best_is_compared_by_iou(field: Field, metric: str) -> None:
+    decision = judged(field, Smooth(), metric=metric)
+    assert decision.verdict == "promoted", decision.reason
+    assert f"IoU.{metric.partition('.')[2]} 0." in decision.reason
+    assert judged(field, OneClass(int(metric == "recall.square")), metric=metric).verdict == "not_promoted"
+
+
 def test_what_the_linear_classifier_does_as_well_is_not_promoted(field: Field) -> None:
     _, index, statistics, _ = field
     decision = judged(field, fit_linear_classifier(index, statistics, seed=1))
@@ -183,12 +191,12 @@ def terrain(tmp_path_factory: pytest.TempPathFactory) -> Field:
     return indexed(folder, image, heights, {"task": "regression", "classes": ["height"]})
 
 
-@pytest.mark.parametrize("metric", ["RMSE", "MAE", "R2"])
+@pytest.mark.parametrize("metric", ["RMSE", "MAE", "R2", "bias"])
 def test_a_regression_has_to_beat_the_training_mean_and_to_explain_variance(terrain: Field, metric: str) -> None:
     """correctness 109"""
     good = judged(terrain, Heights(lambda band: F.avg_pool2d(band, 5, 1, 2)), metric=metric)
     assert good.verdict == "promoted", good.reason
-    assert f"{metric} " in good.reason
+    assert f"{'RMSE' if metric == 'bias' else metric} " in good.reason
     assert "the training mean" in good.reason
     for bad in (
         Heights(lambda band: -band),

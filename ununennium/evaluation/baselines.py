@@ -8,7 +8,7 @@ the training fold with the square roots of the classes' inverse shares as weight
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +24,14 @@ from ununennium.data.splits.splits import TRAIN
 from ununennium.errors import DataError
 from ununennium.evaluation.evaluate import evaluate
 from ununennium.evaluation.evaluation import Baseline, Evaluation
-from ununennium.evaluation.measures import ClassMeasures, Measures, PresenceMeasures, measures_of, metrics_of
+from ununennium.evaluation.measures import (
+    ClassMeasures,
+    Measures,
+    PresenceMeasures,
+    baseline_metric,
+    measures_of,
+    metrics_of,
+)
 from ununennium.tasks import goodness
 
 _SAMPLE = 50_000
@@ -41,6 +48,7 @@ def measure_baselines(
     metric: str,
     *,
     device: torch.device | str = "cpu",
+    beside: Sequence[int | str] | None = None,
 ) -> tuple[Baseline, ...]:
     """The baselines of a task, measured on the challenger's holdout.
 
@@ -49,21 +57,22 @@ def measure_baselines(
         index: of the data.
         statistics: for the normalisation.
         config: the data section of the run.
-        metric: name of the metric by which the best constant is chosen.
+        metric: of the gate; by it, or what ``baseline_metric`` has instead, the best constant is chosen.
         device: device of the evaluation.
+        beside: as the challenger was evaluated with, so that the same pixels are counted.
 
     Raises:
         DataError: the training fold has no labelled pixel with data.
     """
     if index.task.kind == "values":
         mean = 0.0 if index.target_scale is None else index.target_scale.mean
-        found = evaluate(_Mean().to(device).eval(), index, statistics, config, device=device)
+        found = evaluate(_Mean().to(device).eval(), index, statistics, config, device=device, beside=beside)
         return (Baseline(f"the training mean {mean:.4g}", _bare(found)),)
-    constant = best_constant(challenger, metric)
+    constant = best_constant(challenger, baseline_metric(metric))
     baselines = [] if constant is None else [constant]
     if index.task.kind == "classes":
         classifier = fit_linear_classifier(index, statistics)
-        found = evaluate(classifier.to(device), index, statistics, config, device=device)
+        found = evaluate(classifier.to(device), index, statistics, config, device=device, beside=beside)
         baselines.append(Baseline("a linear classifier of single pixels", _bare(found)))
     return tuple(baselines)
 

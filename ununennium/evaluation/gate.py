@@ -31,7 +31,7 @@ from ununennium.evaluation.bootstrap import difference_intervals, informative_pl
 from ununennium.evaluation.checks import KINDS, Check, Noise
 from ununennium.evaluation.correlation import merge_factor
 from ununennium.evaluation.evaluation import Baseline, Evaluation
-from ununennium.evaluation.measures import measures_of
+from ununennium.evaluation.measures import baseline_metric, measures_of
 from ununennium.evaluation.records import GateRecord
 from ununennium.evaluation.slices import DATE, SCENE
 from ununennium.hints import did_you_mean
@@ -147,16 +147,18 @@ def _beside_baseline(
     challenger: Evaluation, baselines: Sequence[Baseline], config: GateConfig
 ) -> tuple[Check, Noise | None]:
     """The comparison with the strongest baseline, and its intervals."""
+    metric = baseline_metric(config.metric)
 
     def worth(baseline: Baseline) -> float:
-        value = baseline.evaluation.metric(config.metric)
+        value = baseline.evaluation.metric(metric)
         missing = value is None or math.isnan(value)
-        return goodness(config.metric, worst_value(config.metric) if missing or value is None else value)
+        return goodness(metric, worst_value(metric) if missing or value is None else value)
 
     strongest = max(baselines, key=worth)
     _check_same_holdout(challenger, strongest.evaluation)
-    noise = _noise(challenger, strongest.evaluation, config)
-    return checks.beats_baseline(challenger, strongest, config.metric, noise), noise
+    by_metric = config.model_copy(update={"metric": metric})
+    noise = _noise(challenger, strongest.evaluation, by_metric)
+    return checks.beats_baseline(challenger, strongest, metric, noise), noise
 
 
 def with_check(gate: GateRecord, check: Check) -> GateRecord:

@@ -333,3 +333,10 @@ def _mean(values: FloatArray, labelled: FloatArray) -> FloatArray:
     """Mean over the classes, the last axis, that are labelled; NaN if none is."""
     there = labelled > 0
     return _ratio(np.where(there, np.nan_to_num(values), 0.0).sum(-1), there.sum(-1).astype(np.float64))
+
+
+def baseline_metric(metric: str) -> str:
+    """Metric by which a model is compared with baselines: ``metric``, unless a constant prediction can have its best
+    value: for a recall the IoU, for a bias the RMSE."""
+    family, dot, label = metric.partition(".")
+    return {"recall": f"IoU{dot}{label}", "bias": "RMSE"}.get(family, metric)

@@ -26,7 +26,7 @@ class EvaluationRecord(JsonRecord):
         epoch: of the checkpoint, from 1.
         checkpoint: ``manifest`` (URL) and ``sha256`` of the checkpoint that was measured.
         code: ``git_commit`` and ``version`` of the code that measured both.
-        baselines: that a first model has to beat, on the same holdout; empty where there is a champion.
+        baselines: baselines of a first model, on the same holdout; empty where there is a champion.
     """
 
     challenger: Evaluation | None = None

@@ -89,6 +89,7 @@ def evaluate_run(run: RunDirectory) -> EvaluationRecord:
     current = Registry(run.storage, config.name).current()
     tta = config.inference.tta
     temperature = fit_temperature_on(model.to(device), index, statistics, config.data, device=device, tta=tta)
+    its_bands = _bands_of(current, run, config, index)
     challenger = evaluate(
         model,
         index,
@@ -98,14 +99,16 @@ def evaluate_run(run: RunDirectory) -> EvaluationRecord:
         tta=tta,
         temperature=temperature,
         prediction_path=run.prediction_folder,
-        beside=_bands_of(current, run, config, index),
+        beside=its_bands,
     )
     _say(f"holdout of epoch {best.epoch}: {_in_words(challenger)}")
     beside = evaluate_champion(run, config, index, device, current, beside=index.bands)
     baselines: tuple[Baseline, ...] = ()
     if beside.champion is None and config.gate.first == "baseline":
         metric = config.gate.metric
-        baselines = measure_baselines(challenger, index, statistics, config.data, metric, device=device)
+        baselines = measure_baselines(
+            challenger, index, statistics, config.data, metric, device=device, beside=its_bands
+        )
         for each in baselines:
             _say(f"baseline, {each.name}, on the same holdout: {_in_words(each.evaluation)}")
     measured = replace(
