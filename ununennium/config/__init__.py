@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ununennium.config.card import CardConfig
 from ununennium.config.catalog import CatalogConfig
@@ -83,8 +83,22 @@ class TrainerSettings(Section):
     """With several processes: optimizer steps between two agreements on whether to stop."""
     time_limit_s: float | None = Field(default=None, gt=0.0)
     """Stop after so many seconds at the next step, with a checkpoint."""
+    callbacks: list[Component] = []
+    """Callbacks of your own by import path, such as ``{target: "my.callbacks:Alarm", kwargs: {loss: 5.0}}``; each is a
+    ``ununennium.training.Callback``."""
+    metrics: dict[str, Component] = {}
+    """Further validation metrics by their name in the history, such as ``{val_jaccard: {target:
+    "torchmetrics.classification:MulticlassJaccardIndex"}}``: objects with ``update``, ``compute`` and ``reset``."""
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Keep an exponential moving average of the weights, and validate and promote that one."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_of_validation(cls, value: dict[str, Component]) -> dict[str, Component]:
+        for name in value:
+            if not name.startswith("val_") or name == "val_loss":
+                raise ValueError(f"{name!r}: give a name that begins with 'val_', as metrics of the validation have")
+        return value
 
 
 class CheckpointConfig(Section):

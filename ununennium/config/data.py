@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ununennium.config.catalog import CatalogConfig
-from ununennium.config.section import Fraction, Location, Section, is_stored
+from ununennium.config.section import Component, Fraction, Location, Section, is_stored
 from ununennium.tasks import TASKS, task_of
 
 BandFile = Location | tuple[str, int] | tuple[str, int, float, float]
@@ -203,9 +203,19 @@ class AugmentConfig(Section):
     """Largest zoom: 0.25 shows things up to 1.25 times smaller or larger; what lies beyond the chip is unlabelled."""
     band_dropout: Fraction = 0.0
     """Probability of each band to be its mean (0 after normalisation) in a chip; one band always stays."""
+    transform: Component | None = None
+    """A change of your own, after the others, by the import path of its class: an object is called with a chip's
+    normalised image, float32 (channels, rows, columns), its target (rows, columns) and a NumPy generator that is seeded
+    for the chip, and returns both."""
     where: Literal["cpu", "device"] = "cpu"
     """Chip by chip as they are loaded (``cpu``), or batch by batch where the model computes (``device``): then the
     loader hands over pixels as the file has them, and changes are a function of (seed, epoch, batch, rank)."""
+
+    @model_validator(mode="after")
+    def _transform_is_of_chips(self) -> AugmentConfig:
+        if self.transform is not None and self.where == "device":
+            raise ValueError("augment.transform changes chips as they are loaded; leave out where: device")
+        return self
 
 
 class GridConfig(Section):

@@ -177,8 +177,11 @@ def _probe(storage: str) -> None:
 
 def _check_components(config: RunConfig) -> None:
     """Refuse code that may not run here before anything is read."""
-    for field in ("model", "loss", "optimizer", "scheduler"):
-        part: Component | None = getattr(config, field)
+    named = {name: getattr(config, name) for name in ("model", "loss", "optimizer", "scheduler")}
+    named["data.augment.transform"] = config.data.augment.transform
+    named |= {f"trainer.callbacks.{number}": part for number, part in enumerate(config.trainer.callbacks)}
+    named |= {f"trainer.metrics.{name}": part for name, part in config.trainer.metrics.items()}
+    for field, part in named.items():
         if part is not None:
             check_allowed(part.target, field=f"{field}.target")
 

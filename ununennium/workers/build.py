@@ -22,6 +22,7 @@ from ununennium.importing import counts_of_model, instantiate
 from ununennium.runs.directory import RunDirectory
 from ununennium.training import distributed
 from ununennium.training.callbacks.callback import Callback
+from ununennium.training.callbacks.torch_metric import TorchMetric
 from ununennium.training.callbacks.validation_metrics import VALIDATION_METRICS
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.memory import memory_of, size_text
@@ -62,7 +63,7 @@ class Components:
         self.index = ChipIndex.load(run.index_file)
         self.statistics = BandStatistics.load(run.statistics_file)
         with named_by_setting():
-            settings = config.trainer.model_dump(exclude={"ema_decay"})
+            settings = config.trainer.model_dump(exclude={"callbacks", "ema_decay", "metrics"})
             self.settings = TrainerConfig(**settings, seed=config.seed)
             device = check_device(self.settings)
         _check_batch(config, self.index, device)
@@ -127,6 +128,29 @@ class Components:
         """The callback that adds the validation metrics of the task."""
         index = self.index
         return VALIDATION_METRICS[index.task.kind](index.classes, index.ignore_index, index.target_scale)
+
+    def make_own_metrics(self) -> list[Callback]:
+        """The metrics that ``trainer.metrics`` names."""
+        classes = {"ignore_index": self.config.data.ignore_index, "num_classes": len(self.config.data.classes)}
+        return [
+            TorchMetric(_make(part, f"trainer.metrics.{name}", **classes), name)
+            for name, part in self.config.trainer.metrics.items()
+        ]
+
+    def make_own_callbacks(self) -> list[Callback]:
+        """The callbacks that ``trainer.callbacks`` names.
+
+        Raises:
+            ConfigError: an object is no ``Callback``.
+        """
+        found = []
+        for number, part in enumerate(self.config.trainer.callbacks):
+            made = _make(part, f"trainer.callbacks.{number}")
+            if not isinstance(made, Callback):
+                remedy = f"makes a {type(made).__name__}, not a ununennium.training.Callback"
+                raise ConfigError(f"trainer.callbacks.{number}.target", part.target, remedy)
+            found.append(made)
+        return found
 
 
 def build_model(config: RunConfig, index: ChipIndex) -> nn.Module:

@@ -144,11 +144,13 @@ def build_trainer(
         callbacks: list[Callback] = [
             *more_callbacks,
             components.make_validation_metrics(),
+            *components.make_own_metrics(),
             MetricsFile(str(run.metrics_file)),
             Progress(_say),
             Heartbeat(run),
             SamplePrediction(run.sample_file, index),
             *trackers(run, config),
+            *components.make_own_callbacks(),
             checkpoint,
         ]
         if config.trainer.ema_decay is not None:

@@ -19,12 +19,13 @@ from ununennium.data.chips.memory import Buffers, Decoded, DecodedCache
 from ununennium.data.chips.randomness import generator
 from ununennium.data.chips.regions import IntArray, Regions, Window
 from ununennium.data.chips.statistics import BandStatistics
-from ununennium.data.chips.transforms import drop_bands, shade, turn, zoom
+from ununennium.data.chips.transforms import apply_own, drop_bands, shade, turn, zoom
 from ununennium.data.scenes.raster import GDAL_REGION_CACHE_BYTES
 from ununennium.data.scenes.reader import SceneReader
 from ununennium.data.splits.splits import TRAIN
 from ununennium.data.targets.targets import TargetReader
 from ununennium.errors import DataError
+from ununennium.importing import instantiate
 
 CACHE_BYTES = 256 * 2**20
 """Memory for decoded data of a dataset of its own; ``data.cache_mb`` says it for those of a run."""
@@ -228,6 +229,8 @@ class TrainingChips(ChipDataset):
         self.seed = seed
         self.class_balance = class_balance
         self.augmentation = augmentation or AugmentConfig()
+        own = self.augmentation.transform
+        self._own = None if own is None else instantiate(own.target, own.kwargs, field="data.augment.transform")
         if not len(index.cells):
             raise DataError("no labelled pixel trains; see data.split")
         counts = index.cells.counts
@@ -294,6 +297,8 @@ class TrainingChips(ChipDataset):
         mask = zoom(image, mask, target, self.index.fill, self.augmentation, rng)
         shade(image, mask, self.augmentation, rng)
         drop_bands(image.reshape(self.index.num_dates, -1, *image.shape[1:]), self.augmentation, rng)
+        if self._own is not None:
+            apply_own(self._own, image, mask, target, rng)
         return mask is None
 
     def _draw(

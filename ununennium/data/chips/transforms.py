@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ununennium.config import AugmentConfig
 from ununennium.data.scenes.reader import BoolArray, FloatArray
+from ununennium.errors import ConfigError
 
 Array = npt.NDArray[Any]
 
@@ -132,3 +133,32 @@ def shade(image: FloatArray, valid: BoolArray | None, config: AugmentConfig, rng
             image += np.float32(config.noise) * rng.standard_normal(image.shape, np.float32)
         if valid is not None:
             np.copyto(image, 0.0, where=~valid)
+
+
+def apply_own(
+    transform: Callable[..., Any], image: FloatArray, mask: BoolArray | None, target: Array, rng: np.random.Generator
+) -> None:
+    """A user's change of a chip, in place.
+
+    Args:
+        transform: called with copies of image and target and with ``rng``; returns both.
+        image: float32 (channels, size, size).
+        mask: bool (size, size), valid pixels, which keep being 0 elsewhere; None where all are.
+        target: (size, size).
+        rng: of the chip.
+
+    Raises:
+        ConfigError: it returns something else than two arrays of the same shapes.
+    """
+    returned = transform(image.copy(), target.copy(), rng)
+    try:
+        changed, labels = (np.asarray(part) for part in returned)
+    except (TypeError, ValueError) as error:
+        remedy = f"returns {type(returned).__name__}; return the image and the target"
+        raise ConfigError("data.augment.transform", transform, remedy) from error
+    if changed.shape != image.shape or labels.shape != target.shape:
+        remedy = f"returns shapes {changed.shape} and {labels.shape}; keep {image.shape} and {target.shape}"
+        raise ConfigError("data.augment.transform", transform, remedy)
+    image[...], target[...] = changed, labels
+    if mask is not None:
+        np.copyto(image, 0.0, where=~mask)
