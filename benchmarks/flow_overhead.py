@@ -22,7 +22,8 @@ ROUNDS: dict[Effort, int] = {"quick": 1, "usual": 2, "full": 5}
 WARM_UPS: dict[Effort, int] = {"quick": 0, "usual": 1, "full": 1}
 SETTINGS = (
     "model.kwargs={base_channels: 4, depth: 2}", "data.chip_size=64", "data.chips_per_epoch=8", "data.batch_size=4",
-    "trainer.epochs=1", "trainer.mixed_precision=false", "early_stopping=null", "gate.floors={}", "inference.tta=false",
+    "trainer.epochs=1", "trainer.mixed_precision=false", "early_stopping=null", "gate.floors={}", "gate.first=any",
+    "inference.tta=false",
 )  # fmt: skip
 TIMED = """
 import sys, time

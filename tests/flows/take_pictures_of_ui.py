@@ -18,7 +18,12 @@ from tests.servers.prefect_server import ROOT, bootstrap, ended, post, prefect_c
 from ununennium.config import RunConfig
 
 PICTURES = ROOT / "docs" / "images"
-_CHANGES = ["early_stopping={monitor: train_loss, patience: 11, min_delta: 1000}", "storage=storage", "gate.floors={}"]
+_CHANGES = [
+    "early_stopping={monitor: train_loss, patience: 11, min_delta: 1000}",
+    "storage=storage",
+    "gate.floors={}",
+    "gate.first=any",
+]
 _SIZE = {"width": 1280, "height": 900}
 _PATIENCE_MS = 120_000
 

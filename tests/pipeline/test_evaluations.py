@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CHANGES = (
     "model.kwargs={base_channels: 4, depth: 2}", "data.chip_size=64", "data.chips_per_epoch=8", "data.batch_size=4",
     "trainer.epochs=3", "trainer.device=cpu", "trainer.mixed_precision=false", "early_stopping=null",
-    "checkpoints.save_top_k=-1", "checkpoints.resume=false", "gate.floors={}", "inference.tta=false",
+    "checkpoints.save_top_k=-1", "checkpoints.resume=false", "gate.floors={}", "gate.first=any",
+    "inference.tta=false",
 )  # fmt: skip
 
 
