@@ -6,17 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ununennium.moved import former_name
-from ununennium.report.rows import duration_text, number
-from ununennium.runs.heartbeat import RunProgress
+from ununennium.report.rows import number
 from ununennium.tasks import progress_metrics
-
-
-def progress_text(progress: RunProgress) -> str:
-    """``epoch 2 of 9, batch 4 of 16; 3.1 batches/s, at most 5 min 10 s left``."""
-    left_s = progress.left_s
-    if progress.speed is None or left_s is None:
-        return progress.position
-    return f"{progress.position}; {progress.speed:.3g} batches/s, at most {duration_text(left_s)} left"
+from ununennium.training.progress import progress_text as progress_text
 
 
 def metrics_text(row: Mapping[str, Any]) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from ununennium.evaluation.records import EvaluationRecord, GateRecord
 from ununennium.files import finite
+from ununennium.formatting import duration_text as duration_text
+from ununennium.formatting import number as number
 from ununennium.runs.records import RunSummary
 from ununennium.tasks import headline
 
@@ -113,20 +115,6 @@ def data_uri(content: bytes, title: str, location: str) -> str:
     if len(content) > MAX_PICTURE_BYTES:
         return f"{title}: `{location}` ({len(content) // 1024} kB, too large to embed)"
     return f"![{title}](data:image/png;base64,{base64.b64encode(content).decode('ascii')})"
-
-
-def number(value: Any) -> str:
-    """A metric with four digits; a dash where there is none."""
-    return "-" if value is None or value != value else f"{float(value):.4f}"
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def _labels(metrics: Mapping[str, Any]) -> list[str]:

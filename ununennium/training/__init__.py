@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ununennium.importing import lazy_names
 
 if TYPE_CHECKING:
-    from ununennium.training.callbacks import Callback, CheckpointCallback, EarlyStopping
+    from ununennium.training.callbacks import Callback, CheckpointCallback, EarlyStopping, Progress
     from ununennium.training.state import StopReason, TrainerState
     from ununennium.training.trainer import Trainer, TrainerConfig
 
@@ -17,6 +17,7 @@ __all__ = [
     "Callback",
     "CheckpointCallback",
     "EarlyStopping",
+    "Progress",
     "StopReason",
     "Trainer",
     "TrainerConfig",
@@ -27,6 +28,7 @@ _HOMES = {
     "Callback": ".callbacks",
     "CheckpointCallback": ".callbacks",
     "EarlyStopping": ".callbacks",
+    "Progress": ".callbacks",
     "StopReason": ".state",
     "TrainerState": ".state",
     "Trainer": ".trainer",

@@ -17,6 +17,7 @@ from ununennium.errors import DataError
 from ununennium.training import distributed
 from ununennium.training.batches import unpack
 from ununennium.training.callbacks.callback import HOOKS, Callback, overrides
+from ununennium.training.callbacks.progress import with_progress
 from ununennium.training.config import TrainerConfig, resolve_device
 from ununennium.training.loading import DataWait, mark_windows, to_device
 from ununennium.training.modules import CompanionModules
@@ -70,9 +71,12 @@ class Trainer:
             that the model and the loss take, on the device, in training and in validation; both count from 0.
         ignore_index: target value of what has no label, for a loss that has no such attribute. A batch without any
             label contributes nothing, whatever the loss returns for it.
+        progress: add a ``Progress`` if ``callbacks`` has none; None does so on a terminal or in a notebook.
 
     Attributes:
         state: position, counters, and after ``fit`` the stop reason.
+        epochs: epochs in all that ``fit`` trains to.
+        epoch_loss: sums of this rank's training loss and weight in the running epoch.
         history: metric name to one value per completed epoch.
         metrics: the running epoch's metrics; callbacks add theirs in ``on_validation_end``.
         timing: figures of the epoch that no two runs share, hence no metrics: ``train_s``, seconds without validation,
@@ -97,6 +101,7 @@ class Trainer:
         *,
         batch_transform: Callable[..., tuple[Any, Any]] | None = None,
         ignore_index: float | None = None,
+        progress: bool | None = None,
     ) -> None:
         self.config = config or TrainerConfig()
         self.device = resolve_device(self.config)
@@ -112,19 +117,15 @@ class Trainer:
         loaders = {"train_loader": self.train_loader, "val_loader": self.val_loader}
         self.replays = {name: ReplayableLoader(loader, name) for name, loader in loaders.items()}
         self.batch_transform = batch_transform
-        self.schedule = Schedule(
-            scheduler,
-            self.config.scheduler_interval,
-            self.config.scheduler_monitor,
-            has_validation=val_loader is not None,
-        )
-        self.callbacks = sorted(callbacks or [], key=lambda callback: callback.priority)
+        when = self.config.scheduler_interval, self.config.scheduler_monitor
+        self.schedule = Schedule(scheduler, *when, has_validation=val_loader is not None)
+        self.callbacks = sorted(with_progress(callbacks, progress), key=lambda callback: callback.priority)
         self.companions = CompanionModules(self.module, loss_fn, batch_transform, keyed(self), self.device)
         self._hooks = {
             hook: [getattr(callback, hook) for callback in self.callbacks if overrides(callback, hook)]
             for hook in HOOKS
         }
-        self.state = TrainerState()
+        self.state, self.epochs = TrainerState(), self.config.epochs
         self.history: dict[str, list[float]] = {}
         self.metrics: dict[str, float] = {}
         self.timing: dict[str, float] = {}
@@ -135,7 +136,7 @@ class Trainer:
             optimizer, self.precision, self.config.gradient_clip, self.config.accumulation_steps, self.device, strangers
         )
         self._on_host = self.device.type == "cpu"
-        self._loss = WeightedSum(self.device)
+        self.epoch_loss = WeightedSum(self.device)
         self._gradient_norm = WeightedSum(self.device)
         self.data_wait = DataWait()
         self._skips = Skips(self.config.max_nonfinite_steps)
@@ -165,7 +166,7 @@ class Trainer:
         epochs = self.config.epochs if epochs is None else epochs
         if epochs < 0:
             raise ValueError(f"fit(epochs={epochs}): give a number of epochs >= 0")
-        self._stop = None
+        self.epochs, self._stop = epochs, None
         self._skips.clear()
         self.state.stop_reason, self.state.stop_message = None, ""
         if self.config.time_limit_s is not None:
@@ -238,7 +239,7 @@ class Trainer:
             loss = loss._replace(weight=float(loss.weight))
         self._window.backward(loss)
         value = loss.value.item() if self._on_host else loss.value.detach()
-        self._loss.add(value * loss.weight if loss.is_mean else value, loss.weight)
+        self.epoch_loss.add(value * loss.weight if loss.is_mean else value, loss.weight)
 
     def _optimizer_step(self) -> None:
         result = self._window.step()
@@ -316,7 +317,7 @@ class Trainer:
     def _begin_epoch(self) -> Iterator[Any]:
         """An iterator over the batches of this epoch that were not consumed yet."""
         epoch, done = self.state.epoch, self.state.batches_done
-        self._loss.load(self.state.running.get("loss", [0.0, 0.0]))
+        self.epoch_loss.load(self.state.running.get("loss", [0.0, 0.0]))
         self._gradient_norm.load(self.state.running.get("gradient_norm", [0.0, 0.0]))
         self.metrics, self.timing = {}, {}
         self._window.discard()
@@ -327,7 +328,7 @@ class Trainer:
         return self.data_wait.measure(lambda: self.replays["train_loader"].epoch(epoch, done))
 
     def _reduce_training_metrics(self) -> None:
-        sums = [*self._loss.sums(), *self.data_wait.epoch()]
+        sums = [*self.epoch_loss.sums(), *self.data_wait.epoch()]
         loss_total, loss_weight, *seconds = distributed.sum_over_ranks(sums, self.device)
         self.timing = self.data_wait.close_epoch(*(total / self._world_size for total in seconds))
         self.metrics["train_loss"] = mean_of([loss_total, loss_weight])
@@ -396,4 +397,4 @@ class Trainer:
     def _remember_running(self) -> None:
         """Keep the sums of an unfinished epoch, so that its mean covers what ran before and after a stop."""
         if self.state.batches_done:
-            self.state.running = {"loss": self._loss.sums(), "gradient_norm": self._gradient_norm.sums()}
+            self.state.running = {"loss": self.epoch_loss.sums(), "gradient_norm": self._gradient_norm.sums()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ununennium.files import write_json
 from ununennium.runs.directory import RunDirectory
 from ununennium.training.callbacks import Callback
+from ununennium.training.callbacks.progress import Clock
 from ununennium.training.state import StopReason
 from ununennium.training.trainer import Trainer
 
@@ -30,12 +31,10 @@ class Heartbeat(Callback):
     def __init__(self, run: RunDirectory) -> None:
         self._file = run.heartbeat_file
         self._next = 0.0
-        self._started = 0.0
-        self._started_at = 0
+        self._clock = Clock()
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        state = trainer.state
-        self._started, self._started_at = time.time(), state.epoch * len(trainer.train_loader) + state.batches_done
+        self._clock.start(trainer)
         self._beat(trainer)
 
     def on_step_end(self, trainer: Trainer) -> None:
@@ -43,27 +42,16 @@ class Heartbeat(Callback):
             self._beat(trainer)
 
     def on_validation_batch(self, trainer: Trainer, output: Any, target: Any) -> None:
-        self.on_step_end(trainer)
+        if time.monotonic() >= self._next:
+            self._beat(trainer, is_validating=True)
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         self._beat(trainer)
 
-    def _beat(self, trainer: Trainer) -> None:
+    def _beat(self, trainer: Trainer, *, is_validating: bool = False) -> None:
         self._next = time.monotonic() + HEARTBEAT_S
         if trainer.is_main_process:
-            write_json(
-                self._file,
-                {
-                    "time": time.time(),
-                    "epoch": trainer.state.epoch,
-                    "epochs": trainer.config.epochs,
-                    "batches_done": trainer.state.batches_done,
-                    "batches": len(trainer.train_loader),
-                    "global_step": trainer.state.global_step,
-                    "started": self._started,  # when this process began to train, and after how many batches
-                    "started_at": self._started_at,
-                },
-            )
+            write_json(self._file, self._clock.beat(trainer, is_validating=is_validating))
 
 
 class StopOnSignal(Callback):

@@ -213,6 +213,7 @@ def _small_trainer(components: Components) -> tuple[Trainer, _Witness]:
             callbacks,
             replace(components.settings, compile=False, time_limit_s=None),
             batch_transform=components.make_transform(),
+            progress=False,
         )
     return trainer, witness
 

@@ -168,6 +168,7 @@ def build_trainer(
             callbacks,
             components.settings,
             batch_transform=components.make_transform(),
+            progress=False,
         )
     return trainer, checkpoint
 

@@ -7,10 +7,11 @@ from ununennium.training.callbacks.ema import EMA
 from ununennium.training.callbacks.mlflow import MLflow
 from ununennium.training.callbacks.monitor import Monitor
 from ununennium.training.callbacks.presence_metrics import PresenceMetrics
+from ununennium.training.callbacks.progress import Progress
 from ununennium.training.callbacks.regression_metrics import RegressionMetrics
 from ununennium.training.callbacks.segmentation_metrics import SegmentationMetrics
 from ununennium.training.callbacks.torch_metric import TorchMetric
-from ununennium.training.callbacks.tracking import MetricsFile, Progress, TensorBoard
+from ununennium.training.callbacks.tracking import MetricsFile, TensorBoard
 
 __all__ = [
     "EMA",

@@ -1,26 +1,19 @@
-"""Trackers of metrics: a CSV or JSONL file, TensorBoard, the terminal."""
+"""Trackers of metrics: a CSV or JSONL file, TensorBoard."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ununennium.errors import ConfigError
 from ununennium.files import finite, replaced
-from ununennium.tasks import progress_metrics
 from ununennium.training.callbacks.callback import Callback
+from ununennium.training.callbacks.progress import Progress as Progress  # its former home
 
 if TYPE_CHECKING:
     from ununennium.training.trainer import Trainer
-
-WORTH_SAYING = 0.05
-"""Share of an epoch's training time spent waiting for data from which on a progress line says so."""
 
 
 class MetricsFile(Callback):
@@ -113,82 +106,3 @@ class TensorBoard(Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-class Progress(Callback):
-    """Shows where training stands, by rank 0: a live bar on a terminal, one plain line per epoch elsewhere.
-
-    Args:
-        write: takes each finished epoch's line; standard error if not given.
-        live: whether to draw a live bar (needs ``rich``); None does so on a terminal.
-    """
-
-    def __init__(self, write: Callable[[str], None] | None = None, *, live: bool | None = None) -> None:
-        self._write = write
-        self._live = live
-        self._bar: Any = None
-        self._task: Any = None
-        self._started = 0.0
-
-    def on_fit_start(self, trainer: Trainer) -> None:
-        if not trainer.is_main_process or not _wants_bar(self._live, sys.stderr):
-            return
-        try:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-            from rich.progress import Progress as Bar
-        except ImportError:
-            return  # plain lines need no package
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Bar(*columns, TextColumn("{task.fields[loss]}"), console=Console(stderr=True), transient=True)
-        self._bar.start()
-
-    def on_epoch_start(self, trainer: Trainer) -> None:
-        self._started = time.monotonic()
-        if self._bar is not None:
-            total = _steps_per_epoch(trainer)
-            self._task = self._bar.add_task(f"epoch {trainer.state.epoch + 1}", total=total, loss="")
-
-    def on_step_end(self, trainer: Trainer) -> None:
-        if self._bar is not None:
-            self._bar.advance(self._task)
-
-    def on_epoch_end(self, trainer: Trainer) -> None:
-        if not trainer.is_main_process:
-            return
-        line = epoch_line(trainer, time.monotonic() - self._started)
-        if self._bar is not None:
-            self._bar.remove_task(self._task)
-            self._bar.console.print(line, highlight=False)
-        elif self._write is not None:
-            self._write(line)
-        else:
-            print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
-        self.on_fit_end(trainer)
-
-    def on_fit_end(self, trainer: Trainer) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
-def epoch_line(trainer: Trainer, seconds: float) -> str:
-    """One line about the epoch just completed."""
-    names = progress_metrics(trainer.metrics)
-    values = "  ".join(f"{name} {trainer.metrics[name]:.4f}" for name in names)
-    line = f"epoch {trainer.state.epoch:>3}  {values}  lr {trainer.metrics['lr']:.2e}  {seconds:.1f} s"
-    wait = trainer.timing.get("data_wait", 0.0)
-    return f"{line}  waits for data {wait:.0%}" if wait >= WORTH_SAYING else line
-
-
-def _wants_bar(live: bool | None, stream: TextIO) -> bool:
-    return stream.isatty() if live is None else live
-
-
-def _steps_per_epoch(trainer: Trainer) -> int | None:
-    try:
-        return math.ceil(len(trainer.train_loader) / trainer.config.accumulation_steps)
-    except TypeError:  # an iterable dataset has no length
-        return None
