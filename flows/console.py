@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
-from rich.status import Status
 from rich.table import Table
 
+from ununennium.live_line import LiveLine
 from ununennium.report import closing_rows
 from ununennium.runs.records import RunSummary
 
@@ -33,7 +33,7 @@ class Console:
     def __init__(self, rich: RichConsole | None = None) -> None:
         width = None if sys.stdout.isatty() else 200  # a log has no edge that paths would have to be broken at
         self._rich = rich or RichConsole(soft_wrap=True, highlight=False, width=width)
-        self._status: Status | None = None
+        self._line: LiveLine | None = None
 
     @property
     def is_live(self) -> bool:
@@ -41,8 +41,11 @@ class Console:
         return self._rich.is_terminal
 
     def say(self, line: str) -> None:
-        """One line."""
-        self._rich.print(escape(line))
+        """One line; what is waited for is the live line, where there is one."""
+        if self._line is not None:
+            self._line.write(line)
+        else:
+            self._rich.print(escape(line))
 
     def error(self, message: str) -> None:
         """One line that tells what went wrong, on standard error."""
@@ -67,14 +70,15 @@ class Console:
         if not self.is_live:
             yield
             return
-        with self._rich.status("starting") as self._status:
+        with LiveLine(console=self._rich) as self._line:
+            self._line.update("starting")
             yield
-        self._status = None
+        self._line = None
 
     def beat(self, text: str) -> None:
         """Text of the live line."""
-        if self._status is not None:
-            self._status.update(escape(text))
+        if self._line is not None:
+            self._line.update(text)
 
     def closing(self, summary: RunSummary, state: str, seconds: float) -> None:
         """The closing table."""

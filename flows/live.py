@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ class _View:
             if progress is None or progress == self._earlier:
                 return
             if not last:
-                heartbeat.debug("%s", progress_text(progress))
+                heartbeat.debug("%s", progress_text(progress, shutil.get_terminal_size().columns - 1))
             now = time.monotonic()
             rows = epoch_rows(self._run.metrics_file)
             if last or (now >= self._next_progress and progress != self._told):

@@ -101,7 +101,7 @@ def until_answered(run: RunDirectory, summary: RunSummary) -> RunSummary:
 def index(run: RunDirectory) -> pipeline.RunPlan:
     """Check and index the imagery, and say what the run is going to do."""
     log = get_run_logger()
-    plan = pipeline.prepare(run)
+    plan = pipeline.prepare(run, on_wait=passed_on(log))
     for line in plan.lines():
         log.info("%s", line)
     return plan

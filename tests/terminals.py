@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 def on_terminal(command: Sequence[str], folder: Path, *, columns: int = 120) -> tuple[int, str]:
     """Run ``command`` in ``folder`` with standard output and error on a terminal; its exit status, and all of it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("UNUNENNIUM_", "COLUMNS"))}
-    environment = {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    environment = {**kept, "PYTHONPATH": f"{ROOT}:{folder}", "TERM": "xterm"}
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     process = subprocess.Popen(

@@ -17,3 +17,8 @@ def duration_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def scenes_text(count: int) -> str:
+    """``1 scene``, ``3 scenes``."""
+    return f"{count} scene{'' if count == 1 else 's'}"

@@ -55,6 +55,7 @@ class LiveLine:
             if self._console is None:
                 self._rewrite(text)
                 return
+            self._text = text
             from rich.live import Live
             from rich.text import Text
 
@@ -64,10 +65,12 @@ class LiveLine:
             self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def write(self, line: str) -> None:
-        """Write a line that stays, above the live one; a note about a wait (``Wait``) becomes the live one."""
+        """Write a line that stays, above the live one; a note about a wait (``Wait``) is live until then."""
         if line.endswith(_WAITS):
             self.update(line)
             return
+        if self._text.endswith(_WAITS):
+            self.stop()
         with self._lock:
             if self._console is not None:
                 self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -84,7 +87,7 @@ class LiveLine:
                 self._rewrite("")
             elif self._live is not None:
                 self._live.stop()
-                self._live = None
+                self._live, self._text = None, ""
 
     def _rewrite(self, text: str) -> None:
         text = text[: self.width]
@@ -99,14 +102,15 @@ class Wait:
 
     Args:
         text: what is waited for, such as ``waiting for the first batch``.
-        write: given the line, from a thread.
+        write: given the line, from a thread; None for nobody.
         after_s: seconds; what takes less is not worth a line.
     """
 
-    def __init__(self, text: str, write: Callable[[str], object], after_s: float = WAIT_S) -> None:
-        self._timer = threading.Timer(after_s, write, [text + _WAITS])
+    def __init__(self, text: str, write: Callable[[str], object] | None, after_s: float = WAIT_S) -> None:
+        self._timer = threading.Timer(after_s, write or _nowhere, [text + _WAITS])
         self._timer.daemon = True
-        self._timer.start()
+        if write is not None:
+            self._timer.start()
 
     def __enter__(self) -> Wait:
         return self
@@ -119,6 +123,10 @@ class Wait:
     def end(self) -> None:
         """The wait is over."""
         self._timer.cancel()
+
+
+def _nowhere(line: str) -> None:
+    pass
 
 
 def live_stream() -> TextIO | None:

@@ -72,31 +72,39 @@ def train(
     if (config is None) == (resume is None):
         raise ConfigError("train", None, "give a configuration file, or --resume with a run; not both")
     from ununennium import pipeline
+    from ununennium.cli.live import LiveOutput
     from ununennium.config import RunConfig
     from ununennium.pipeline.sessions import open_run, resume_run
     from ununennium.report import closing_rows
     from ununennium.runs.directory import RunDirectory
 
-    if config is not None:
-        described = RunConfig.load(config, changes or [])
-        with open_run(described, started_by={"user": user()}, keep=not dry_run, on_line=say) as run:
-            plan = pipeline.prepare(run)
-            if dry_run:
-                plan = plan if no_check else pipeline.check(run, plan, on_line=say)
-                print_json(plan.details) if as_json else print_pairs(plan.rows)
-                return
-            for line in plan.lines():
-                say(line)
-            if prepare:
-                run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
-                print_json({"run_json": str(run.run_file)}) if as_json else typer.echo(run.run_file)
-                return
-            pipeline.train(run, check=not no_check, on_line=say).require_usable()
-    else:
-        if changes or dry_run or prepare:
-            raise ConfigError("train --resume", resume, "goes on as it began: without --set, --dry-run and --prepare")
-        with resume_run(RunDirectory.fetch(storage, str(resume)), started_by={"user": user()}) as run:
-            pipeline.train(run, check=not no_check, on_line=say).require_usable()
+    with LiveOutput() as output:
+        if config is not None:
+            described = RunConfig.load(config, changes or [])
+            with open_run(described, started_by={"user": user()}, keep=not dry_run, on_line=output.write) as run:
+                plan = pipeline.prepare(run, on_wait=output.write)
+                if dry_run:
+                    plan = plan if no_check else pipeline.check(run, plan, on_line=output.write)
+                    output.stop()
+                    print_json(plan.details) if as_json else print_pairs(plan.rows)
+                    return
+                for line in plan.lines():
+                    output.write(line)
+                output.stop()
+                if prepare:
+                    run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
+                    print_json({"run_json": str(run.run_file)}) if as_json else typer.echo(run.run_file)
+                    return
+                with output.following(run):
+                    pipeline.train(run, check=not no_check, on_line=output.write).require_usable()
+        else:
+            if changes or dry_run or prepare:
+                raise ConfigError(
+                    "train --resume", resume, "goes on as it began: without --set, --dry-run and --prepare"
+                )
+            with resume_run(RunDirectory.fetch(storage, str(resume)), started_by={"user": user()}) as run:
+                with output.following(run):
+                    pipeline.train(run, check=not no_check, on_line=output.write).require_usable()
     summary = pipeline.summarise(run)
     if as_json:
         print_json(summary.to_json())

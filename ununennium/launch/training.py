@@ -40,6 +40,7 @@ from typing import Any
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.launch.result import Preempted, TrainingResult, read_result
 from ununennium.launch.stalls import OnLine, Stalled, Watch, processes
+from ununennium.live_line import Wait
 from ununennium.processes.console import is_warning
 from ununennium.processes.entry_points import Worker
 from ununennium.processes.parent import PREEMPTED_EXIT_CODE
@@ -151,6 +152,7 @@ def launch(
         prefix = _RANK_PREFIX.match(line)
         if prefix is None:  # torchrun's own words: kept for the error message alone
             return False
+        starting.end()
         rank, text = int(prefix[1]), line[prefix.end() :]
         if rank == 0:
             on_line(text)
@@ -163,6 +165,7 @@ def launch(
     launch_id = secrets.token_hex(8)
     started = time.monotonic()
     outcome, stalled = None, None
+    starting = Wait(f"starting {nproc} training process{'' if nproc == 1 else 'es'}", on_line)
     try:
         outcome = supervise(
             torchrun_command(run, nproc=nproc, nodes=nodes, grace_s=grace_s, max_restarts=max_restarts, check=check),
@@ -176,6 +179,7 @@ def launch(
         stalled = found.error
         outcome = Outcome(-signal.SIGTERM, False, [], time.monotonic() - started)
     finally:
+        starting.end()
         _end_ranks(run, launch_id, grace_s=0.0 if stalled else grace_s)
     return read_result(run, outcome, stalled=stalled)
 
@@ -192,7 +196,8 @@ def check_in_subprocess(run: RunDirectory, *, on_line: OnLine = print) -> dict[s
         TrainingError: it failed.
     """
     error_file = run.check_error_file
-    run_worker(Worker.TRAIN, [run.run_file, CHECK], what="check", error_file=error_file, on_line=on_line)
+    with Wait("trying one batch in a process of its own", on_line):
+        run_worker(Worker.TRAIN, [run.run_file, CHECK], what="check", error_file=error_file, on_line=on_line)
     found: dict[str, Any] = read_json(run.check_file)
     return found
 

@@ -11,14 +11,17 @@ from typing import Any
 
 from ununennium.checkpoints.registry import Promotion, Registry
 from ununennium.config import Component, RunConfig
+from ununennium.data.chips.counts import EpochCounts
 from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.index_cache import indexed
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.evaluation.gate import check_metrics, check_slices
 from ununennium.files import write_json
 from ununennium.importing import check_allowed
+from ununennium.launch.device import resolved_device
 from ununennium.launch.stalls import OnLine
 from ununennium.launch.training import check_in_subprocess
+from ununennium.live_line import Wait
 from ununennium.runs.directory import RunDirectory
 from ununennium.storage.open import check_writable, open_storage
 
@@ -41,7 +44,7 @@ class RunPlan:
         return [f"{heading:<{width}}  {text}" for heading, text in self.rows]
 
 
-def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> RunPlan:
+def prepare(run: RunDirectory, *, on_line: OnLine | None = None, on_wait: OnLine | None = None) -> RunPlan:
     """Check and index the imagery, compute the statistics of the training fold, and make the plan.
 
     A run that was interrupted after this keeps what it has.
@@ -49,6 +52,7 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> RunPlan:
     Args:
         run: a new run, or one that goes on.
         on_line: told what is being looked at.
+        on_wait: told what takes more than two seconds.
 
     Raises:
         ConfigError: settings that cannot work, or a champion that cannot be compared with.
@@ -59,17 +63,19 @@ def prepare(run: RunDirectory, *, on_line: OnLine | None = None) -> RunPlan:
     if config.checkpoints.save_top_k == 0:
         raise ConfigError("checkpoints.save_top_k", 0, "keeps no checkpoint to evaluate; give 1 or more, or -1")
     check_metrics(config.gate, config.data.classes, config.data.task)
-    champion = Registry(run.storage, config.name).current()
+    with Wait(f"reading the registry in {run.storage}", on_wait):
+        champion = Registry(run.storage, config.name).current()
     if run.plan_file.exists():
         index = ChipIndex.load(run.index_file)
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the index keeps them, and the plan shows them
-            data = indexed(config.data, on_line)
+            data = indexed(config.data, on_line, on_wait=on_wait)
         index = data.index
         check_slices(config.gate, [name for scene in index.scenes for name, _ in scene.attributes])
         index.save(run.index_file)
-        data.statistics().save(run.statistics_file)
+        with Wait("computing band statistics of the training fold", on_wait):
+            data.statistics().save(run.statistics_file)
         write_json(run.split_file, index.split.to_geojson())
     plan = make_plan(run, config, index.summary(), champion)
     write_json(run.plan_file, {"rows": plan.rows, **plan.details})
@@ -86,6 +92,8 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
         champion: the model to beat, if there is one.
     """
     trainer, early = config.trainer, config.early_stopping
+    counts = EpochCounts.of(config, data["folds"]["train"]["labelled"])
+    device = resolved_device(trainer.device)
     training = f"up to {trainer.epochs} epochs, {config.data.batch_size} chips of {config.data.chip_size} px per batch"
     if early is not None:
         training += f"; stops after {early.patience} epochs without a better {early.monitor}"
@@ -100,10 +108,11 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
         *_data_rows(data),
         *(("  warning", note) for note in data["notes"]),
         ("training", training),
+        ("steps", f"{counts.chips:,} chips and {counts.steps:,} steps per epoch, {counts.total_steps:,} steps in all"),
         ("model", component(config.model)),
         ("loss", component(config.loss)),
         ("optimizer", component(config.optimizer) + (f", {component(config.scheduler)}" if config.scheduler else "")),
-        ("device", f"{trainer.device}, {config.launcher.nproc_per_node} process(es)"),
+        ("device", f"{_device(trainer.device, device)}, {config.launcher.nproc_per_node} process(es)"),
         ("checkpoints", f"{keep} by {config.checkpoints.monitor} ({config.checkpoints.mode}), and the newest"),
         ("gate", "; ".join([*floors, beat if champion else _first(config)])),
         ("champion", f"generation {champion.generation}, version {champion.version}" if champion else "none yet"),
@@ -114,6 +123,12 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
         "name": config.name,
         "storage": run.storage,
         "data": dict(data),
+        "training": {
+            "chips_per_epoch": counts.chips,
+            "steps_per_epoch": counts.steps,
+            "total_steps": counts.total_steps,
+            "device": device,
+        },
         "champion": None if champion is None else {"generation": champion.generation, "version": champion.version},
         "config": config.model_dump(mode="json"),
     }
@@ -142,7 +157,8 @@ def check(run: RunDirectory, plan: RunPlan, *, on_line: OnLine = print) -> RunPl
         ConfigError: a setting with which the run cannot train; field, value and remedy.
         StorageError: the storage cannot be written.
     """
-    _probe(run.storage)
+    with Wait(f"writing to {run.storage}", on_line):
+        _probe(run.storage)
     found = check_in_subprocess(run, on_line=on_line)
     return RunPlan([*plan.rows, ("check", found.pop("words"))], {**plan.details, "check": found})
 
@@ -184,6 +200,15 @@ def _check_components(config: RunConfig) -> None:
     for field, part in named.items():
         if part is not None:
             check_allowed(part.target, field=f"{field}.target")
+
+
+def _device(name: str, used: str | None) -> str:
+    """The device that is used, and the setting if it names another."""
+    if used is None:
+        return f"{name} (torch does not say which that is here; 'ununennium doctor' looks)"
+    if used.partition(":")[0] == name.partition(":")[0]:
+        return used
+    return f"{used} (trainer.device is {name}{'' if name == 'auto' else ', and no CUDA device is visible'})"
 
 
 def _scene(scene: Mapping[str, Any]) -> str:

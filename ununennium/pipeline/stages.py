@@ -12,9 +12,11 @@ from ununennium.errors import GateError, PromotionConflict
 from ununennium.evaluation.gate import decide, with_check
 from ununennium.evaluation.records import EvaluationRecord, GateRecord
 from ununennium.files import write_json
+from ununennium.formatting import scenes_text
 from ununennium.launch.result import TrainingResult
 from ununennium.launch.stalls import OnLine
 from ununennium.launch.training import evaluate_in_subprocess, launch
+from ununennium.live_line import Wait
 from ununennium.pipeline import approval
 from ununennium.pipeline.approval import Answer
 from ununennium.pipeline.promotion import make_champion, write_gate
@@ -38,8 +40,11 @@ def train(run: RunDirectory, *, check: bool = True, on_line: OnLine = print) -> 
         DataError: the imagery or labels changed since the run indexed them.
     """
     settings = run.config().launcher
-    check_unchanged(ChipIndex.load(run.index_file))
-    run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
+    index = ChipIndex.load(run.index_file)
+    with Wait(f"checking that {scenes_text(len(index.scenes))} did not change", on_line):
+        check_unchanged(index)
+    with Wait(f"writing the plan to {run.storage}", on_line):
+        run.publish([run.plan_file, run.index_file, run.statistics_file, run.split_file])
     result = launch(
         run,
         nproc=settings.nproc_per_node,
@@ -50,9 +55,10 @@ def train(run: RunDirectory, *, check: bool = True, on_line: OnLine = print) -> 
         check=check,
         on_line=on_line,
     )
-    summarise(run)
-    run.publish([run.result_file, run.metrics_file, run.summary_file])
-    report(run, on_line=on_line)
+    with Wait("writing the report", on_line):
+        summarise(run)
+        run.publish([run.result_file, run.metrics_file, run.summary_file])
+        report(run, on_line=on_line)
     return result
 
 

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ununennium.files import write_json
+from ununennium.live_line import Wait
 from ununennium.runs.directory import RunDirectory
 from ununennium.training.callbacks import Callback
 from ununennium.training.callbacks.progress import Clock
@@ -52,6 +53,20 @@ class Heartbeat(Callback):
         self._next = time.monotonic() + HEARTBEAT_S
         if trainer.is_main_process:
             write_json(self._file, self._clock.beat(trainer, is_validating=is_validating))
+
+
+class EndWait(Callback):
+    """Ends a wait when training starts, or goes on.
+
+    Args:
+        wait: for what comes before, such as reading a checkpoint.
+    """
+
+    def __init__(self, wait: Wait) -> None:
+        self._wait = wait
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._wait.end()
 
 
 class StopOnSignal(Callback):

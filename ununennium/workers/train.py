@@ -27,6 +27,7 @@ from ununennium.launch.restarts import ended_for_good, restarts
 from ununennium.launch.result import rank_error_file
 from ununennium.launch.stalls import STACKS_SIGNAL, register_process
 from ununennium.launch.training import CHECK, NO_CHECK
+from ununennium.live_line import Wait
 from ununennium.processes.console import prefix_levels
 from ununennium.processes.parent import PREEMPTED_EXIT_CODE, die_with_parent
 from ununennium.processes.reporting import report_error
@@ -46,7 +47,7 @@ from ununennium.training.callbacks import (
 from ununennium.training.state import StopReason
 from ununennium.training.trainer import Trainer
 from ununennium.workers.build import Components, named_by_setting
-from ununennium.workers.callbacks import Heartbeat, StopOnSignal
+from ununennium.workers.callbacks import EndWait, Heartbeat, StopOnSignal
 from ununennium.workers.check import check_training
 from ununennium.workers.resource_usage import cost_of
 from ununennium.workers.sample_prediction import SamplePrediction
@@ -82,12 +83,17 @@ def main(arguments: list[str] | None = None) -> int:
         # The launcher sees a stall first; this is for the ranks whose launcher is gone.
         patience = 2 * (config.launcher.stall_timeout_s or _A_DAY_S)
         with distributed.process_group(config.trainer.device, timeout_s=patience):
-            components, resume = Components(run), _resume_from(run)
+            with _waiting("reading the index, and making the model and the loaders"):
+                components = Components(run)
+            with _waiting(f"looking for a checkpoint in {run.checkpoints_url}"):
+                resume = _resume_from(run)
             if NO_CHECK not in options and resume is None:
-                found = check_training(components)
+                with _waiting("trying one batch"):
+                    found = check_training(components)
                 if distributed.rank() == 0:
                     _say(f"checked: {found.in_words()}")
-            return _train(run, *build_trainer(run, [stop], components), resume)
+            reading = [] if resume is None else [EndWait(_waiting("reading the checkpoint"))]
+            return _train(run, *build_trainer(run, [stop, *reading], components), resume)
     except BaseException as error:
         if not isinstance(error, Exception):
             traceback.print_exc()
@@ -242,6 +248,11 @@ def _train(run: RunDirectory, trainer: Trainer, checkpoint: CheckpointCallback, 
 def _say(line: str) -> None:
     """A line for whoever watches the run; the launcher passes it on."""
     print(line, flush=True)  # noqa: T201
+
+
+def _waiting(text: str) -> Wait:
+    """Tell whoever watches the run, by rank 0, what takes more than two seconds."""
+    return Wait(text, _say if distributed.rank() == 0 else None)
 
 
 def tell_where_on_signal(file: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -99,9 +98,3 @@ class GridChips(ChipDataset):
         if not self.raw:
             self._normalise(image, is_valid)
         return is_valid is None
-
-
-def chips_that_cover(index: ChipIndex, chip_size: int, multiple: int) -> int:
-    """A multiple, above 0, about as many chips as cover the training pixels once."""
-    pixels = sum(index.labelled["train"])
-    return max(1, math.ceil(pixels / chip_size**2 / multiple)) * multiple

@@ -20,6 +20,8 @@ from ununennium.data.scenes.scene import Scene
 from ununennium.errors import DataError, UnunenniumError
 from ununennium.files import cache_folder
 from ununennium.files import write_text as write_whole
+from ununennium.formatting import scenes_text
+from ununennium.live_line import Wait
 from ununennium.version import __version__
 
 NOT_INDEXED = frozenset(
@@ -74,6 +76,7 @@ def indexed(
     *,
     scenes: list[Scene] | None = None,
     for_training: bool = True,
+    on_wait: Callable[[str], None] | None = None,
 ) -> IndexedData:
     """The index of the data: an earlier one if files, settings and program are the same, else a new one.
 
@@ -84,22 +87,30 @@ def indexed(
         progress: told what is being done.
         scenes: the catalog, if it is open already.
         for_training: refuse classes without a labelled pixel in the training fold (``check_classes``).
+        on_wait: told what takes more than two seconds.
 
     Raises:
         DataError, ConfigError: as ``build_index``.
     """
-    found = _indexed(config, progress, scenes)
+    found = _indexed(config, progress, scenes, on_wait)
     if for_training:
         check_classes(found.index.labelled, config)
     return found
 
 
-def _indexed(config: DataConfig, progress: Callable[[str], None] | None, scenes: list[Scene] | None) -> IndexedData:
+def _indexed(
+    config: DataConfig,
+    progress: Callable[[str], None] | None,
+    scenes: list[Scene] | None,
+    on_wait: Callable[[str], None] | None,
+) -> IndexedData:
     root = cache_folder()
-    scenes = open_catalog(config, progress) if scenes is None else scenes
+    with Wait("opening the scenes", on_wait):
+        scenes = open_catalog(config, progress) if scenes is None else scenes
     fingerprints = Fingerprints(root / "contents.json")
-    data_sha256 = fingerprints.of_scenes(scenes)
-    other_files = fingerprints_of_settings(config, fingerprints)
+    with Wait(f"comparing the files of {scenes_text(len(scenes))} with those of earlier runs", on_wait):
+        data_sha256 = fingerprints.of_scenes(scenes)
+        other_files = fingerprints_of_settings(config, fingerprints)
     settings = config.model_dump(mode="json", exclude=set(NOT_INDEXED))
     parts = [VERSION, __version__, settings, [scene.to_dict() for scene in scenes], data_sha256, other_files]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -119,7 +130,8 @@ def _indexed(config: DataConfig, progress: Callable[[str], None] | None, scenes:
             _keep(lambda: os.utime(folder))
             _keep(fingerprints.save)
             return found
-    index = index_scenes(scenes, config, progress, data_sha256=data_sha256, other_files=other_files)
+    with Wait(f"reading labels of {scenes_text(len(scenes))}", on_wait):
+        index = index_scenes(scenes, config, progress, data_sha256=data_sha256, other_files=other_files)
 
     def write() -> None:
         shutil.rmtree(folder, ignore_errors=True)

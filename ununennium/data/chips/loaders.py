@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from ununennium.config import DataConfig
+from ununennium.data.chips.counts import chips_that_cover
 from ununennium.data.chips.dataset import Batch, TrainingChips, as_batch
-from ununennium.data.chips.grid_chips import GridChips, chips_that_cover
+from ununennium.data.chips.grid_chips import GridChips
 from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.memory import DecodedCache
 from ununennium.data.chips.sampler import BucketedRandomSampler
@@ -64,7 +65,7 @@ def build_loaders(
         statistics,
         chip_size=config.chip_size,
         num_chips=config.chips_per_epoch
-        or chips_that_cover(index, config.chip_size, multiple=config.batch_size * world_size),
+        or chips_that_cover(sum(index.labelled["train"]), config.chip_size, multiple=config.batch_size * world_size),
         seed=seed,
         class_balance=config.class_balance,
         augmentation=config.augment,
