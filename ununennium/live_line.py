@@ -98,12 +98,12 @@ class LiveLine:
 
 
 class Wait:
-    """Says what a program waits for, once it has waited ``after_s`` seconds; ``end`` or leaving the context ends it.
+    """Tells of a wait, once the program has waited ``after_s`` seconds; ``end`` or leaving the context ends it.
 
     Args:
-        text: what is waited for, such as ``waiting for the first batch``.
+        text: words for the wait, such as ``waiting for the first batch``.
         write: given the line, from a thread; None for nobody.
-        after_s: seconds; what takes less is not worth a line.
+        after_s: seconds; a shorter wait is not worth a line.
     """
 
     def __init__(self, text: str, write: Callable[[str], object] | None, after_s: float = WAIT_S) -> None:
