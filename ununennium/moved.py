@@ -37,7 +37,7 @@ MOVED = {
     "data.class_attributes": "data.targets.class_attributes",
     "data.class_numbers": "data.targets.class_numbers",
     "data.contents": "data.scenes.fingerprints files",
-    "data.dataset": "data.chips.dataset data.chips.grid_chips",
+    "data.dataset": "data.chips.dataset data.chips.grid_chips data.chips.counts",
     "data.defaults": "data.chips.defaults",
     "data.delivered": "data.scenes.delivered",
     "data.fingerprints": "data.scenes.fingerprints",

@@ -92,7 +92,15 @@ def make_plan(run: RunDirectory, config: RunConfig, data: Mapping[str, Any], cha
         champion: the model to beat, if there is one.
     """
     trainer, early = config.trainer, config.early_stopping
-    counts = EpochCounts.of(config, data["folds"]["train"]["labelled"])
+    counts = EpochCounts.of(
+        data["folds"]["train"]["labelled"],
+        chip_size=config.data.chip_size,
+        batch_size=config.data.batch_size,
+        chips_per_epoch=config.data.chips_per_epoch,
+        world_size=config.launcher.nproc_per_node,
+        accumulation_steps=trainer.accumulation_steps,
+        epochs=trainer.epochs,
+    )
     device = resolved_device(trainer.device)
     training = f"up to {trainer.epochs} epochs, {config.data.batch_size} chips of {config.data.chip_size} px per batch"
     if early is not None:

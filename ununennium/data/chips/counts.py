@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ununennium.config import RunConfig
-
 
 def chips_that_cover(num_pixels: int, chip_size: int, multiple: int) -> int:
     """A multiple, above 0, about as many chips as cover the pixels once.
@@ -34,10 +32,19 @@ class EpochCounts:
     total_steps: int
 
     @classmethod
-    def of(cls, config: RunConfig, num_pixels: int) -> EpochCounts:
-        """Counts of the run that ``config`` describes, whose training fold has ``num_pixels`` labelled pixels."""
-        data, world_size = config.data, config.launcher.nproc_per_node
-        chips = data.chips_per_epoch or chips_that_cover(num_pixels, data.chip_size, data.batch_size * world_size)
-        batches = math.ceil(chips // world_size / data.batch_size)
-        steps = math.ceil(batches / config.trainer.accumulation_steps)
-        return cls(chips, steps, steps * config.trainer.epochs)
+    def of(
+        cls,
+        num_pixels: int,
+        *,
+        chip_size: int,
+        batch_size: int,
+        chips_per_epoch: int | None,
+        world_size: int,
+        accumulation_steps: int,
+        epochs: int,
+    ) -> EpochCounts:
+        """Counts of a run whose training fold has ``num_pixels`` labelled pixels; the others are its settings."""
+        chips = chips_per_epoch or chips_that_cover(num_pixels, chip_size, batch_size * world_size)
+        batches = math.ceil(chips // world_size / batch_size)
+        steps = math.ceil(batches / accumulation_steps)
+        return cls(chips, steps, steps * epochs)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ununennium.errors import ConfigError
 from ununennium.files import finite, replaced
 from ununennium.training.callbacks.callback import Callback
-from ununennium.training.callbacks.progress import Progress as Progress  # its former home
+from ununennium.training.callbacks.progress import WORTH_SAYING as WORTH_SAYING  # their former home
+from ununennium.training.callbacks.progress import Progress as Progress
+from ununennium.training.callbacks.progress import epoch_line as epoch_line
 
 if TYPE_CHECKING:
     from ununennium.training.trainer import Trainer
