@@ -14,7 +14,7 @@ PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack stack-status stack-down demo test test-quick test-unit lint format hooks docs bench bench-gpu peers clean
+.PHONY: help setup stack stack-status stack-down demo test test-quick test-unit test-peers lint format hooks docs bench bench-gpu peers clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -78,6 +78,9 @@ peers: setup ## Build .venv-peers: the project and what it is measured against
 	@set -e; uv=$$(command -v uv || echo .uv/bin/uv); export UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS:-true} UV_NATIVE_TLS=$${UV_NATIVE_TLS:-true}; \
 	  test -x $(PEERS)/bin/python || $$uv venv --quiet --python '>=3.11' $(PEERS); \
 	  $$uv pip install --quiet --python $(PEERS)/bin/python -c constraints.txt -e '.[dev]' -r benchmarks/peers.txt
+
+test-peers: peers ## Train with the models, losses, datasets and metrics of other libraries
+	$(PEERS)/bin/pytest tests/training/test_other_libraries.py
 
 bench: peers ## Measure against the peers; ARGS=--quick, ARGS='--only step', ARGS=--help
 	$(PEERS)/bin/python -m benchmarks $(ARGS)

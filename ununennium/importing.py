@@ -24,6 +24,13 @@ ALLOWED_IMPORTS = "UNUNENNIUM_ALLOWED_IMPORTS"
 for itself and all below it, and ``module:Name`` for that one object. Without it there is no restriction; empty, nothing
 may be named."""
 
+_TAKEN_BY_KEYWORD = {
+    "timm": ("in_chans", "num_classes"),
+    "torchgeo": ("in_chans", "num_classes"),
+    "torchvision": ("num_classes",),
+}
+"""Counts of a model that functions of a library take as ``**kwargs``, and hand on to the model that they make."""
+
 
 def check_allowed(path: str, *, field: str) -> None:
     """Refuse an import path that this process may not follow, without importing anything.
@@ -74,8 +81,9 @@ def import_object(path: str, *, field: str, allowed: Sequence[str] | None = None
 def instantiate(path: str, kwargs: Mapping[str, Any], *args: Any, field: str, **runtime: Any) -> Any:
     """Call the object at ``path`` with ``args``, the configured ``kwargs`` and whatever ``runtime`` it accepts.
 
-    ``runtime`` values (such as ``num_classes``) are offered only if the callable has a parameter of that name
-    and the configuration does not set it: a user's own class needs no particular signature.
+    ``runtime`` values (such as ``num_classes``) are offered only if the callable has a parameter of that name, or is a
+    function of timm, torchgeo or torchvision that hands it on, and the configuration does not set it: a user's own
+    class needs no particular signature.
 
     Args:
         path: of the callable.
@@ -116,7 +124,8 @@ def call(target: Any, path: str, kwargs: Mapping[str, Any], *args: Any, field: s
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # some builtins have no signature; then the configuration alone decides
         parameters = {}
-    offered = {k: v for k, v in runtime.items() if k in parameters and k not in kwargs}
+    takes = [*parameters, *_handed_on(path, parameters)]
+    offered = {k: v for k, v in runtime.items() if k in takes and k not in kwargs}
     if parameters:
         try:
             inspect.signature(target).bind(*args, **kwargs, **offered)
@@ -139,6 +148,13 @@ def call(target: Any, path: str, kwargs: Mapping[str, Any], *args: Any, field: s
             raise ConfigError(f"{field}.kwargs", dict(kwargs), remedy) from error
         remedy = _wanted(path, parameters, culprit, error)
         raise ConfigError(f"{field}.kwargs.{culprit}", kwargs[culprit], remedy) from error
+
+
+def _handed_on(path: str, parameters: Mapping[str, inspect.Parameter]) -> Sequence[str]:
+    """Counts that the callable at ``path`` takes without naming them."""
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return ()
+    return _TAKEN_BY_KEYWORD.get(path.partition(".")[0].partition(":")[0], ())
 
 
 def _does_not_fit(
