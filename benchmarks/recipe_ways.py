@@ -4,7 +4,7 @@ The rivals are the strongest plain ones: a loop by hand with half of its chips c
 by the square root of the inverse share, one cycle to 3e-3 and logarithms of positive values; and Lightning with smp's
 U-Net on a ResNet-18 from random weights, the same chips, cross-entropy and Dice. Each gets the chip and batch sizes
 of the recipe, and so many steps as fit the CPU seconds that the run by the recipe took. All are measured by the same
-code on the same pixels of the holdout.
+code on the same pixels of the holdout, and so are the two baselines that a first model has to beat.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from ununennium.data import build_index
 from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.statistics import BandStatistics, compute_statistics, normalise
 from ununennium.data.splits.splits import TRAIN
+from ununennium.evaluation.baselines import best_constant, fit_linear_classifier
 from ununennium.evaluation.evaluate import evaluate
+from ununennium.evaluation.evaluation import Evaluation
 from ununennium.models import UNet
 from ununennium.pipeline.sessions import open_run
 from ununennium.training.precision import resolve_precision
@@ -217,9 +219,30 @@ def by_lightning(data_set: DataSet, config: RunConfig, budget_s: float | None) -
     return Outcome(float(found.metric(data_set.metric)), spent, steps)
 
 
+def by_constant(data_set: DataSet, config: RunConfig, budget_s: float | None) -> Outcome:
+    """The best constant prediction: the first of the baselines that a first model has to beat."""
+    index, statistics = _prepared(config, config.data.transform)
+    found = best_constant(_of_pixels(index, statistics, config), data_set.metric)
+    return Outcome(0.0 if found is None else float(found.evaluation.metric(data_set.metric) or 0.0), 0.0, 0)
+
+
+def by_pixel(data_set: DataSet, config: RunConfig, budget_s: float | None) -> Outcome:
+    """A linear classifier of single pixels: the second of them."""
+    index, statistics = _prepared(config, config.data.transform)
+    begun = time.process_time()
+    found = _of_pixels(index, statistics, config)
+    return Outcome(float(found.metric(data_set.metric)), time.process_time() - begun, 0)
+
+
+def _of_pixels(index: ChipIndex, statistics: BandStatistics, config: RunConfig) -> Evaluation:
+    return evaluate(fit_linear_classifier(index, statistics), index, statistics, config.data)
+
+
 OURS = "ununennium, as init configures it"
 WAYS: dict[str, Callable[[DataSet, RunConfig, float | None], Outcome]] = {
     OURS: by_recipe,
     "loop by hand, balanced and weighted": by_hand,
     "Lightning and smp, balanced, with Dice": by_lightning,
+    "linear classifier of pixels": by_pixel,
+    "best constant": by_constant,
 }
