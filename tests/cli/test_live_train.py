@@ -28,7 +28,7 @@ class Slow(nn.Module):
     def forward(self, image):
         if self.training:
             Slow.batches += 1
-            time.sleep(2.5 if Slow.batches < 3 else 0.8)  # the check has the first batch, too
+            time.sleep(2.5 if Slow.batches < 4 else 0.8)  # the check has the first two batches, too
         return self.layer(image)
 """
 EPOCH = r"epoch +(\d)  train_loss \d\.\d{4}  val_loss \d\.\d{4}  val_IoU \d\.\d{4}  lr "
@@ -59,7 +59,7 @@ def test_a_terminal_shows_waits_then_progress_and_then_the_result(atlanta: Path,
     assert live is not None
     assert plan < waits < screen.index("waiting for the first batch ...") < live.start()
     after_check = screen.partition("checked: ")[2].partition("\n")[2]
-    assert not after_check.startswith("trying one batch"), "what is over is no longer waited for"
+    assert not after_check.startswith("trying two batches"), "what is over is no longer waited for"
     assert re.findall(EPOCH, screen) == ["1", "2", "3"]
     assert live.start() < screen.index("Next: ununennium evaluate")
     assert "\x1b[2K" in screen, "it is rewritten in its place"

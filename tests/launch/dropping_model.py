@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,20 @@ class Changing(nn.Module):
         self.seen += 1.0
         noise = random.random() + np.random.random() + float(torch.rand(()))  # noqa: NPY002
         return self.layers(image) * (1.0 + 0.01 * noise)  # type: ignore[no-any-return]
+
+
+class Sleeping(nn.Module):
+    """Takes its time for each batch of training."""
+
+    def __init__(self, in_channels: int, num_classes: int, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.layer = nn.Conv2d(in_channels, num_classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.training:
+            time.sleep(self.seconds)
+        return self.layer(image)  # type: ignore[no-any-return]
 
 
 class Failing(nn.Module):

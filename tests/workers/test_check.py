@@ -19,6 +19,7 @@ from ununennium import pipeline
 from ununennium.config import RunConfig
 from ununennium.errors import ConfigError, UnunenniumError
 from ununennium.files import write_json
+from ununennium.formatting import duration_text
 from ununennium.launch.training import torchrun_command
 from ununennium.runs.directory import RunDirectory
 from ununennium.training.state import random_state
@@ -140,6 +141,23 @@ def test_what_trains_is_not_refused(changes: tuple[str, ...], ready: Checked) ->
     assert found.loss is not None
     assert {"train_loss", "val_loss", "val_IoU", "val_IoU_building", "lr", "epoch"} <= set(found.metrics)
     assert 0 < found.peak_memory_bytes <= found.memory_bytes
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 3])
+def test_the_time_of_the_training_follows_from_the_second_batch(ready: Checked, accumulation_steps: int) -> None:
+    sleeping = (f"model.target={HERE}:Sleeping", "model.kwargs={seconds: 0.3}")
+    chips = ("data.batch_size=4", "data.chips_per_epoch=20", "trainer.epochs=7")
+    found = ready(*sleeping, *chips, f"trainer.accumulation_steps={accumulation_steps}")
+    assert found.batch_s is not None
+    assert 0.3 <= found.batch_s < found.duration_s - 0.3  # the first has slept, too
+    assert found.training_s == pytest.approx(found.batch_s * 5 * 7)
+    assert f"; training takes about {duration_text(found.training_s)}" in found.in_words()
+
+
+def test_the_time_of_a_single_batch_is_not_known(ready: Checked) -> None:
+    found = ready("data.batch_size=4", "data.chips_per_epoch=4")
+    assert (found.batch_s, found.training_s) == (None, None)
+    assert "training takes" not in found.in_words()
 
 
 def _prepared(atlanta: Path, folder: Path, *changes: str) -> RunDirectory:

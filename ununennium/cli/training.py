@@ -46,10 +46,10 @@ def train(
         typer.Option("--set", metavar="PATH=VALUE", help="Change a setting: trainer.epochs=5."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, and try one batch; train nothing, keep nothing.")
+        bool, typer.Option("--dry-run", help="Print the plan, and try two batches; train nothing, keep nothing.")
     ] = False,
     no_check: Annotated[
-        bool, typer.Option("--no-check", help="Do not try one batch first, neither in a dry run nor before training.")
+        bool, typer.Option("--no-check", help="Do not try two batches first, neither in a dry run nor before training.")
     ] = False,
     prepare: Annotated[
         bool,

@@ -196,7 +196,7 @@ def check_in_subprocess(run: RunDirectory, *, on_line: OnLine = print) -> dict[s
         TrainingError: it failed.
     """
     error_file = run.check_error_file
-    with Wait("trying one batch in a process of its own", on_line):
+    with Wait("trying two batches in a process of its own", on_line):
         run_worker(Worker.TRAIN, [run.run_file, CHECK], what="check", error_file=error_file, on_line=on_line)
     found: dict[str, Any] = read_json(run.check_file)
     return found
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--node-rank", type=int, default=0, metavar="I", help="this machine's number, from 0")
     parser.add_argument("--rdzv-endpoint", metavar="HOST:PORT", help="machine 0, and a free port of it")
     parser.add_argument("--local-addr", metavar="ADDRESS", help="by which the other machines reach this one")
-    parser.add_argument(NO_CHECK, action="store_true", help="train without trying one batch first")
+    parser.add_argument(NO_CHECK, action="store_true", help="train without trying two batches first")
     options = parser.parse_args(arguments)
     raise_on_sigterm()
     try:

@@ -1,9 +1,9 @@
-"""Train one batch of a run on copies of its parts, so that a wrong setting costs seconds, never an epoch.
+"""Train two batches of a run on copies of its parts, so that a wrong setting costs seconds, never an epoch.
 
-The check opens every run, and is all that a dry run trains. One batch goes through the Trainer's own loop on the real
-device, in the real precision and layout: forward, loss, backward, optimizer, scheduler, one validation batch, metrics.
-Model, loss, optimizer and loaders are copies, and random states are put back, so that training is bit-identical with
-and without it.
+The check opens every run, and is all that a dry run trains. Two batches, the second of which is timed, go through the
+Trainer's own loop on the real device, in the real precision and layout: forward, loss, backward, optimizer, scheduler,
+one validation batch, metrics. Model, loss, optimizer and loaders are copies, and random states are put back, so that
+training is bit-identical with and without it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from ununennium.data.chips.loaders import Batches
 from ununennium.errors import ConfigError, DataError, UnunenniumError
+from ununennium.formatting import duration_text
 from ununennium.hints import did_you_mean
 from ununennium.processes.reporting import is_lost
 from ununennium.training.callbacks import EMA, Callback
@@ -39,7 +40,7 @@ _LOUD = "ununennium.training.trainer"
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Figures of the batch that was trained.
+    """Figures of the batches that were trained.
 
     Attributes:
         device: device that computed.
@@ -47,11 +48,13 @@ class CheckResult:
         num_parameters: of the model.
         batch: shape of the images.
         output: shape of what the model makes of them; None if that is no tensor.
-        loss: of the batch; None if it is not finite.
+        loss: of the batches; None if it is not finite.
         duration_s: seconds of the check.
         peak_memory_bytes: most memory used until its end: of the device on CUDA, else of the process.
         memory_bytes: memory of the device, in bytes; 0 if unknown.
         metrics: names that the history will have.
+        batch_s: seconds of the second training batch; None if there is no other, or its step was skipped.
+        training_s: seconds of all training batches of all epochs at that speed, without validation.
     """
 
     device: str
@@ -64,6 +67,8 @@ class CheckResult:
     peak_memory_bytes: int
     memory_bytes: int
     metrics: list[str]
+    batch_s: float | None = None
+    training_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -75,14 +80,16 @@ class CheckResult:
         if self.memory_bytes:
             memory += f" of {size_text(self.memory_bytes)}"
         loss = "a loss that is not finite" if self.loss is None else f"loss {self.loss:.4f}"
+        takes = "" if self.training_s is None else f"; training takes about {duration_text(self.training_s)}"
         return (
             f"a batch of {' x '.join(map(str, self.batch))} through {self.num_parameters:,} parameters and back on "
             f"{self.device} ({self.precision}): {loss}, {self.duration_s:.1f} s, {memory} memory"
+            f"{takes}"
         )
 
 
 def check_training(components: Components) -> CheckResult:
-    """Train one batch on copies of ``components``, and check the names of monitored metrics.
+    """Train two batches on copies of ``components``, and check the names of monitored metrics.
 
     Raises:
         ConfigError: a part fails, does not fit the others or the memory, or a monitor names no metric.
@@ -91,7 +98,7 @@ def check_training(components: Components) -> CheckResult:
     before = random_state()
     try:
         with _quiet():
-            return _train_one_batch(components)
+            return _train_two_batches(components)
     finally:
         set_random_state(before)
         gc.collect()
@@ -100,8 +107,8 @@ def check_training(components: Components) -> CheckResult:
             torch.cuda.reset_peak_memory_stats()
 
 
-def _train_one_batch(components: Components) -> CheckResult:
-    """Train and validate one batch; nothing that it makes is kept."""
+def _train_two_batches(components: Components) -> CheckResult:
+    """Train two batches, and validate one; nothing that it makes is kept."""
     started = time.perf_counter()
     trainer, witness = _small_trainer(components)
     with _blamed(components, witness, trainer), named_by_setting():
@@ -111,6 +118,7 @@ def _train_one_batch(components: Components) -> CheckResult:
     names = [*trainer.history, "epoch"]
     _check_monitors(components, names)
     loss = trainer.history["train_loss"][0]
+    batch_s = witness.batch_s
     return CheckResult(
         device=str(trainer.device),
         precision=trainer.precision.name,
@@ -122,6 +130,8 @@ def _train_one_batch(components: Components) -> CheckResult:
         peak_memory_bytes=peak_memory(trainer.device),
         memory_bytes=memory_of(trainer.device),
         metrics=names,
+        batch_s=batch_s,
+        training_s=None if batch_s is None else batch_s * len(components.loaders.train) * trainer.epochs,
     )
 
 
@@ -135,6 +145,9 @@ class _Witness(Callback):
         self.batch: list[int] = []
         self.output: list[int] | None = None
         self._components = components
+        self._batches = 0
+        self._started: float | None = None
+        self._ended: float | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Witness:
         return self  # a copy of the model, such as for averages, must not copy what its hooks know
@@ -146,6 +159,19 @@ class _Witness(Callback):
         if hasattr(optimizer, "register_step_pre_hook"):
             optimizer.register_step_pre_hook(lambda *_: self._enter("optimizer"))
             optimizer.register_step_post_hook(lambda *_: self._enter("scheduler"))
+
+    @property
+    def batch_s(self) -> float | None:
+        """Seconds of the second batch, with loading it where each batch is a step of its own."""
+        return None if self._started is None or self._ended is None else self._ended - self._started
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+        if self._batches == 1:
+            self._started = time.perf_counter()
+        elif self._batches == 2:
+            self._ended = time.perf_counter()
 
     def on_validation_batch(self, trainer: Trainer, output: Any, target: Any) -> None:
         self._enter("metrics")
@@ -161,6 +187,9 @@ class _Witness(Callback):
 
     def _before_model(self, model: nn.Module, arguments: tuple[Any, ...]) -> None:
         self._enter("model")
+        self._batches += model.training
+        if self._batches == 2 and self._started is None:  # of the same window as the first
+            self._started = time.perf_counter()
         if arguments and isinstance(arguments[0], Tensor):
             self.batch = list(arguments[0].shape)
 
@@ -171,10 +200,10 @@ class _Witness(Callback):
             _check_output(self._components, self.output)
 
 
-class _FirstBatch(DataLoader[Any]):
-    """The first batch of a loader, which is as long as that one."""
+class _FirstBatches(DataLoader[Any]):
+    """The first batches of a loader, which is as long as that one."""
 
-    def __init__(self, loader: Batches) -> None:
+    def __init__(self, loader: Batches, number: int) -> None:
         super().__init__(
             loader.dataset,
             batch_size=loader.batch_size,
@@ -182,13 +211,14 @@ class _FirstBatch(DataLoader[Any]):
             collate_fn=loader.collate_fn,
             generator=torch.Generator(),
         )
+        self._number = number
 
     def __iter__(self) -> Any:
-        return islice(super().__iter__(), 1)
+        return islice(super().__iter__(), self._number)
 
 
 def _small_trainer(components: Components) -> tuple[Trainer, _Witness]:
-    """A Trainer of one batch over copies, and what watches it."""
+    """A Trainer of two batches over copies, and what watches it."""
     config = components.config
     try:
         model = copy.deepcopy(components.model)
@@ -207,8 +237,8 @@ def _small_trainer(components: Components) -> tuple[Trainer, _Witness]:
             model,
             optimizer,
             components.make_loss(),
-            _FirstBatch(loaders.train),
-            None if loaders.validation is None else _FirstBatch(loaders.validation),
+            _FirstBatches(loaders.train, 2),
+            None if loaders.validation is None else _FirstBatches(loaders.validation, 1),
             scheduler,
             callbacks,
             replace(components.settings, compile=False, time_limit_s=None),

@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
             with _waiting(f"looking for a checkpoint in {run.checkpoints_url}"):
                 resume = _resume_from(run)
             if NO_CHECK not in options and resume is None:
-                with _waiting("trying one batch"):
+                with _waiting("trying two batches"):
                     found = check_training(components)
                 if distributed.rank() == 0:
                     _say(f"checked: {found.in_words()}")
