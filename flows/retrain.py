@@ -51,7 +51,7 @@ def retrain(
         overrides: changes to it, such as ``trainer.epochs=5``: parameters of a deployment are replaced as a whole.
         continues: id of a flow run that crashed, with whose training to go on.
         cause: the event that asked for it, with its payload, for the run's record.
-        check: try one batch on copies first, in a dry run and before training, so that a wrong setting costs seconds.
+        check: try two batches on copies first, in a dry run and before training, so that a wrong setting costs seconds.
 
     Returns:
         ``Completed``, ``Completed(name="EarlyStopped")`` or ``Completed(name="NotPromoted")``, with the run's summary
