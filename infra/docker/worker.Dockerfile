@@ -1,4 +1,5 @@
-# One image for workers and for the server: the project with Prefect, run by nobody in particular.
+# One image for workers and for the server: the project with Prefect, run by nobody in particular. The build context is
+# the root of the checkout, less what .dockerignore leaves out: a new folder to copy has to be named there, too.
 #
 #   docker build -f infra/docker/worker.Dockerfile -t ununennium .                             torch with CUDA
 #   docker build -f infra/docker/worker.Dockerfile -t ununennium --build-arg TORCH_INDEX=URL . torch of that index, such
