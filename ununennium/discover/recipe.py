@@ -137,6 +137,12 @@ def _chips_per_epoch(data: Fingerprint, chosen: Chosen) -> Choice | None:
     return Choice(per_epoch * batch, f"{per_epoch * batch}: {reason}")
 
 
+def _class_balance(data: Fingerprint, chosen: Chosen) -> Choice | None:
+    if data.task != "segmentation":
+        return None
+    return Choice(0.5, "0.5: half of the chips are centred on a pixel of one of the rarer classes.")
+
+
 def _transform(data: Fingerprint, chosen: Chosen) -> Choice | None:
     if not (data.is_positive and data.skew >= _SKEWED):
         return None
@@ -222,6 +228,7 @@ RULES: dict[str, Rule] = {
     "data.chip_size": _chip_size,
     "data.batch_size": _batch_size,
     "data.chips_per_epoch": _chips_per_epoch,
+    "data.class_balance": _class_balance,
     "data.transform": _transform,
     "model": _model,
     "loss": _loss,
