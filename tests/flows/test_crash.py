@@ -94,6 +94,21 @@ def test_a_run_that_is_killed_again_and_again_is_left_alone(deployed: dict[str, 
                 assert mine[0]["parameters"]["dry_run"] is True
 
 
+def test_a_run_that_somebody_cancelled_is_not_resumed(deployed: dict[str, str], checkout: Path) -> None:
+    """Its process is found gone later, and Prefect then tells of a crash, over the cancellation."""
+    api = deployed["PREFECT_API_URL"]
+    (retrain,) = (each for each in post(api, "/deployments/filter") if each["name"] == "nightly")
+    post(api, f"/deployments/{retrain['id']}", {"work_pool_name": "gpu"}, method="PATCH")
+    with worker_of(deployed, checkout):
+        made = {"parameters": {"dry_run": True}, "state": {"type": "PENDING"}}
+        cancelled = post(api, f"/deployments/{retrain['id']}/create_flow_run", made)
+        for kind in ("RUNNING", "CANCELLING", "CANCELLED", "CRASHED"):
+            state = {"type": kind, "message": "told in the test"}
+            post(api, f"/flow_runs/{cancelled['id']}/set_state", {"state": state, "force": True})
+        assert ended(api, "resume", 0)["state_type"] == "COMPLETED"
+        assert [run["id"] for run in flow_runs(api, "retrain")] == [cancelled["id"]]
+
+
 def _the_run(work: Path) -> RunDirectory | None:
     found = list(work.glob("*/run.json"))
     return RunDirectory.open(found[0]) if found else None
