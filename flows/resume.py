@@ -12,15 +12,12 @@ from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.states import Scheduled
 
-_CANCELLED = {"CANCELLING", "CANCELLED"}
 _TRY = re.compile(r"^resumed-(\d+)$")
 
 
 @flow(name="resume")
 def resume(flow_run_id: str, max_times: int = 3) -> str | None:
     """Start what crashed again, with its own parameters; training goes on from its newest checkpoint.
-
-    A run that somebody cancelled stays cancelled, whatever was reported of it afterwards.
 
     Args:
         flow_run_id: the flow run that crashed.
@@ -37,9 +34,6 @@ def resume(flow_run_id: str, max_times: int = 3) -> str | None:
             return None
         if crashed.state_type is None or crashed.state_type.value != "CRASHED":
             log.info("flow run %s has not crashed: it is %s", crashed.name, crashed.state_name)
-            return None
-        if any(state.type.value in _CANCELLED for state in client.read_flow_run_states(crashed.id)):
-            log.warning("flow run %s was cancelled before it crashed: it is left alone", crashed.name)
             return None
         times = max([int(match[1]) for tag in crashed.tags if (match := _TRY.match(tag))], default=0)
         if times >= max_times:

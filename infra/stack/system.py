@@ -31,8 +31,6 @@ _QUIET = {
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "ununennium",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-    # On disk, below PREFECT_HOME: with leases in memory, a restart of the server ends each run of a limited deployment.
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 
