@@ -33,6 +33,11 @@ _QUIET = {
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
 }
 
+_SERVER = {
+    # Leases of concurrency limits in files of PREFECT_HOME; in memory, a restart of the server would lose them.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
+
 
 @dataclass
 class State:
@@ -124,6 +129,7 @@ class State:
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what the server answers while its database is away
             "UNUNENNIUM_WORK": str(self.folder / "runs"),
             "UNUNENNIUM_SPOOL": str(self.folder / "spool"),
             "UNUNENNIUM_CACHE": str(self.folder / "cache"),
@@ -166,7 +172,7 @@ def services(state: State) -> list[Service]:
         ),
         Service(
             "server", [*python, "server", "start", "--host", "127.0.0.1", "--port", str(server_port)],
-            {**environment, "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url}, state.folder,
+            {**environment, **_SERVER, "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url}, state.folder,
             lambda: answer(f"{state.api_url}/health") is True, f"Prefect at http://127.0.0.1:{server_port}",
         ),
         Service(
