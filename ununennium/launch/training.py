@@ -32,7 +32,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,7 @@ def launch(
     max_restarts: int = 0,
     check: bool = True,
     on_line: OnLine = print,
+    on_wait: Callable[[], None] | None = None,
 ) -> TrainingResult:
     """Train ``run`` under torchrun on this machine, and wait for it.
 
@@ -132,6 +133,7 @@ def launch(
         max_restarts: times that training is started again after a process was lost.
         check: train one batch on copies first, unless training goes on from a checkpoint.
         on_line: called with each line that rank 0 prints, and with warnings and errors of others, from a thread.
+        on_wait: called in this thread every quarter of a second; what it raises ends training as a cancellation does.
 
     Returns:
         The result, also of a training that failed: ``require_usable`` raises.
@@ -163,6 +165,13 @@ def launch(
         return True
 
     launch_id = secrets.token_hex(8)
+    watch = Watch(run, launch_id, stall_timeout_s)
+
+    def on_poll() -> None:
+        watch()
+        if on_wait is not None:
+            on_wait()
+
     started = time.monotonic()
     outcome, stalled = None, None
     starting = Wait(f"starting {nproc} training process{'' if nproc == 1 else 'es'}", on_line)
@@ -173,7 +182,7 @@ def launch(
             timeout_s=timeout_s,
             grace_s=grace_s,
             on_line=on_output,
-            on_wait=Watch(run, launch_id, stall_timeout_s),
+            on_wait=on_poll,
         )
     except Stalled as found:
         stalled = found.error
@@ -202,8 +211,12 @@ def check_in_subprocess(run: RunDirectory, *, on_line: OnLine = print) -> dict[s
     return found
 
 
-def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: OnLine = print) -> None:
+def evaluate_in_subprocess(
+    run: RunDirectory, *, grace_s: float = 5.0, on_line: OnLine = print, on_wait: Callable[[], None] | None = None
+) -> None:
     """Evaluate the best checkpoint of ``run``, and the champion, on the holdout, in a process of its own.
+
+    What ``on_wait`` raises, every quarter of a second, ends the evaluation.
 
     Raises:
         ProcessLost: the evaluation was killed; a new call begins anew.
@@ -216,6 +229,7 @@ def evaluate_in_subprocess(run: RunDirectory, *, grace_s: float = 5.0, on_line: 
         error_file=run.evaluation_error_file,
         grace_s=grace_s,
         on_line=on_line,
+        on_wait=on_wait,
     )
 
 

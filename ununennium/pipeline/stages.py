@@ -5,6 +5,8 @@ No Prefect here, and no torch: training and evaluation run in processes of their
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ununennium.checkpoints.registry import PROMOTED
 from ununennium.data.chips.index import ChipIndex
 from ununennium.data.chips.index_cache import check_unchanged
@@ -28,13 +30,16 @@ ATTEMPTS = 3
 """Times that a candidate is judged anew because another champion was promoted in the meantime."""
 
 
-def train(run: RunDirectory, *, check: bool = True, on_line: OnLine = print) -> TrainingResult:
+def train(
+    run: RunDirectory, *, check: bool = True, on_line: OnLine = print, on_wait: Callable[[], None] | None = None
+) -> TrainingResult:
     """Train under torchrun; a run that has checkpoints goes on from the newest. ``require_usable`` tells failures.
 
     Args:
         run: a prepared run.
         check: train one batch on copies first, so that a wrong setting shows itself at once.
         on_line: told what rank 0 prints.
+        on_wait: called every quarter of a second while training runs; what it raises ends training with a checkpoint.
 
     Raises:
         DataError: the imagery or labels changed since the run indexed them.
@@ -54,6 +59,7 @@ def train(run: RunDirectory, *, check: bool = True, on_line: OnLine = print) -> 
         max_restarts=settings.max_restarts,
         check=check,
         on_line=on_line,
+        on_wait=on_wait,
     )
     with Wait("writing the report", on_line):
         summarise(run)
@@ -62,13 +68,18 @@ def train(run: RunDirectory, *, check: bool = True, on_line: OnLine = print) -> 
     return result
 
 
-def evaluate(run: RunDirectory, *, on_line: OnLine = print) -> GateRecord:
+def evaluate(run: RunDirectory, *, on_line: OnLine = print, on_wait: Callable[[], None] | None = None) -> GateRecord:
     """Measure the best checkpoint and the champion on the holdout, and decide; promotes nothing.
+
+    Args:
+        run: with a checkpoint.
+        on_line: told what the evaluation prints.
+        on_wait: called every quarter of a second meanwhile; what it raises ends the evaluation.
 
     Returns:
         The decision, which is also ``gate.json``.
     """
-    evaluate_in_subprocess(run, on_line=on_line)
+    evaluate_in_subprocess(run, on_line=on_line, on_wait=on_wait)
     measured = EvaluationRecord.load(run.evaluation_file)
     decision = decide(
         measured.new_model,
@@ -104,18 +115,29 @@ def _notes(measured: EvaluationRecord) -> list[str]:
     return notes
 
 
-def evaluate_and_promote(run: RunDirectory, *, actor: str, on_line: OnLine = print) -> RunSummary:
+def evaluate_and_promote(
+    run: RunDirectory, *, actor: str, on_line: OnLine = print, on_wait: Callable[[], None] | None = None
+) -> RunSummary:
     """Evaluate, decide, and promote if the gate allows it; judged anew if the champion changes meanwhile.
 
     With ``gate.approval: manual`` what passes waits for a person, see ``apply_answer``.
+
+    Args:
+        run: with a checkpoint.
+        actor: the registry records it as the one who promoted.
+        on_line: told what the evaluation prints.
+        on_wait: called every quarter of a second of the evaluation, and before the promotion; what it raises ends the
+            stage, and nothing is promoted.
 
     Returns:
         The run's summary.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        decision = evaluate(run, on_line=on_line)
+        decision = evaluate(run, on_line=on_line, on_wait=on_wait)
         if decision.verdict != PROMOTED:
             break
+        if on_wait is not None:
+            on_wait()
         if run.config().gate.approval == "manual":
             approval.ask(run, GateRecord.load(run.gate_file).generation)
             break

@@ -36,6 +36,7 @@ def run_worker(
     timeout_s: float | None = None,
     grace_s: float = 5.0,
     on_line: Callable[[str], None] = print,
+    on_wait: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run ``python -m module arguments`` to its end; it is ended whatever happens to the caller.
 
@@ -47,6 +48,7 @@ def run_worker(
         timeout_s: deadline in seconds; None waits for ever.
         grace_s: seconds between SIGTERM and SIGKILL.
         on_line: called with each line of output, from a thread.
+        on_wait: called in this thread every quarter of a second; what it raises ends the process.
 
     Raises:
         ProcessLost: it was killed, did not end in time (``ProcessTimedOut``), or lost a connection; try again.
@@ -65,7 +67,7 @@ def run_worker(
         return True
 
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    outcome = supervise(command, timeout_s=timeout_s, grace_s=grace_s, on_line=on_output)
+    outcome = supervise(command, timeout_s=timeout_s, grace_s=grace_s, on_line=on_output, on_wait=on_wait)
     if outcome.timed_out:
         raise ProcessTimedOut(f"the {what} did not end in {timeout_s:g} s; another try may help")
     if outcome.returncode == 0:
