@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from flows.events import DEGRADED, emit
+from flows.leases import keep_slots_through_outages
 from flows.logs import passed_on
 from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import ProcessLost, StorageUnavailable
@@ -21,6 +22,8 @@ from ununennium.pipeline import drift
 from ununennium.storage.open import resolve_storage
 
 _MOST_CHECKS = 20
+
+keep_slots_through_outages()
 
 
 @flow(name="evaluate")

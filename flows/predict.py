@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 from flows import lineage
 from flows.events import MADE, emit
 from flows.fan_out import make_all
+from flows.leases import keep_slots_through_outages
 from ununennium import report
 from ununennium.checkpoints.registry import Registry
 from ununennium.config.maps import MapsConfig
@@ -23,6 +24,8 @@ from ununennium.inference import jobs as mapping
 from ununennium.storage.open import open_storage
 
 _MOST_PICTURES = 3
+
+keep_slots_through_outages()
 
 
 @flow(name="predict")

@@ -18,11 +18,14 @@ from prefect import State, Task, flow, get_run_logger, runtime, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
-from prefect.states import Completed, Crashed
+from prefect.states import Cancelled, Completed, Crashed
 
 from flows import approval, lineage, live
+from flows.cancellation import CancellationWatch, RunCancelled, watched
 from flows.events import EARLY_STOPPED, FINISHED, PROMOTED, emit
+from flows.leases import keep_slots_through_outages
 from flows.logs import passed_on
+from flows.outages import answered, is_away, wait_for_server
 from ununennium import pipeline, report
 from ununennium.config import RunConfig, apply_overrides
 from ununennium.errors import LaunchError, ProcessLost, StorageUnavailable
@@ -32,6 +35,8 @@ from ununennium.pipeline.approval import AWAITING, Answer
 from ununennium.pipeline.sessions import open_run
 from ununennium.runs.directory import RunDirectory, as_link, read_json
 from ununennium.runs.records import RunSummary
+
+keep_slots_through_outages()
 
 
 @flow(name="retrain")
@@ -58,10 +63,32 @@ def retrain(
         as its data; a run that is not promoted is ``NotPromoted`` however training stopped, and one that waits for a
         person, where no deployment can start it again, ``AwaitingApproval``.
         ``Crashed(name="Preempted")`` if training was asked to stop at each try: ``resume/after-crash`` goes on with it.
+        ``Cancelled`` if somebody cancelled it where no worker could end it.
     """
-    log = get_run_logger()
     if overrides:
         config = RunConfig.parse(apply_overrides(config.model_dump(mode="json"), overrides), source="overrides")
+    try:
+        with watched(get_run_logger()) as watch:
+            return stages(config, watch, dry_run=dry_run, continues=continues, cause=cause, check=check)
+    except RunCancelled as cancelled:
+        return Cancelled(message=str(cancelled))
+
+
+def stages(
+    config: RunConfig,
+    watch: CancellationWatch,
+    *,
+    dry_run: bool,
+    continues: str | None,
+    cause: dict[str, Any] | None,
+    check: bool,
+) -> State[Any]:
+    """Run the stages of ``retrain`` in their order; the arguments are those of ``retrain``.
+
+    Raises:
+        RunCancelled: somebody cancelled the flow run.
+    """
+    log = get_run_logger()
     with open_run(
         config,
         started_by=_started_by(cause),
@@ -79,10 +106,10 @@ def retrain(
             plan = try_one_batch(run, plan) if check else plan
             return Completed(message=f"dry run of {config.name}: nothing was trained", data=plan.details)
         try:
-            result = train(run, check)
+            result = train(run, check, watch)
         except Preempted as stopped:
             return Crashed(name="Preempted", message=str(stopped), data=stopped)
-        return final_state(until_answered(run, evaluate_and_promote(run)), result)
+        return final_state(until_answered(run, evaluate_and_promote(run, watch)), result)
 
 
 def until_answered(run: RunDirectory, summary: RunSummary) -> RunSummary:
@@ -128,11 +155,11 @@ def _a_restart_may_mend(task: Task[Any, Any], task_run: TaskRun, state: State[An
 
 
 @task(cache_policy=NO_CACHE, retries=3, retry_delay_seconds=5, retry_condition_fn=_a_restart_may_mend)
-def train(run: RunDirectory, check: bool = True) -> TrainingResult:
+def train(run: RunDirectory, check: bool, watch: CancellationWatch) -> TrainingResult:
     """Train under torchrun. Called directly, never submitted: a cancellation must reach the thread that waits."""
     log = get_run_logger()
     with live.shown(run, log):
-        result = pipeline.train(run, check=check, on_line=passed_on(log))
+        result = pipeline.train(run, check=check, on_line=passed_on(log), on_wait=watch.check)
     finished(run, result)
     link_report(run)
     if result.stop_reason == "preempted":
@@ -141,10 +168,10 @@ def train(run: RunDirectory, check: bool = True) -> TrainingResult:
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=_a_restart_may_mend)
-def evaluate_and_promote(run: RunDirectory) -> RunSummary:
+def evaluate_and_promote(run: RunDirectory, watch: CancellationWatch) -> RunSummary:
     """Evaluate on the holdout beside the champion, decide, and promote if the gate says so."""
     log = get_run_logger()
-    summary = pipeline.evaluate_and_promote(run, actor="flow", on_line=passed_on(log))
+    summary = pipeline.evaluate_and_promote(run, actor="flow", on_line=passed_on(log), on_wait=watch.check)
     log.info("%s: %s", summary.verdict_text, summary.reason)
     return summary
 
@@ -160,7 +187,9 @@ def apply_answer(run: RunDirectory, answer: Answer) -> RunSummary:
 
 @task(cache_policy=NO_CACHE)
 def publish(run: RunDirectory, summary: RunSummary) -> None:
-    """Tell the world: the event that downstream flows wait for, and artifacts for people."""
+    """Tell the world: the event that downstream flows wait for, and artifacts for people; waits for the server."""
+    log = get_run_logger()
+    wait_for_server(log)
     name = run.config().name
     evaluation, gate = EvaluationRecord.load(run.evaluation_file), GateRecord.load(run.gate_file)
     if summary.verdict == "promoted" and summary.champion is not None:
@@ -176,31 +205,39 @@ def publish(run: RunDirectory, summary: RunSummary) -> None:
         )
     lineage.of_run(run, summary, evaluation.new_model)
     key = name.replace("_", "-")
-    create_table_artifact(
-        table=report.metric_rows(evaluation), key=f"{key}-metrics", description=f"Holdout metrics of {run.run_id}"
-    )
+    rows, description = report.metric_rows(evaluation), f"Holdout metrics of {run.run_id}"
+    answered(lambda: create_table_artifact(table=rows, key=f"{key}-metrics", description=description), log)
     pictures = sorted(run.pictures_folder.glob("*.png"))
-    create_markdown_artifact(
-        markdown=report.markdown(summary, evaluation, gate, pictures),
-        key=f"{key}-report",
-        description=summary.reason,
-    )
-    create_link_artifact(
-        link=as_link(run.url),
-        link_text=run.run_id,
-        key=f"{key}-run",
-        description="Checkpoints, metrics and predictions",
+    words = report.markdown(summary, evaluation, gate, pictures)
+    answered(lambda: create_markdown_artifact(markdown=words, key=f"{key}-report", description=summary.reason), log)
+    answered(
+        lambda: create_link_artifact(
+            link=as_link(run.url),
+            link_text=run.run_id,
+            key=f"{key}-run",
+            description="Checkpoints, metrics and predictions",
+        ),
+        log,
     )
 
 
 def link_report(run: RunDirectory) -> None:
-    """Link the run's report, which the storage has from the end of training on, however the run goes on."""
-    create_link_artifact(
-        link=as_link(f"{run.url}/{run.report_file.name}"),
-        link_text=f"Report of {run.run_id}",
-        key=f"{run.config().name.replace('_', '-')}-page",
-        description="One page for people: verdict, curves, chips, configuration and cost",
-    )
+    """Link the run's report, which the storage has from the end of training on; left out while the server is away."""
+    try:
+        answered(
+            lambda: create_link_artifact(
+                link=as_link(f"{run.url}/{run.report_file.name}"),
+                link_text=f"Report of {run.run_id}",
+                key=f"{run.config().name.replace('_', '-')}-page",
+                description="One page for people: verdict, curves, chips, configuration and cost",
+            ),
+            get_run_logger(),
+            wait_s=0.0,
+        )
+    except Exception as error:
+        if not is_away(error):
+            raise
+        get_run_logger().warning("Prefect's UI does not link the run's report, as the server is away: %r", error)
 
 
 def finished(run: RunDirectory, result: TrainingResult) -> None:

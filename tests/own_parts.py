@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,20 @@ class Alarm(Callback):
 
     def on_epoch_end(self, trainer: Any) -> None:
         self.alarms += trainer.metrics["train_loss"] > self.limit
+
+
+class Pause(Callback):
+    """Makes training slow: waits after each optimizer step.
+
+    Args:
+        seconds: length of the wait.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_step_end(self, trainer: Any) -> None:
+        time.sleep(self.seconds)
 
 
 class Accuracy:

@@ -52,15 +52,22 @@ def prefect_server(tmp_path: Path, *, database: Path | None = None, **settings: 
     (tmp_path / "prefect").mkdir()
     if database is not None:
         shutil.copy(database, tmp_path / "prefect" / DATABASE)
-    log = tmp_path / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with running(command, log, environment={**environment, **settings}, stop_s=20) as process:
+    with serving({**environment, **settings}, tmp_path / "server.log"):
+        yield environment
+
+
+@contextlib.contextmanager
+def serving(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a server with this environment, whose ``PREFECT_API_URL`` has the port; it may be started again later."""
+    port = environment["PREFECT_API_URL"].removesuffix("/api").rpartition(":")[2]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    with running(command, log, environment=environment, stop_s=20) as process:
         deadline = time.monotonic() + 120
         while not healthy(environment["PREFECT_API_URL"]):
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.5)
-        yield environment
+        yield process
 
 
 def make_empty_database(file: Path) -> None:
@@ -87,15 +94,21 @@ def make_deployed_database(file: Path, empty: Path, checkout: Path) -> None:
 def deployed_server(folder: Path, database: Path, checkout: Path) -> Iterator[dict[str, str]]:
     """Start a server on ``make_deployed_database``'s database, whose runs work in ``checkout``.
 
-    Gives the environment of its clients and workers.
+    Gives the environment of its clients and workers. The sweep does not run by itself: each run of it costs seconds.
     """
-    steps = [{"prefect.deployments.steps.set_working_directory": {"directory": str(checkout)}}]
     with prefect_server(folder, database=database) as environment:
-        api = environment["PREFECT_API_URL"]
-        for deployment in post(api, "/deployments/filter"):
-            assert [list(step) for step in deployment["pull_steps"]] == [list(step) for step in steps]
-            post(api, f"/deployments/{deployment['id']}", {"pull_steps": steps}, method="PATCH")
+        work_in(environment["PREFECT_API_URL"], checkout)
         yield {**environment, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+
+
+def work_in(api: str, checkout: Path) -> None:
+    """Let the runs of all deployments work in ``checkout``, and pause the sweep."""
+    steps = [{"prefect.deployments.steps.set_working_directory": {"directory": str(checkout)}}]
+    for deployment in post(api, "/deployments/filter"):
+        assert [list(step) for step in deployment["pull_steps"]] == [list(step) for step in steps]
+        post(api, f"/deployments/{deployment['id']}", {"pull_steps": steps}, method="PATCH")
+        if deployment["name"] == "every-minute":
+            post(api, f"/deployments/{deployment['id']}/pause_deployment")
 
 
 def healthy(api: str) -> bool:
