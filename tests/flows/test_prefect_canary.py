@@ -42,6 +42,7 @@ def test_the_server_starts_and_its_scheduler_makes_runs(new_server: dict[str, st
         "watch/new-data",
         "rollback/on-demand",
         "resume/after-crash",
+        "resume/every-minute",
     }
     schema = deployments["retrain/nightly"]["parameter_openapi_schema"]
     assert set(schema["properties"]) == {"config", "dry_run", "overrides", "continues", "cause", "check"}
