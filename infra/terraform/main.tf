@@ -8,6 +8,7 @@ locals {
     local   = jsondecode(file("${path.module}/../work-pools/local.json"))
     gpu     = merge(jsondecode(file("${path.module}/../work-pools/gpu.json")), { concurrency_limit = var.gpu_runs })
     gpu-job = merge(jsondecode(file("${path.module}/../kubernetes/gpu-job.json")), { concurrency_limit = var.gpu_job_runs })
+    cpu-job = jsondecode(file("${path.module}/../kubernetes/cpu-job.json"))
   }
   automations = { for each in yamldecode(file("${path.module}/../automations.yaml")).automations : each.name => each }
 }

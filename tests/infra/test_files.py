@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -48,6 +49,22 @@ def test_every_image_is_pinned_and_what_others_wait_for_tells_its_health(compose
             healthy = condition["condition"] == "service_healthy"
             assert not healthy or "healthcheck" in services[other], other
     assert services["worker"]["stop_grace_period"] == "2m0s"
+
+
+def test_the_deployments_of_compose_keep_their_runs_in_its_object_store(composed: dict[str, Any]) -> None:
+    """correctness 112: storage is on the object store of the file, so the schedules may be active."""
+    script = composed["services"]["setup"]["command"][-1]
+    render = next(part for part in script.split("&&") if "infra.deployments" in part).partition(">")[0]
+    environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = run("sh", "-ec", render, cwd=ROOT, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    bucket = re.search(r"-bucket=(\S+)", composed["services"]["objects"]["command"][-1])
+    assert bucket is not None
+    found = yaml.safe_load(done.stdout)["deployments"]
+    held = [each.get("parameters", {}).get("config", each.get("parameters", {})).get("storage") for each in found]
+    assert set(held) - {None} == {f"s3://{bucket[1]}/eo"}
+    assert all(schedule["active"] for each in found for schedule in each.get("schedules", []))
+    assert "> /tmp/prefect.yaml && prefect deploy --all --prefect-file /tmp/prefect.yaml" in script
 
 
 def test_no_secret_is_in_the_file(composed: dict[str, Any]) -> None:

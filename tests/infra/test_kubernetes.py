@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 KUBERNETES = ROOT / "infra" / "kubernetes"
 TERRAFORM = ROOT / "infra" / "terraform"
-JOB = KUBERNETES / "gpu-job.json"
+JOB, CPU_JOB = KUBERNETES / "gpu-job.json", KUBERNETES / "cpu-job.json"
 
 
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -46,13 +48,13 @@ def validate(resources: list[dict[str, Any]], folder: Path) -> subprocess.Comple
     return run(BIN / "kubernetes-validate", "--strict", "--no-warn", file)
 
 
-def gpu_job() -> dict[str, Any]:
-    """The job that Prefect's worker makes of the pool's template for a run, with the defaults of its form."""
+def job_of(pool: Path, **variables: Any) -> dict[str, Any]:
+    """The job that Prefect's worker makes of a pool's template for a run, with the defaults of its form."""
     from prefect.utilities.templating import apply_values
 
-    template = json.loads(JOB.read_text())["base_job_template"]
+    template = json.loads(pool.read_text())["base_job_template"]
     form = template["variables"]["properties"]
-    values = {name: field["default"] for name, field in form.items() if field.get("default") is not None}
+    values = {name: field["default"] for name, field in form.items() if field.get("default") is not None} | variables
     manifest: dict[str, Any] = apply_values(template["job_configuration"]["job_manifest"], values)
     manifest["metadata"]["name"] = "job"
     container = manifest["spec"]["template"]["spec"]["containers"][0]
@@ -92,20 +94,20 @@ def training() -> list[dict[str, Any]]:
 def test_kubernetes_takes_every_resource(
     base: list[dict[str, Any]], training: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    done = validate([*base, *training, gpu_job()], tmp_path)
+    done = validate([*base, *training, job_of(JOB), job_of(CPU_JOB)], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("passed") == len(base) + len(training) + 1
+    assert done.stdout.count("passed") == len(base) + len(training) + 2
 
 
 def test_a_wrong_field_is_found(tmp_path: Path) -> None:
-    job = gpu_job()
+    job = job_of(JOB)
     job["spec"]["template"]["spec"]["containers"][0]["volumeMount"] = []
     assert validate([job], tmp_path).returncode != 0
 
 
 def test_no_pod_is_more_than_pod_security_allows(base: list[dict[str, Any]], training: list[dict[str, Any]]) -> None:
-    found = list(pods([*base, *training, gpu_job()]))
-    assert [name for name, _ in found] == ["server", "worker", "setup", "prepare", "node", "job"]
+    found = list(pods([*base, *training, job_of(JOB), job_of(CPU_JOB)]))
+    assert [name for name, _ in found] == ["server", "worker", "setup", "prepare", "node", "job", "job"]
     for name, pod in found:
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"], name
@@ -124,7 +126,7 @@ def test_no_pod_is_more_than_pod_security_allows(base: list[dict[str, Any]], tra
 def test_secrets_are_mounted_and_never_values(base: list[dict[str, Any]], training: list[dict[str, Any]]) -> None:
     mounted = {
         name: {each["secret"]["secretName"] for each in pod["spec"]["volumes"] if "secret" in each}
-        for name, pod in pods([*base, *training, gpu_job()])
+        for name, pod in pods([*base, *training, job_of(JOB)])
     }
     assert mounted == {
         "server": {"server-secrets"},
@@ -153,7 +155,7 @@ def test_nothing_is_reachable_but_what_a_policy_names(
 ) -> None:
     policies = {each["metadata"]["name"]: each["spec"] for each in base if each["kind"] == "NetworkPolicy"}
     assert policies["nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    there = {pod["metadata"]["labels"]["app.kubernetes.io/name"] for _, pod in pods([*base, *training, gpu_job()])}
+    there = {pod["metadata"]["labels"]["app.kubernetes.io/name"] for _, pod in pods([*base, *training, job_of(JOB)])}
     named = set()
     for policy in policies.values():
         for selector in _selectors(policy):
@@ -173,14 +175,99 @@ def _selectors(value: Any) -> Iterator[dict[str, Any]]:
             yield from _selectors(each)
 
 
-def test_the_worker_serves_the_pool_that_setup_makes(base: list[dict[str, Any]]) -> None:
-    arguments = {name: pod["spec"]["containers"][0]["args"] for name, pod in pods(base)}
-    assert arguments["worker"][arguments["worker"].index("--pool") + 1] == JOB.stem
-    script = arguments["setup"][-1]
-    assert f"--pool {JOB.relative_to(ROOT)}" in script
-    rename = next(line for line in script.splitlines() if line.startswith("sed "))
-    deployments = run("sh", "-c", rename.partition(" >")[0], cwd=ROOT).stdout
-    assert {each["work_pool"]["name"] for each in yaml.safe_load(deployments)["deployments"]} == {JOB.stem}
+def deployed(base: list[dict[str, Any]], folder: Path, config: str | None = None) -> list[dict[str, Any]]:
+    """The deployments that the script of the job ``setup`` hands to ``prefect deploy``."""
+    setup = next(pod for name, pod in pods(base) if name == "setup")
+    script = str(setup["spec"]["containers"][0]["args"][-1])
+    kept = [
+        line for line in script.splitlines() if not line.startswith(("python -m infra.bootstrap", "prefect deploy"))
+    ]
+    assert len(kept) == len(script.splitlines()) - 2
+    if config is not None:
+        (folder / "run.yaml").write_text(config)
+    here = "\n".join(kept).replace("/etc/ununennium/run", str(folder)).replace("/tmp/prefect.yaml", "/dev/stdout")
+    environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = run("sh", "-ec", here, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = yaml.safe_load(done.stdout)["deployments"]
+    return found
+
+
+def flow(deployment: dict[str, Any]) -> str:
+    return str(deployment["entrypoint"]).rpartition(":")[2]
+
+
+def storage(deployment: dict[str, Any]) -> str | None:
+    parameters = deployment.get("parameters", {})
+    found: str | None = parameters.get("config", parameters).get("storage")
+    return found
+
+
+def active(deployments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those with storage and an active schedule; the sweep over crashed runs uses no storage."""
+    scheduled = [each for each in deployments if any(schedule["active"] for schedule in each.get("schedules", []))]
+    assert {flow(each) for each in scheduled if storage(each) is None} == {"sweep"}
+    return [each for each in scheduled if storage(each) is not None]
+
+
+def test_a_worker_serves_each_pool_that_setup_makes(base: list[dict[str, Any]], tmp_path: Path) -> None:
+    containers = {name: pod["spec"]["containers"] for name, pod in pods(base)}
+    served = [each["args"][each["args"].index("--pool") + 1] for each in containers["worker"]]
+    assert served == [JOB.stem, CPU_JOB.stem]
+    script = containers["setup"][0]["args"][-1]
+    assert all(f"--pool {file.relative_to(ROOT)}" in script for file in (JOB, CPU_JOB))
+    assert {each["work_pool"]["name"] for each in deployed(base, tmp_path)} == set(served)
+
+
+def test_only_a_training_asks_for_a_gpu(base: list[dict[str, Any]], tmp_path: Path) -> None:
+    """correctness 112: what does not train waits for no GPU, and holds none."""
+    found = deployed(base, tmp_path)
+    assert {flow(each) for each in found} >= {"retrain", "evaluate", "predict", "watch", "rollback", "resume"}
+    for each in found:
+        pool = each["work_pool"]
+        job = job_of(KUBERNETES / f"{pool['name']}.json", **pool["job_variables"])
+        resources = job["spec"]["template"]["spec"]["containers"][0]["resources"]
+        assert ("nvidia.com/gpu" in resources["limits"]) == (flow(each) == "retrain"), each["name"]
+        if flow(each) != "retrain":
+            assert (resources["requests"], resources["limits"]["memory"]) == ({"cpu": "1", "memory": "2Gi"}, "8Gi")
+
+
+def test_no_schedule_is_active_without_storage_that_runs_share(base: list[dict[str, Any]], tmp_path: Path) -> None:
+    """correctness 112: with a folder of its own, each run would find an empty registry."""
+    assert storage(deployed(base, tmp_path)[0]) == "storage"
+    assert active(deployed(base, tmp_path)) == []
+    own = (KUBERNETES / "training" / "run.yaml").read_text().replace("name: atlanta-buildings", "name: roofs")
+    relative = own.replace("storage: s3://ununennium/storage", "storage: storage")
+    assert relative != own
+    assert active(deployed(base, tmp_path, relative)) == []
+    found = deployed(base, tmp_path, own)
+    assert {flow(each) for each in active(found)} == {"retrain", "evaluate", "watch"}
+    assert {storage(each) for each in found if flow(each) not in ("resume", "sweep")} == {"s3://ununennium/storage"}
+    maps = next(each["parameters"]["config"] for each in found if flow(each) == "predict")
+    assert maps["output"] == "s3://ununennium/storage/maps"
+    assert maps["model"] == "roofs"
+    assert maps["images"] == ["/srv/ununennium/examples/atlanta/data/atlanta_pan_05m.tif"]
+    assert "atlanta-buildings" not in json.dumps(found)
+    devices = {flow(each): each["parameters"]["config"]["trainer"]["device"] for each in active(found)}
+    assert devices["retrain"] == "cuda"
+    assert devices["evaluate"] == "auto"
+    for each in found:
+        if flow(each) in ("retrain", "evaluate", "watch"):
+            RunConfig.model_validate(each["parameters"]["config"])
+
+
+def test_no_environment_holds_a_secret(base: list[dict[str, Any]], training: list[dict[str, Any]]) -> None:
+    """Names of secrets may stand there, and files of secrets; never their values."""
+    held = {each["metadata"]["name"]: each["data"] for each in base if each["kind"] == "ConfigMap"}
+    values = [(name, value) for data in held.values() for name, value in data.items()]
+    for _, pod in pods([*base, *training, job_of(JOB), job_of(CPU_JOB)]):
+        for container in pod["spec"]["containers"]:
+            values += [(each["name"], each.get("value", "")) for each in container.get("env", [])]
+            assert {each["configMapRef"]["name"] for each in container.get("envFrom", [])} <= held.keys()
+    for name, value in values:
+        pointer = name.endswith(("_SECRET_NAME", "_SECRET_KEY")) or name == "SECRETS_FOLDER"
+        assert pointer or not re.search(r"PASSW|SECRET|TOKEN|ACCESS_KEY|AUTH|CONNECTION_URL", name), name
+        assert not re.search(r"://[^/]*@", value), name
 
 
 def test_as_many_machines_meet_as_there_are(training: list[dict[str, Any]]) -> None:
@@ -227,8 +314,9 @@ def test_terraform_makes_what_bootstrap_makes() -> None:
     assert {name.strip('"') for name in values["pools"] if not name.startswith("__")} == {
         *(file.stem for file in (HERE / "work-pools").glob("*.json")),
         JOB.stem,
+        CPU_JOB.stem,
     }
-    for file in [*(HERE / "work-pools").glob("*.json"), JOB, HERE / "automations.yaml"]:
+    for file in [*(HERE / "work-pools").glob("*.json"), JOB, CPU_JOB, HERE / "automations.yaml"]:
         assert f'file("${{path.module}}/../{file.relative_to(HERE)}")' in text
     for automation in yaml.safe_load((HERE / "automations.yaml").read_text())["automations"]:
         trigger = set(automation["trigger"]) - {"type"}
@@ -242,7 +330,7 @@ def test_the_files_keep_to_the_schemas_of_what_reads_them(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout
     (tmp_path / "compose.yaml").write_text(compose.read_text().replace("stop_grace_period", "stop_grace", 1))
     assert run(*check, tmp_path / "compose.yaml").returncode == 1
-    for file in [*(HERE / "work-pools").glob("*.json"), JOB]:  # the form that the UI makes of a pool
+    for file in [*(HERE / "work-pools").glob("*.json"), JOB, CPU_JOB]:  # the form that the UI makes of a pool
         schema = tmp_path / file.name
         schema.write_text(json.dumps(json.loads(file.read_text())["base_job_template"]["variables"]))
         done = run(BIN / "check-jsonschema", "--check-metaschema", schema)
