@@ -6,6 +6,7 @@ import configparser
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+
+from infra.stack.ports import free_ports
+from tests.processes import wait_until
+from tests.servers.programs import running
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -67,6 +72,41 @@ def test_the_deployments_of_compose_keep_their_runs_in_its_object_store(composed
     assert "> /tmp/prefect.yaml && prefect deploy --all --prefect-file /tmp/prefect.yaml" in script
 
 
+def test_every_service_has_limits_and_tells_its_health(composed: dict[str, Any]) -> None:
+    """`services` has no port to ask; it ends, and is started again, if it fails."""
+    for name, service in composed["services"].items():
+        limits = service["deploy"]["resources"]["limits"]
+        assert int(limits["memory"]) >= 512 * 2**20, name
+        assert float(limits.get("cpus", 0)) <= 1 or name == "worker", name
+    assert {name for name, service in composed["services"].items() if "healthcheck" not in service} == {
+        "services",
+        "setup",
+    }
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs Redis (Debian: apt-get install redis-server)")
+def test_redis_asks_for_the_password_of_the_secret(composed: dict[str, Any], tmp_path: Path) -> None:
+    """The command and the health check of the file, run here."""
+    (tmp_path / "REDIS_PASSWORD").write_text("of-the-secret")
+    (port,) = free_ports(1)
+
+    def here(words: str) -> str:
+        return words.replace("$$", "$").replace("/run/secrets", str(tmp_path))
+
+    service = composed["services"]["redis"]
+    *shell, script = service["command"]
+    script = here(script).replace("appendonly yes", f"appendonly yes\nport {port}\ndir {tmp_path}")
+    check = here(service["healthcheck"]["test"][-1]).replace("redis-cli", f"redis-cli -p {port}")
+    with running([*shell, script], tmp_path / "redis.log") as process:
+        assert wait_until(lambda: run("sh", "-c", check).returncode == 0, 30), (tmp_path / "redis.log").read_text()
+        assert "NOAUTH" in run("redis-cli", "-p", port, "ping").stdout
+        words = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        assert b"redis-server" in words
+        assert b"of-the-secret" not in words
+        (tmp_path / "REDIS_PASSWORD").write_text("another")
+        assert run("sh", "-c", check).returncode != 0
+
+
 def test_no_secret_is_in_the_file(composed: dict[str, Any]) -> None:
     for name, service in composed["services"].items():
         for variable, value in (service.get("environment") or {}).items():
@@ -84,8 +124,10 @@ def test_secrets_are_made_once_and_reach_the_command(tmp_path: Path) -> None:
         done = run("sh", script)
         assert done.returncode == 0, done.stderr
         made = {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()}
-    assert set(made) == {"DATABASE_PASSWORD", "API_AUTH", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    assert len(set(made.values())) == 4
+    assert set(made) == {
+        *("DATABASE_PASSWORD", "REDIS_PASSWORD", "API_AUTH", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    }
+    assert len(set(made.values())) == 5
     assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0
     again = run("sh", script)
     assert again.returncode == 0

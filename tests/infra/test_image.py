@@ -80,7 +80,7 @@ def holding(root: Path, files: set[str], secrets: set[bytes]) -> set[str]:
 
 def test_no_secret_of_a_checkout_is_in_a_layer_of_the_image(checkout: tuple[Path, set[bytes]]) -> None:
     root, secrets = checkout
-    assert len(secrets) == 4 + len(PLANTED)
+    assert len(secrets) == 5 + len(PLANTED)
     context = build_context(root)
     assert holding(root, context, secrets) == set()
     taken = copied(root, context)
