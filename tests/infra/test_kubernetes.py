@@ -164,6 +164,30 @@ def test_nothing_is_reachable_but_what_a_policy_names(
     assert named == there == {"server", "worker", "setup", "run", "rank"}
 
 
+def test_a_drain_takes_one_pod_at_a_time_of_each_deployment(base: list[dict[str, Any]]) -> None:
+    budgets = [each["spec"] for each in base if each["kind"] == "PodDisruptionBudget"]
+    chosen = [each["selector"] for each in budgets]
+    assert chosen == [each["spec"]["selector"] for each in base if each["kind"] == "Deployment"]
+    assert {each["maxUnavailable"] for each in budgets} == {1}  # 0 would keep a node with one worker for ever
+
+
+def test_the_workers_are_ready_while_they_poll(base: list[dict[str, Any]]) -> None:
+    data = {each["metadata"]["name"]: each["data"] for each in base if each["kind"] == "ConfigMap"}
+    worker = next(pod for name, pod in pods(base) if name == "worker")
+    ports = set()
+    for container in worker["spec"]["containers"]:
+        given = {
+            key: value for each in container["envFrom"] for key, value in data[each["configMapRef"]["name"]].items()
+        }
+        (port,) = container["ports"]
+        assert port["containerPort"] == int(given.get("PREFECT_WORKER_WEBSERVER_PORT", 8080))
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe]["httpGet"] == {"path": "/health", "port": port["name"]}
+        assert "--with-healthcheck" in container["args"]
+        ports.add(port["containerPort"])
+    assert len(ports) == 2
+
+
 def _selectors(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         if "podSelector" in value:
