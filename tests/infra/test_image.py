@@ -31,6 +31,7 @@ PLANTED = {
     "infra/stack/secrets/API_AUTH": "team:",
     "infra/terraform/terraform.tfvars": "auth = ",
     "infra/kubernetes/team/kustomization.yaml": "literals: [API_AUTH=",
+    "infra/kubernetes-mine/kustomization.yaml": "literals: [API_AUTH=",
     "deployments/worker.env": "PREFECT_API_AUTH_STRING=",
     "examples/atlanta/storage/runs/run.json": "",
     "flows/__pycache__/retrain.cpython-311.pyc": "",

@@ -280,6 +280,31 @@ def test_no_schedule_is_active_without_storage_that_runs_share(base: list[dict[s
             RunConfig.model_validate(each["parameters"]["config"])
 
 
+def test_the_example_of_an_overlay_gives_the_server_its_database_and_setup_a_run(tmp_path: Path) -> None:
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    shutil.copytree(ROOT / "infra" / "kubernetes-example", tmp_path / "mine")
+    shutil.copy(KUBERNETES / "training" / "run.yaml", tmp_path / "mine" / "run.yaml")
+    found = kustomize(tmp_path / "mine")
+    (tmp_path / "checked").mkdir()
+    done = validate(found, tmp_path / "checked")
+    assert done.returncode == 0, done.stdout + done.stderr
+    data = {each["metadata"]["name"]: each["data"] for each in found if each["kind"] == "ConfigMap"}
+    server = next(pod for name, pod in pods(found) if name == "server")["spec"]["containers"][0]
+    given = data[server["envFrom"][0]["configMapRef"]["name"]]
+    assert given["DATABASE_TLS"] == "verify-full"
+    assert "PREFECT_UI_API_URL" in given  # merged, and not replaced
+    setup = next(pod for name, pod in pods(found) if name == "setup")["spec"]
+    (run_map,) = (each["configMap"] for each in setup["volumes"] if each["name"] == "run")
+    assert run_map["optional"]
+    assert active(deployed(found, tmp_path, data[run_map["name"]]["run.yaml"]))
+    images = {each["image"] for _, pod in pods(found) for each in pod["spec"]["containers"]}
+    assert images == {"registry.example.org/eo/ununennium:0.1.0"}
+    policy = next(each for each in found if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == "server")
+    assert {"to": [{"ipBlock": {"cidr": "10.0.5.4/32"}}], "ports": [{"protocol": "TCP", "port": 5432}]} in (
+        policy["spec"]["egress"]
+    )
+
+
 def test_no_environment_holds_a_secret(base: list[dict[str, Any]], training: list[dict[str, Any]]) -> None:
     """Names of secrets may stand there, and files of secrets; never their values."""
     held = {each["metadata"]["name"]: each["data"] for each in base if each["kind"] == "ConfigMap"}
