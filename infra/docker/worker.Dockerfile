@@ -14,9 +14,15 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY ununennium ununennium
 ARG TORCH_INDEX=
+# The versions that the tests last passed with; torch and torchvision of one index, as a torchvision of another torch fails
+# to import. They are constraints of the second step, too, so that nothing there replaces either.
+ARG TORCH=2.15.0
+ARG TORCHVISION=0.29.2
 RUN uv venv /opt/venv \
- && uv pip install --no-cache --python /opt/venv/bin/python ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
- && uv pip install --no-cache --python /opt/venv/bin/python -c constraints.txt ".[pipeline,stac,zoo,kubernetes]" "prefect-redis>=0.3"
+ && printf 'torch==%s\ntorchvision==%s\n' "$TORCH" "$TORCHVISION" > torch.txt \
+ && uv pip install --no-cache --python /opt/venv/bin/python ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -r torch.txt \
+ && uv pip install --no-cache --python /opt/venv/bin/python -c constraints.txt -c torch.txt \
+      ".[pipeline,stac,zoo,kubernetes]" prefect-redis
 
 FROM python:${PYTHON}-slim-bookworm
 # setpriv, by which a training process learns that its launcher was killed, is part of the base image's util-linux.

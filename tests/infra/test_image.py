@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib.metadata
 import io
 import os
 import re
@@ -101,6 +102,18 @@ def test_without_the_file_the_secrets_are_in_the_image(checkout: tuple[Path, set
     (root / ".dockerignore").unlink(missing_ok=True)
     found = holding(root, copied(root, build_context(root)), secrets)
     assert {f"infra/compose/secrets/{name}" for name in ("API_AUTH", "DATABASE_PASSWORD")} <= found
+
+
+def test_torch_and_torchvision_are_those_that_the_tests_passed_with() -> None:
+    """Both from one index, in one resolution; what comes after cannot replace them."""
+    text = (ROOT / DOCKERFILE).read_text()
+    for name in ("torch", "torchvision"):
+        pinned = re.search(rf"^ARG {name.upper()}=(\S+)$", text, re.MULTILINE)
+        assert pinned is not None
+        assert pinned[1] == importlib.metadata.version(name).partition("+")[0], f"mend {DOCKERFILE}"
+    first, second = re.findall(r"uv pip install ((?:.|\\\n)+?)(?: \\\n &&|\n[A-Z#\n])", text)
+    assert first.endswith("-r torch.txt")
+    assert "-c constraints.txt -c torch.txt" in second
 
 
 class Builder(http.server.BaseHTTPRequestHandler):
