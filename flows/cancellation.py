@@ -10,14 +10,19 @@ import contextlib
 import contextvars
 import threading
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 from prefect import runtime
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State, StateType
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Running
 
 from flows.outages import REQUEST_S, Log
 
+NO_HEARTBEAT = "No heartbeat came from the run"
+"""Message of the automation ``crash-silent-runs``, which an outage of the server makes fire, too."""
 ASK_S = 10.0
 """Seconds between questions; each is a request of a few hundred bytes."""
 
@@ -56,7 +61,7 @@ def watched(log: Log) -> Iterator[CancellationWatch]:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             while not over.wait(ASK_S):
                 with contextlib.suppress(Exception):  # the server is away: nobody can cancel anything there either
-                    if _is_cancelled(UUID(flow_run_id)):
+                    if _look(UUID(flow_run_id), log):
                         log.warning("the run was cancelled: it ends now")
                         watch.cancelled.set()
                         return
@@ -71,7 +76,21 @@ def watched(log: Log) -> Iterator[CancellationWatch]:
         over.set()
 
 
-def _is_cancelled(flow_run_id: UUID) -> bool:
+def _look(flow_run_id: UUID, log: Log) -> bool:
+    """Tell whether the run was cancelled; mark it as running if the server only missed its heartbeats."""
     with get_client(sync_client=True, httpx_settings={"timeout": REQUEST_S}) as client:
         state = client.read_flow_run(flow_run_id).state
-    return state is not None and (state.is_cancelling() or state.is_cancelled())
+        if state is None or not (state.is_crashed() and state.message == NO_HEARTBEAT):
+            return state is not None and (state.is_cancelling() or state.is_cancelled())
+        if was_cancelled(client, flow_run_id):
+            return True
+        running: State[Any] = Running(message="The run is alive; the server had missed its heartbeats")
+        client.set_flow_run_state(flow_run_id, running, force=True)
+    log.warning("the server missed the heartbeats of the run, which is alive and marked as running again")
+    return False
+
+
+def was_cancelled(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
+    """Tell whether somebody cancelled the run, whatever was reported of it later."""
+    states = client.read_flow_run_states(flow_run_id)
+    return any(state.type in (StateType.CANCELLING, StateType.CANCELLED) for state in states)

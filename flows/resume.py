@@ -9,6 +9,7 @@ no slot. The new run's idempotency key makes one run of all of them.
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -28,9 +29,12 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun, St
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Scheduled
 
+from flows.cancellation import ASK_S, NO_HEARTBEAT, was_cancelled
 from flows.outages import Log
 
 _TRY = re.compile(r"^resumed-(\d+)$")
+SETTLE_S = 2.5 * ASK_S
+"""Seconds for which a run that only lacks heartbeats is not resumed."""
 _ATTEMPTS = 50
 """Most new runs for one crash, of which each but the last found no slot."""
 
@@ -48,7 +52,11 @@ def resume(flow_run_id: str, max_times: int = 3) -> str | None:
     """
     log = get_run_logger()
     with get_client(sync_client=True) as client:
-        return resume_run(client, client.read_flow_run(UUID(flow_run_id)), log, max_times=max_times)
+        crashed = client.read_flow_run(UUID(flow_run_id))
+        if not _is_settled(crashed):
+            time.sleep(SETTLE_S)
+            crashed = client.read_flow_run(crashed.id)
+        return resume_run(client, crashed, log, max_times=max_times)
 
 
 @flow(name="sweep")
@@ -63,16 +71,23 @@ def sweep(flow_name: str = "retrain", max_times: int = 3, within_hours: float = 
     Returns:
         The ids of the new flow runs.
     """
-    log, since = get_run_logger(), datetime.now(UTC) - timedelta(hours=within_hours)
     with get_client(sync_client=True) as client:
-        crashed = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
-                end_time=FlowRunFilterEndTime(after_=since),  # type: ignore[arg-type]
-            ),
-        )
-        found = [resume_run(client, run, log, max_times=max_times) for run in crashed]
+        return resume_crashed(client, get_run_logger(), flow_name, max_times=max_times, within_hours=within_hours)
+
+
+def resume_crashed(
+    client: SyncPrefectClient, log: Log, flow_name: str = "retrain", *, max_times: int = 3, within_hours: float = 72.0
+) -> list[str]:
+    """Resume crashed runs as ``sweep`` does, with its arguments and result."""
+    since = datetime.now(UTC) - timedelta(hours=within_hours)
+    crashed = client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+            end_time=FlowRunFilterEndTime(after_=since),  # type: ignore[arg-type]
+        ),
+    )
+    found = [resume_run(client, run, log, max_times=max_times) for run in crashed if _is_settled(run)]
     return [each for each in found if each is not None]
 
 
@@ -94,7 +109,7 @@ def resume_run(client: SyncPrefectClient, crashed: FlowRun, log: Log, *, max_tim
     if crashed.state_type != StateType.CRASHED:
         log.info("flow run %s has not crashed: it is %s", crashed.name, crashed.state_name)
         return None
-    if _was_cancelled(client, crashed.id):
+    if was_cancelled(client, crashed.id):
         client.set_flow_run_state(
             crashed.id, Cancelled(message="Cancelled; that it crashed was told later"), force=True
         )
@@ -126,14 +141,16 @@ def resume_run(client: SyncPrefectClient, crashed: FlowRun, log: Log, *, max_tim
     return str(again.id)
 
 
+def _is_settled(crashed: FlowRun) -> bool:
+    """Tell whether a run has had the time to deny that it crashed (``flows.cancellation``)."""
+    state = crashed.state
+    if state is None or state.message != NO_HEARTBEAT:
+        return True
+    return datetime.now(UTC) - state.timestamp > timedelta(seconds=SETTLE_S)
+
+
 def _key(flow_run_id: UUID, attempt: int) -> str:
     return f"resume-{flow_run_id}" + (f"-{attempt}" if attempt else "")
-
-
-def _was_cancelled(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
-    """Tell whether somebody cancelled the run, whatever was reported of it later."""
-    states = client.read_flow_run_states(flow_run_id)
-    return any(state.type in (StateType.CANCELLING, StateType.CANCELLED) for state in states)
 
 
 def _successor(client: SyncPrefectClient, flow_run_id: UUID) -> tuple[int, FlowRun | None]:

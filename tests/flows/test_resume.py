@@ -9,12 +9,16 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import yaml
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.resume import resume_run, sweep
+from flows import cancellation
+from flows.cancellation import NO_HEARTBEAT
+from flows.resume import resume_crashed, resume_run
 from tests.flows.conftest import copy_checkout
-from tests.servers.prefect_server import deployed_server, flow_runs, post
+from tests.processes import wait_until
+from tests.servers.prefect_server import ROOT, deployed_server, flow_runs, post
 
 pytestmark = pytest.mark.slow
 log = logging.getLogger(__name__)
@@ -57,6 +61,11 @@ def successors(api: str, run: str) -> list[dict[str, Any]]:
 def resume_now(run: str) -> str | None:
     with get_client(sync_client=True) as client:
         return resume_run(client, client.read_flow_run(UUID(run)), log, max_times=3)
+
+
+def sweep() -> list[str]:
+    with get_client(sync_client=True) as client:
+        return resume_crashed(client, log)
 
 
 def slots(api: str, deployment: str, change: str) -> None:
@@ -115,3 +124,27 @@ def test_a_resume_without_a_slot_waits_for_one_and_says_so(api: str, caplog: pyt
     assert second != first
     assert sweep() == []
     assert {each["id"] for each in successors(api, run)} == {first, second}
+
+
+def test_a_run_that_only_lacks_heartbeats_says_that_it_lives(api: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage of the server loses heartbeats, so that its automation takes the run for crashed."""
+    described = yaml.safe_load((ROOT / "infra" / "automations.yaml").read_text(encoding="utf-8"))
+    assert NO_HEARTBEAT in [action["message"] for each in described["automations"] for action in each["actions"]]
+    monkeypatch.setattr(cancellation, "ASK_S", 0.2)
+
+    crashed = {"type": "CRASHED", "message": NO_HEARTBEAT}
+    alive = run_of(api, "on-demand", "RUNNING")
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", alive)
+    with cancellation.watched(log) as watch:
+        post(api, f"/flow_runs/{alive}/set_state", {"state": crashed, "force": True})
+        assert wait_until(lambda: state_of(api, alive) == "RUNNING", 20)
+        watch.check()
+        set_state(api, alive, "CANCELLING")
+        assert wait_until(watch.cancelled.is_set, 20)
+        with pytest.raises(cancellation.RunCancelled):
+            watch.check()
+    run = run_of(api, "on-demand", "RUNNING")
+    post(api, f"/flow_runs/{run}/set_state", {"state": crashed, "force": True})
+    assert sweep() == []
+    monkeypatch.setattr("flows.resume.SETTLE_S", 0.0)
+    assert len(sweep()) == 1
